@@ -1,0 +1,43 @@
+"""Owns the shape of one catalogue entry and the declaration helper the catalogue files use.
+
+Invariants: a code is ``FX`` and four digits, is declared exactly once, and never changes its meaning once released.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from typing import Literal
+
+ExitClass = Literal["user", "usage", "unsupported", "mismatch", "limit", "device", "internal", "io"]
+"""Which exit status an error leads to; `fluxir.errors.EXIT_CLASSES` maps each name to an exception class."""
+
+CODES: dict[str, CodeInfo] = {}
+"""Every error code by name, filled by the imports in ``errors_catalog/__init__.py``."""
+
+_CODE = re.compile(r"FX\d{4}")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeInfo:
+    """What the catalogue knows of one error code.
+
+    ``title`` is one line without a full stop; ``text`` is what ``fluxir explain`` prints: what it means, an example, the fix.
+    """
+
+    code: str
+    title: str
+    exit_class: ExitClass
+    text: str
+
+
+def declare(code: str, title: str, exit_class: ExitClass, text: str) -> CodeInfo:
+    """Enter one code into the catalogue. Raises ValueError when the code is malformed or already declared."""
+    if not _CODE.fullmatch(code):
+        raise ValueError(f"{code!r} is not an error code: write FX and four digits")
+    if code in CODES:
+        raise ValueError(f"{code} is declared twice: as {CODES[code].title!r} and as {title!r}")
+    info = CodeInfo(code, title, exit_class, textwrap.dedent(text).strip("\n"))
+    CODES[code] = info
+    return info
