@@ -1,0 +1,78 @@
+# FluxIR: the few commands a visitor or a developer types. Each creates .venv when it is missing and installs into it
+# only when pyproject.toml has changed since (the stamp files inside .venv remember that).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+JOBS   ?= 2
+ARGS   ?=
+
+BASE  := $(VENV)/.installed-base
+TEST  := $(VENV)/.installed-test
+BENCH := $(VENV)/.installed-bench
+DOCS  := $(VENV)/.installed-docs
+
+.PHONY: help demo test deep lint format bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo    install, then compile and run the digits model: fluxir-demo/report.html'
+	@echo 'make test    the test suite, with the share of the long tests that is due today'
+	@echo 'make deep    the test suite, with every long test'
+	@echo 'make lint    ruff (rules and format) and mypy --strict'
+	@echo 'make format  let ruff sort imports and lay out the code'
+	@echo 'make bench   measure: overhead per call, compile time, kernels against numpy'
+	@echo 'make docs    write the generated parts of docs/ anew'
+	@echo 'make clean   remove .venv and what tools left behind'
+	@echo 'ARGS="..." is passed on, as in: make test ARGS="tests/test_layers.py -x"'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	    "FluxIR needs Python 3.11 or newer; this is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): pyproject.toml | $(BIN)/python
+	@echo "installing FluxIR into $(VENV) (once)"
+	$(PIP) --editable .
+	@touch $@
+
+$(TEST): pyproject.toml | $(BIN)/python
+	@echo "installing FluxIR and its test tools into $(VENV) (once)"
+	$(PIP) --editable '.[test]'
+	@touch $@ $(BASE)
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[bench]'
+	@touch $@ $(BASE)
+
+$(DOCS): pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[docs]'
+	@touch $@ $(BASE)
+
+demo: $(BASE)
+	$(BIN)/fluxir demo $(ARGS)
+
+test: $(TEST)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+deep: $(TEST)
+	$(BIN)/python -m pytest -n $(JOBS) --deep-share=all $(ARGS)
+
+lint: $(TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(TEST)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BENCH)
+	$(BIN)/python -m bench $(ARGS)
+
+docs: $(DOCS)
+	$(BIN)/python docs/generate.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist fluxir-demo
