@@ -1,0 +1,287 @@
+"""Owns every setting: its name, type, default and meaning, declared once as a field of `Config`.
+
+The field ``num_threads`` is at the same time the Python keyword ``num_threads=``, the command line flag ``--num-threads`` and
+the variable ``FLUXIR_NUM_THREADS``. Order of precedence: `override`, then the process-wide values set by `configure` (the
+command line), then the environment, then the default.
+
+Invariants: this is the only file that reads ``os.environ``; a `Config` holds only validated values and never changes; an
+unknown or malformed setting is an error, never ignored. This is a leaf: it imports only ``errors``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import FluxError, error
+
+__all__ = ["SETTINGS", "Config", "Setting", "configure", "environment", "get", "override", "reload", "wants_color"]
+
+_PREFIX = "FLUXIR_"
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_WORDS = {"1": True, "on": True, "true": True, "yes": True, "0": False, "off": False, "false": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as documentation, flag builder and validator see it.
+
+    ``parse`` turns a value of any origin (Python object or text) into the checked value, raising ValueError with a reason.
+    ``kind`` names the accepted values; ``in_key`` says whether the value changes compiled code, and so belongs to cache keys.
+    """
+
+    name: str
+    kind: str
+    default: object
+    doc: str
+    parse: Callable[[object], object]
+    choices: tuple[str, ...] = ()
+    in_key: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The command line option, such as ``--num-threads``."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable, such as ``FLUXIR_NUM_THREADS``."""
+        return _PREFIX + self.name.upper()
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word not in _WORDS:
+        raise ValueError("write on or off")
+    return _WORDS[word]
+
+
+def _size(value: object) -> int:
+    """Bytes, as an integer or as text with a unit: ``500M`` (10**6), ``2GiB`` (2**30)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(value).strip().lower())
+        if found is None or found[2] not in _UNITS:
+            raise ValueError("write a number of bytes such as 500000000, 500M or 2GiB")
+        number = int(float(found[1]) * _UNITS[found[2]])
+    if not 0 <= number < 2**63:
+        raise ValueError("it must lie between 0 and 2**63 bytes")
+    return number
+
+
+def _integer(low: int, high: int) -> Callable[[object], object]:
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}", str(value).strip()):
+            raise ValueError("write a whole number")
+        number = int(str(value))
+        if not low <= number <= high:
+            raise ValueError(f"it must lie between {low} and {high}")
+        return number
+
+    return parse
+
+
+def _seconds(value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise ValueError("write a number of seconds") from None
+    if not 0 <= number < 1e9:
+        raise ValueError("it must lie between 0 and 1e9 seconds")
+    return number
+
+
+def _choice(*choices: str) -> Callable[[object], object]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"choose one of: {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _path(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("write a path")
+    text = os.fspath(value)
+    if not isinstance(text, str) or "\0" in text:
+        raise ValueError("write a path as text without NUL characters")
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _text(pattern: str, hint: str) -> Callable[[object], object]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(hint)
+        return value
+
+    return parse
+
+
+def _setting(
+    default: Any, kind: str, parse: Callable[[object], object], doc: str, *, choices: tuple[str, ...] = (), in_key: bool = False
+) -> Any:
+    facts = {"kind": kind, "parse": parse, "doc": doc, "choices": choices, "in_key": in_key}
+    return field(default=default, metadata=facts)
+
+
+def _one_of(default: str, choices: tuple[str, ...], doc: str, *, in_key: bool = False) -> Any:
+    return _setting(default, "|".join(choices), _choice(*choices), doc, choices=choices, in_key=in_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The values of all settings at one moment. Build changed copies with `replace`; read the current one with `get`."""
+
+    target: str = _setting(
+        "", "target name or empty", _text(r"[\w.:+,=-]{0,200}", "write a target such as cpu, cpu:x86-64-v3 or sm_90"),
+        "What to compile for, as `fluxir targets` lists them. Empty: the machine the chosen device stands for.",
+    )  # fmt: skip
+    device: str = _setting(
+        "cpu", "cpu|cuda|cuda:N|vgpu", _text(r"cpu|cuda(:\d{1,4})?|vgpu", "choose cpu, cuda, cuda:N or vgpu"),
+        "Where compiled programs run. A device that is not there is an error; nothing falls back to another one.",
+    )  # fmt: skip
+    opt_level: int = _setting(
+        2, "0..3", _integer(0, 3),
+        "How hard to optimise: 0 no fusion, 1 cheap passes only, 2 the default pipeline, 3 also search for schedules.", in_key=True,
+    )  # fmt: skip
+    accuracy: str = _one_of(
+        "standard", ("standard", "fast"),
+        "standard keeps the published error bounds of every function; fast allows shorter polynomials and reassociation.", in_key=True,
+    )  # fmt: skip
+    num_threads: int = _setting(
+        0, "0..1024", _integer(0, 1024),
+        "Threads a compiled program may use; 0 means every core this process may run on. Results do not depend on it.",
+    )  # fmt: skip
+    verify: str = _one_of(
+        "changed", ("off", "changed", "numeric"),
+        "What to check after each pass: nothing, the type rules of what changed, or also that the answer stays the same.",
+    )  # fmt: skip
+    dump_dir: str | None = _setting(
+        None, "path or empty", _path, "Directory to write the IR after every pass, the kernels and index.json to. Empty: no dumps."
+    )
+    cache: bool = _setting(True, "on|off", _switch, "Whether compiled programs are looked up in and stored to the compile cache.")
+    cache_dir: str | None = _setting(
+        None, "path or empty", _path, "Directory of the compile cache. Empty: the platform's own cache directory for this user."
+    )
+    cache_size: int = _setting(
+        2 * 2**30, "bytes, such as 500M or 2GiB", _size, "Size the compile cache is kept under, by removing what was not used for longest."
+    )
+    color: str = _one_of("auto", ("auto", "always", "never"), "Colour in messages; auto means on a terminal unless NO_COLOR is set.")
+    progress: str = _one_of("auto", ("auto", "always", "never"), "Progress lines on stderr during long work; auto means on a terminal.")
+    max_file_size: int = _setting(
+        4 * 2**30, "bytes, such as 500M or 2GiB", _size, "Largest model, artifact or array file that is read; a larger one is an error."
+    )
+    ptxas: str | None = _setting(
+        None, "path or empty", _path, "The ptxas program that checks PTX. Empty: look in PATH and in NVIDIA's Python wheels."
+    )
+    debug: bool = _setting(False, "on|off", _switch, "Show the Python traceback of fluxir itself with every error.")
+
+    def replace(self, **values: object) -> Config:
+        """A copy with ``values`` changed. Raises FX0901 for an unknown name, FX0902 for a value that is not allowed."""
+        return dataclasses.replace(self, **{name: _checked(name, value, name) for name, value in values.items()})  # type: ignore[arg-type]
+
+    def key(self) -> tuple[tuple[str, object], ...]:
+        """The settings that change compiled code, as (name, value) pairs in declaration order: a part of every cache key."""
+        return tuple((name, getattr(self, name)) for name, setting in SETTINGS.items() if setting.in_key)
+
+    def threads(self) -> int:
+        """``num_threads`` with 0 resolved to the number of cores this process may run on (at least 1)."""
+        if self.num_threads:
+            return self.num_threads
+        affinity = getattr(os, "sched_getaffinity", None)
+        return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+
+
+SETTINGS: dict[str, Setting] = {f.name: Setting(f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Config)}
+"""Every setting by name, in declaration order."""
+
+_process: Config | None = None
+_override: ContextVar[Config | None] = ContextVar("fluxir_config", default=None)
+
+
+def get() -> Config:
+    """The settings in force here: those of the innermost `override` of this thread or task, else the process-wide ones."""
+    return _override.get() or _process or reload()
+
+
+@contextmanager
+def override(**values: object) -> Iterator[Config]:
+    """Change settings inside a ``with`` block, for this thread or task only: ``with override(num_threads=1): ...``.
+
+    Raises FX0901 for an unknown name and FX0902 for a value that is not allowed, before the block is entered.
+    """
+    token = _override.set(get().replace(**values))
+    try:
+        yield get()
+    finally:
+        _override.reset(token)
+
+
+def configure(**values: object) -> Config:
+    """Change settings for the whole process, as the command line does. Raises FX0901 and FX0902 as `override` does."""
+    global _process
+    _process = (_process or reload()).replace(**values)
+    return _process
+
+
+def reload(variables: Mapping[str, str] | None = None) -> Config:
+    """Read the process-wide settings again, from ``variables`` or else from the environment, and forget `configure`.
+
+    Raises FX0901 for a ``FLUXIR_`` variable that is no setting (names under ``FLUXIR_TEST_`` are left to test suites), FX0902
+    for a value that is not allowed.
+    """
+    global _process
+    variables = os.environ if variables is None else variables
+    values: dict[str, Any] = {}
+    for variable, value in variables.items():
+        if variable.startswith(_PREFIX) and not variable.startswith(_PREFIX + "TEST_"):
+            name = variable[len(_PREFIX) :].lower()
+            values[name] = _checked(name, value, variable)
+    _process = Config(**values)
+    return _process
+
+
+def environment() -> dict[str, str]:
+    """The ``FLUXIR_`` variables that are set, for ``fluxir doctor``."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIX)}
+
+
+def wants_color(is_terminal: bool) -> bool:
+    """Whether to write colours to a stream that is or is not a terminal (https://no-color.org for NO_COLOR)."""
+    choice = get().color
+    if choice != "auto":
+        return choice == "always"
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _checked(name: str, value: object, shown: str) -> object:
+    setting = SETTINGS.get(name)
+    if setting is None:
+        raise _unknown(name, shown)
+    try:
+        return setting.parse(value)
+    except ValueError as reason:
+        raise error(
+            "FX0902", f"{shown} cannot be {value!r}: {reason}", help=f"{setting.variable} and {setting.flag} take {setting.kind}. {setting.doc}"
+        ) from None
+
+
+def _unknown(name: str, shown: str) -> FluxError:
+    import difflib
+
+    near = difflib.get_close_matches(name, SETTINGS, 1)
+    as_shown = (_PREFIX + near[0].upper() if shown.startswith(_PREFIX) else near[0]) if near else ""
+    hint = f"did you mean {as_shown}? " if near else ""
+    return error("FX0901", f"there is no setting {shown}", help=f"{hint}settings are: {', '.join(SETTINGS)}")
