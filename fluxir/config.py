@@ -1,11 +1,11 @@
 """Owns every setting: its name, type, default and meaning, declared once as a field of `Config`.
 
-The field ``num_threads`` is at the same time the Python keyword ``num_threads=``, the command line flag ``--num-threads`` and
-the variable ``FLUXIR_NUM_THREADS``. Order of precedence: `override`, then the process-wide values set by `configure` (the
-command line), then the environment, then the default.
+The field ``num_threads`` is at the same time the Python keyword ``num_threads=``, the command line flag
+``--num-threads`` and the variable ``FLUXIR_NUM_THREADS``. Order of precedence: `override`, then the process-wide
+values set by `configure` (the command line), then the environment, then the default.
 
-Invariants: this is the only file that reads ``os.environ``; a `Config` holds only validated values and never changes; an
-unknown or malformed setting is an error, never ignored. This is a leaf: it imports only ``errors``.
+Invariants: this is the only file that reads ``os.environ``; a `Config` holds only validated values and never changes;
+an unknown or malformed setting is an error, never ignored. This is a leaf: it imports only ``errors``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ _WORDS = {"1": True, "on": True, "true": True, "yes": True, "0": False, "off": F
 class Setting:
     """One setting as documentation, flag builder and validator see it.
 
-    ``parse`` turns a value of any origin (Python object or text) into the checked value, raising ValueError with a reason.
-    ``kind`` names the accepted values; ``in_key`` says whether the value changes compiled code, and so belongs to cache keys.
+    ``parse`` turns a value of any origin (Python object or text) into the checked value, raising ValueError with a
+    reason. ``kind`` names the accepted values; ``in_key`` says whether the value changes compiled code, and so
+    belongs to cache keys.
     """
 
     name: str
@@ -130,7 +131,13 @@ def _text(pattern: str, hint: str) -> Callable[[object], object]:
 
 
 def _setting(
-    default: Any, kind: str, parse: Callable[[object], object], doc: str, *, choices: tuple[str, ...] = (), in_key: bool = False
+    default: Any,
+    kind: str,
+    parse: Callable[[object], object],
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    in_key: bool = False,
 ) -> Any:
     facts = {"kind": kind, "parse": parse, "doc": doc, "choices": choices, "in_key": in_key}
     return field(default=default, metadata=facts)
@@ -142,7 +149,8 @@ def _one_of(default: str, choices: tuple[str, ...], doc: str, *, in_key: bool = 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The values of all settings at one moment. Build changed copies with `replace`; read the current one with `get`."""
+    """The values of all settings at one moment. Build changed copies with `replace`; read the current one with
+    `get`."""
 
     target: str = _setting(
         "", "target name or empty", _text(r"[\w.:+,=-]{0,200}", "write a target such as cpu, cpu:x86-64-v3 or sm_90"),
@@ -154,11 +162,13 @@ class Config:
     )  # fmt: skip
     opt_level: int = _setting(
         2, "0..3", _integer(0, 3),
-        "How hard to optimise: 0 no fusion, 1 cheap passes only, 2 the default pipeline, 3 also search for schedules.", in_key=True,
+        "How hard to optimise: 0 no fusion, 1 cheap passes only, 2 the default pipeline, 3 also search for schedules.",
+        in_key=True,
     )  # fmt: skip
     accuracy: str = _one_of(
         "standard", ("standard", "fast"),
-        "standard keeps the published error bounds of every function; fast allows shorter polynomials and reassociation.", in_key=True,
+        "standard keeps the published error bounds of every function; fast allows shorter polynomials and reassociation.",
+        in_key=True,
     )  # fmt: skip
     num_threads: int = _setting(
         0, "0..1024", _integer(0, 1024),
@@ -166,25 +176,46 @@ class Config:
     )  # fmt: skip
     verify: str = _one_of(
         "changed", ("off", "changed", "numeric"),
-        "What to check after each pass: nothing, the type rules of what changed, or also that the answer stays the same.",
+        "Checks after each pass: nothing, the type rules of what changed, or also that the answer stays the same.",
     )  # fmt: skip
     dump_dir: str | None = _setting(
-        None, "path or empty", _path, "Directory to write the IR after every pass, the kernels and index.json to. Empty: no dumps."
+        None,
+        "path or empty",
+        _path,
+        "Directory to write the IR after every pass, the kernels and index.json to. Empty: no dumps.",
     )
-    cache: bool = _setting(True, "on|off", _switch, "Whether compiled programs are looked up in and stored to the compile cache.")
+    cache: bool = _setting(
+        True, "on|off", _switch, "Whether compiled programs are looked up in and stored to the compile cache."
+    )
     cache_dir: str | None = _setting(
-        None, "path or empty", _path, "Directory of the compile cache. Empty: the platform's own cache directory for this user."
+        None,
+        "path or empty",
+        _path,
+        "Directory of the compile cache. Empty: the platform's own cache directory for this user.",
     )
     cache_size: int = _setting(
-        2 * 2**30, "bytes, such as 500M or 2GiB", _size, "Size the compile cache is kept under, by removing what was not used for longest."
+        2 * 2**30,
+        "bytes, such as 500M or 2GiB",
+        _size,
+        "Size the compile cache is kept under, by removing what was not used for longest.",
     )
-    color: str = _one_of("auto", ("auto", "always", "never"), "Colour in messages; auto means on a terminal unless NO_COLOR is set.")
-    progress: str = _one_of("auto", ("auto", "always", "never"), "Progress lines on stderr during long work; auto means on a terminal.")
+    color: str = _one_of(
+        "auto", ("auto", "always", "never"), "Colour in messages; auto means on a terminal unless NO_COLOR is set."
+    )
+    progress: str = _one_of(
+        "auto", ("auto", "always", "never"), "Progress lines on stderr during long work; auto means on a terminal."
+    )
     max_file_size: int = _setting(
-        4 * 2**30, "bytes, such as 500M or 2GiB", _size, "Largest model, artifact or array file that is read; a larger one is an error."
+        4 * 2**30,
+        "bytes, such as 500M or 2GiB",
+        _size,
+        "Largest model, artifact or array file that is read; a larger one is an error.",
     )
     ptxas: str | None = _setting(
-        None, "path or empty", _path, "The ptxas program that checks PTX. Empty: look in PATH and in NVIDIA's Python wheels."
+        None,
+        "path or empty",
+        _path,
+        "The ptxas program that checks PTX. Empty: look in PATH and in NVIDIA's Python wheels.",
     )
     debug: bool = _setting(False, "on|off", _switch, "Show the Python traceback of fluxir itself with every error.")
 
@@ -193,7 +224,8 @@ class Config:
         return dataclasses.replace(self, **{name: _checked(name, value, name) for name, value in values.items()})  # type: ignore[arg-type]
 
     def key(self) -> tuple[tuple[str, object], ...]:
-        """The settings that change compiled code, as (name, value) pairs in declaration order: a part of every cache key."""
+        """The settings that change compiled code, as (name, value) pairs in declaration order: a part of every cache
+        key."""
         return tuple((name, getattr(self, name)) for name, setting in SETTINGS.items() if setting.in_key)
 
     def threads(self) -> int:
@@ -204,7 +236,9 @@ class Config:
         return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
 
 
-SETTINGS: dict[str, Setting] = {f.name: Setting(f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Config)}
+SETTINGS: dict[str, Setting] = {
+    f.name: Setting(f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Config)
+}
 """Every setting by name, in declaration order."""
 
 _process: Config | None = None
@@ -212,7 +246,8 @@ _override: ContextVar[Config | None] = ContextVar("fluxir_config", default=None)
 
 
 def get() -> Config:
-    """The settings in force here: those of the innermost `override` of this thread or task, else the process-wide ones."""
+    """The settings in force here: those of the innermost `override` of this thread or task, else the process-wide
+    ones."""
     return _override.get() or _process or reload()
 
 
@@ -239,8 +274,8 @@ def configure(**values: object) -> Config:
 def reload(variables: Mapping[str, str] | None = None) -> Config:
     """Read the process-wide settings again, from ``variables`` or else from the environment, and forget `configure`.
 
-    Raises FX0901 for a ``FLUXIR_`` variable that is no setting (names under ``FLUXIR_TEST_`` are left to test suites), FX0902
-    for a value that is not allowed.
+    Raises FX0901 for a ``FLUXIR_`` variable that is no setting (names under ``FLUXIR_TEST_`` are left to test
+    suites), FX0902 for a value that is not allowed.
     """
     global _process
     variables = os.environ if variables is None else variables
@@ -274,7 +309,9 @@ def _checked(name: str, value: object, shown: str) -> object:
         return setting.parse(value)
     except ValueError as reason:
         raise error(
-            "FX0902", f"{shown} cannot be {value!r}: {reason}", help=f"{setting.variable} and {setting.flag} take {setting.kind}. {setting.doc}"
+            "FX0902",
+            f"{shown} cannot be {value!r}: {reason}",
+            help=f"{setting.variable} and {setting.flag} take {setting.kind}. {setting.doc}",
         ) from None
 
 

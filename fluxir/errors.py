@@ -1,9 +1,9 @@
 """Owns the exceptions users see: one class per exit status, one code per kind of mistake, one way to render them.
 
-Invariants: every user-facing error carries a code from the catalogue (``errors_catalog``), and the catalogue alone decides
-its class and so its exit status. Rendering never raises, and shows source lines only of Python and IR files or of sources
-registered with `register_source`: a location inside IR text from a stranger cannot make us print another file. This is a
-leaf: it imports nothing of ours but its own catalogue.
+Invariants: every user-facing error carries a code from the catalogue (``errors_catalog``), and the catalogue alone
+decides its class and so its exit status. Rendering never raises, and shows source lines only of Python and IR files
+or of sources registered with `register_source`: a location inside IR text from a stranger cannot make us print
+another file. This is a leaf: it imports nothing of ours but its own catalogue.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import ClassVar
 from .errors_catalog import CODES, CodeInfo
 
 __all__ = [
-    "CODES", "CodeInfo", "DeviceError", "FluxError", "IOFailure", "InternalError", "LimitError", "Location", "NumericMismatch",
-    "UnsupportedError", "UsageError", "UserError", "combine", "error", "register_source",
+    "CODES", "CodeInfo", "DeviceError", "FluxError", "IOFailure", "InternalError", "LimitError", "Location",
+    "NumericMismatch", "UnsupportedError", "UsageError", "UserError", "combine", "error", "register_source",
 ]  # fmt: skip
 
 
@@ -40,11 +40,11 @@ Label = tuple[Location | str, str]
 
 
 class FluxError(Exception):
-    """Base of every error fluxir raises on purpose. Raise through `error`, which picks the subclass from the catalogue.
+    """Base of every error fluxir raises on purpose. Raise through `error`, which picks the subclass.
 
-    ``labels`` are pairs. ``(name, text)`` with a string, such as ``("x", "f32[32, 4]")``, is written behind the caret as
-    ``x: f32[32, 4]``; ``("", text)`` writes the text alone. ``(Location, text)`` is written under its own source line.
-    ``more`` holds further errors of the same kind, reported in the same go (see `combine`).
+    ``labels`` are pairs. ``(name, text)`` with a string, such as ``("x", "f32[32, 4]")``, is written behind the caret
+    as ``x: f32[32, 4]``; ``("", text)`` writes the text alone. ``(Location, text)`` is written under its own source
+    line. ``more`` holds further errors of the same kind, reported in the same go (see `combine`).
     """
 
     exit_code: ClassVar[int] = 1
@@ -74,7 +74,10 @@ class FluxError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default would call cls(message): errors cross process borders (parallel code generation), so say it in full.
-        return (_rebuild, (type(self), self.code, self.message, self.loc, self.labels, self.notes, self.help, self.more))
+        return (
+            _rebuild,
+            (type(self), self.code, self.message, self.loc, self.labels, self.notes, self.help, self.more),
+        )
 
     def render(self, color: bool = False) -> str:
         """The error as text of several lines without a final newline, with ANSI colours when ``color``."""
@@ -90,7 +93,9 @@ class FluxError(Exception):
             "exit_code": self.exit_code,
             "location": _location_dict(self.loc),
             "labels": [
-                {"location": _location_dict(at), "text": text} if isinstance(at, Location) else {"name": at, "text": text}
+                {"location": _location_dict(at), "text": text}
+                if isinstance(at, Location)
+                else {"name": at, "text": text}
                 for at, text in self.labels
             ],
             "notes": list(self.notes),
@@ -200,7 +205,8 @@ _SHOWN_SUFFIXES = (".py", ".fx", ".pyi")
 
 
 def register_source(name: str, text: str) -> None:
-    """Remember ``text`` as the source called ``name`` (such as ``<string>``), so that errors in it can show their line."""
+    """Remember ``text`` as the source called ``name`` (such as ``<string>``), so that errors in it can show their
+    line."""
     _SOURCES.pop(name, None)
     while len(_SOURCES) >= _MAX_SOURCES:
         del _SOURCES[next(iter(_SOURCES))]
@@ -212,7 +218,7 @@ def source_line(loc: Location) -> str | None:
     lines = _SOURCES.get(loc.file)
     if lines is not None:
         return lines[loc.line - 1] if 1 <= loc.line <= len(lines) else None
-    # `<ipython-input-3>` and `<stdin>` live in linecache only; real files are limited to what a location can honestly name.
+    # `<ipython-input-3>` and `<stdin>` live in linecache only; real files must be what a location can honestly name.
     if not (loc.file.startswith("<") or loc.file.endswith(_SHOWN_SUFFIXES)):
         return None
     try:
@@ -303,7 +309,10 @@ def _cut(text: str) -> str:
 
 def _clean(text: str) -> str:
     """``text`` without control characters, so that a foreign file cannot send commands to the terminal."""
-    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 def _width(text: str) -> int:

@@ -23,7 +23,8 @@ _CODE = re.compile(r"FX\d{4}")
 class CodeInfo:
     """What the catalogue knows of one error code.
 
-    ``title`` is one line without a full stop; ``text`` is what ``fluxir explain`` prints: what it means, an example, the fix.
+    ``title`` is one line without a full stop; ``text`` is what ``fluxir explain`` prints: what it means, an example,
+    the fix.
     """
 
     code: str
