@@ -1,8 +1,8 @@
 """Writes `fluxir/data/digits.npz` from the copy of the UCI optical digits that scikit-learn ships.
 
-Run it with an environment that has scikit-learn (the `oracle` extra): `python examples/make_digits_data.py`. The result is
-committed, so nobody needs to run this; it is here so that everybody can see where the file comes from. Running it again
-writes the same bytes: the archive's time stamps are fixed.
+Run it with an environment that has scikit-learn (the `oracle` extra): `python examples/make_digits_data.py`. The
+result is committed, so nobody needs to run this; it is here so that everybody can see where the file comes from. Running
+it again writes the same bytes: the archive's time stamps are fixed.
 """
 
 from __future__ import annotations
