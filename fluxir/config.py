@@ -176,7 +176,7 @@ class Config:
     )  # fmt: skip
     verify: str = _one_of(
         "changed", ("off", "changed", "numeric"),
-        "Checks after each pass: nothing, the type rules of what changed, or also that the answer stays the same.",
+        "Checks after each pass: none, the type rules of what changed, or also that the answer stays the same.",
     )  # fmt: skip
     dump_dir: str | None = _setting(
         None,
