@@ -1,0 +1,129 @@
+"""exp, exp2, expm1, the logistic function and the hyperbolic functions.
+
+Method: x = n ln 2 + r with |r| <= ln(2)/2, n ln 2 subtracted in two parts (Cody and Waite, "Software Manual for the
+Elementary Functions", 1980), a minimax polynomial in r, and a scaling by 2**n in two steps, so that a result that
+overflows or is subnormal is rounded once. sinh and cosh use the addition theorem over n ln 2 and r, which needs no
+division and loses nothing near zero.
+"""
+
+from __future__ import annotations
+
+from fluxir.ops.approx.coefficients import COEFFICIENTS, CONSTANTS
+from fluxir.ops.approx.common import (
+    Builder,
+    Format,
+    Value,
+    at_least,
+    at_most,
+    flip_sign,
+    format_of,
+    horner,
+    nearest_integer,
+    power_of_two,
+    scale,
+    select,
+    sign_bits,
+)
+
+EXP_RANGE = {"f32": (-104.0, 89.0), "f64": (-746.0, 710.0)}
+"""Outside, exp is 0 or infinity; inside, its reduction is sound."""
+
+
+def reduce(b: Builder, x: Value, fmt: Format) -> tuple[Value, Value]:
+    """(r, n) with x = n ln 2 + r; n is an integer of the format's width. r is x itself where n is 0."""
+    high, low = CONSTANTS["ln2_short"][fmt.name]
+    n_float, n = nearest_integer(b, x, CONSTANTS["log2_e"][fmt.name][0])
+    r = b.fma(n_float, -high, x)
+    return b.fma(n_float, -low, r), n
+
+
+def exp_of_reduced(b: Builder, r: Value, fmt: Format) -> Value:
+    """exp(r) - 1 for |r| <= ln(2)/2."""
+    return b.fma(b.mul(r, r), horner(b, r, COEFFICIENTS["exp"][fmt.name]), r)
+
+
+def exp_sum(b: Builder, x: Value, low: Value, fmt: Format) -> Value:
+    """exp(x + low) for |low| below an ulp of x, x <= 0."""
+    r, n = reduce(b, at_least(b, x, EXP_RANGE[fmt.name][0]), fmt)
+    return scale(b, b.add(exp_of_reduced(b, b.add(r, low), fmt), 1.0), n, fmt)
+
+
+def exp(b: Builder, x: Value) -> Value:
+    """e**x."""
+    fmt = format_of(x)
+    low, high = EXP_RANGE[fmt.name]
+    r, n = reduce(b, at_least(b, at_most(b, x, high), low), fmt)
+    return scale(b, b.add(exp_of_reduced(b, r, fmt), 1.0), n, fmt)
+
+
+def exp2(b: Builder, x: Value) -> Value:
+    """2**x; exact for integers."""
+    fmt = format_of(x)
+    low, high = (-151.0, 128.0) if fmt.name == "f32" else (-1076.0, 1024.0)
+    x = at_least(b, at_most(b, x, high), low)
+    n_float, n = nearest_integer(b, x)
+    r = b.sub(x, n_float)
+    tail = b.mul(r, horner(b, r, COEFFICIENTS["exp2"][fmt.name]))
+    return scale(b, b.add(tail, 1.0), n, fmt)
+
+
+def expm1(b: Builder, x: Value) -> Value:
+    """e**x - 1, accurate near zero: 2**n (e**r - 1) + (2**n - 1)."""
+    fmt = format_of(x)
+    low, high, tiny = (-20.0, 89.0, 2.0**-26) if fmt.name == "f32" else (-40.0, 710.0, 2.0**-55)
+    r, n = reduce(b, at_least(b, at_most(b, x, high), low), fmt)
+    tail = exp_of_reduced(b, r, fmt)
+    half_power = power_of_two(b, b.sub(n, 1), fmt)  # half, for 2**n itself may overflow
+    half = b.fma(half_power, tail, b.sub(half_power, 0.5))
+    return b.select(b.lt(b.abs(x), tiny), x, b.add(half, half))
+
+
+def sigmoid(b: Builder, x: Value) -> Value:
+    """1 / (1 + e**-x), as e**x / (1 + e**x) for negative x, which keeps it accurate down to the subnormal numbers."""
+    e = exp(b, b.neg(b.abs(x)))
+    numerator = select(b, b.lt(x, 0.0), e, 1.0)
+    return b.div(numerator, b.add(e, 1.0))
+
+
+def tanh(b: Builder, x: Value) -> Value:
+    """Hyperbolic tangent: an odd polynomial below 0.625, 1 - 2 / (e**2|x| + 1) above."""
+    fmt = format_of(x)
+    magnitude = b.abs(x)
+    z = b.mul(magnitude, magnitude)
+    small = b.fma(b.mul(magnitude, z), horner(b, z, COEFFICIENTS["tanh"][fmt.name]), magnitude)
+    limited = at_most(b, magnitude, 10.0 if fmt.name == "f32" else 20.0)
+    r, n = reduce(b, b.add(limited, limited), fmt)
+    e = b.mul(b.add(exp_of_reduced(b, r, fmt), 1.0), power_of_two(b, n, fmt))
+    large = b.sub(1.0, b.div(2.0, b.add(e, 1.0)))
+    return flip_sign(b, b.select(b.lt(magnitude, 0.625), small, large), sign_bits(b, x))
+
+
+def _hyperbolic_parts(b: Builder, magnitude: Value, fmt: Format) -> tuple[Value, Value, Value, Value]:
+    """sinh r, cosh r - 1, and a quarter of 2**n - 2**-n and of 2**n + 2**-n (a quarter, so that 2**n cannot overflow)."""
+    limit, large = (89.5, 30) if fmt.name == "f32" else (710.6, 60)
+    r, n = reduce(b, at_most(b, magnitude, limit), fmt)
+    z = b.mul(r, r)
+    sinh_r = b.fma(b.mul(r, z), horner(b, z, COEFFICIENTS["sinh"][fmt.name]), r)
+    cosh_tail = b.mul(z, horner(b, z, COEFFICIENTS["cosh"][fmt.name]))
+    grow = power_of_two(b, b.sub(n, 2), fmt)
+    shrink = select(b, b.gt(n, large), 0.0, power_of_two(b, b.sub(-2, n), fmt))
+    return sinh_r, cosh_tail, b.sub(grow, shrink), b.add(grow, shrink)
+
+
+def sinh(b: Builder, x: Value) -> Value:
+    """Hyperbolic sine: sinh(n ln 2) cosh r + cosh(n ln 2) sinh r."""
+    fmt = format_of(x)
+    magnitude = b.abs(x)
+    sinh_r, cosh_tail, difference, total = _hyperbolic_parts(b, magnitude, fmt)
+    half = b.add(difference, b.fma(cosh_tail, difference, b.mul(sinh_r, total)))
+    tiny = 2.0**-13 if fmt.name == "f32" else 2.0**-28
+    result = b.select(b.lt(magnitude, tiny), magnitude, b.add(half, half))
+    return flip_sign(b, result, sign_bits(b, x))
+
+
+def cosh(b: Builder, x: Value) -> Value:
+    """Hyperbolic cosine: cosh(n ln 2) cosh r + sinh(n ln 2) sinh r."""
+    fmt = format_of(x)
+    sinh_r, cosh_tail, difference, total = _hyperbolic_parts(b, b.abs(x), fmt)
+    half = b.add(total, b.fma(cosh_tail, total, b.mul(sinh_r, difference)))
+    return b.add(half, half)
