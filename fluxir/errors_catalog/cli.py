@@ -1,0 +1,116 @@
+"""Owns the codes FX09xx: the command line, settings, limits, and errors nobody expected."""
+
+from __future__ import annotations
+
+from ._entry import declare
+
+declare(
+    "FX0901",
+    "unknown setting",
+    "usage",
+    """
+    No setting has this name. A variable whose name starts with FLUXIR_ must be a setting, so that a slip of the pen does
+    not go unnoticed. `fluxir doctor` lists the settings in force and the message suggests the nearest name.
+    """,
+)
+
+declare(
+    "FX0902",
+    "value not allowed for a setting",
+    "usage",
+    """
+    A keyword, a flag or a FLUXIR_ variable has a value outside what the setting takes. The message shows what it takes.
+
+        FLUXIR_NUM_THREADS=many                         a whole number from 0 to 1024
+    """,
+)
+
+declare(
+    "FX0903",
+    "unknown error code",
+    "usage",
+    """
+    Error codes are FX and four digits. `fluxir explain` without a code lists all.
+    """,
+)
+
+declare(
+    "FX0904",
+    "options contradict each other",
+    "usage",
+    """
+    Two options of the command line cannot both hold. Leave one out; `fluxir VERB --help` says what each does.
+    """,
+)
+
+declare(
+    "FX0905",
+    "bad input or output assignment",
+    "usage",
+    """
+    Inputs are given as `name=@file.npy`, `name=random`, `name=zeros`, `name=ones` or `name=NUMBER`, outputs as
+    `name=@file.npy` or `name=-` to print.
+
+        fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
+    """,
+)
+
+declare(
+    "FX0906",
+    "option or argument is wrong",
+    "usage",
+    """
+    An option or argument is unknown, missing, or has a value of the wrong form. `fluxir VERB --help` shows the usage.
+    """,
+)
+
+declare(
+    "FX0907",
+    "time limit reached",
+    "limit",
+    """
+    A search or a comparison did not end within the time it was given. Raise the limit with the option that the message
+    names.
+    """,
+)
+
+declare(
+    "FX0908",
+    "file is larger than the limit",
+    "limit",
+    """
+    The file exceeds the setting max_file_size, which protects from filling the memory by mistake.
+
+        FLUXIR_MAX_FILE_SIZE=16GiB fluxir run big.fxb
+    """,
+)
+
+declare(
+    "FX0909",
+    "unknown command",
+    "usage",
+    """
+    `fluxir --help` lists the commands.
+    """,
+)
+
+declare(
+    "FX0911",
+    "optional dependency is missing",
+    "usage",
+    """
+    What was asked for needs a package that the base install leaves out. The message gives the command that installs it.
+    """,
+)
+
+declare(
+    "FX0999",
+    "unexpected internal error",
+    "internal",
+    """
+    An exception that fluxir did not foresee. This is a defect. A reproducer file was written, whose path is in the
+    message: it holds the command, the versions and the traceback, and nothing of your data. Please report it.
+
+    `--debug` shows the traceback at once.
+    """,
+)

@@ -1,0 +1,109 @@
+"""Owns the codes FX07xx: devices, drivers and the virtual GPU."""
+
+from __future__ import annotations
+
+from ._entry import declare
+
+declare(
+    "FX0701",
+    "no CUDA driver",
+    "device",
+    """
+    The NVIDIA driver's library `libcuda.so.1` is not installed or found no GPU. fluxir does not fall back to the CPU: a
+    program asked for on a GPU runs there or not at all.
+
+    `nvidia-smi` must work. Inside a container start it with `--gpus all`. To run without a GPU use `--device cpu`, or
+    `--device vgpu`, which executes the same PTX on a simulator.
+    """,
+)
+
+declare(
+    "FX0702",
+    "PyCUDA is not installed",
+    "device",
+    """
+    Running on a real GPU goes through PyCUDA, which is an extra: `pip install 'fluxir[cuda]'`. It is built against the
+    CUDA headers. Compiling PTX and running it on `--device vgpu` need neither.
+    """,
+)
+
+declare(
+    "FX0703",
+    "device not found",
+    "device",
+    """
+    The device number is not among those the driver reports; `fluxir doctor` lists them. CUDA_VISIBLE_DEVICES hides
+    devices and renumbers the rest.
+    """,
+)
+
+declare(
+    "FX0704",
+    "CUDA module failed to load",
+    "device",
+    """
+    The driver's compiler rejected the PTX. Its log is shown. A driver older than the PTX version is the usual reason:
+    compile for the target that matches, or update the driver.
+    """,
+)
+
+declare(
+    "FX0705",
+    "kernel launch failed",
+    "device",
+    """
+    The driver refused to start a kernel, or reported an error of an earlier one. After such an error the CUDA context is
+    lost: start a new process. `--device vgpu` runs the same kernel with checks and names the faulty access.
+    """,
+)
+
+declare(
+    "FX0706",
+    "device is out of memory",
+    "device",
+    """
+    The device has less free memory than the program needs for weights, arguments and temporaries. The message gives both
+    numbers. Use a smaller batch, or free arrays that other programs hold.
+    """,
+)
+
+declare(
+    "FX0707",
+    "program was compiled for another device",
+    "device",
+    """
+    PTX for `sm_90` does not run on older GPUs, and PTX for `sm_90a` only on exactly that architecture; CPU code needs the
+    instructions it was compiled for. Compile for the device: `fluxir doctor` names its target.
+    """,
+)
+
+declare(
+    "FX0708",
+    "illegal memory access in a kernel",
+    "device",
+    """
+    The virtual GPU found a load or store outside every buffer, a misaligned one, or a read of memory that was never
+    written. The message names kernel, line of PTX, thread and address. For PTX made by fluxir this is a defect: please
+    report it.
+    """,
+)
+
+declare(
+    "FX0709",
+    "data race in a kernel",
+    "device",
+    """
+    The virtual GPU found two threads that touch one address, at least one of them writing, with no barrier between. The
+    message names both lines of PTX. For PTX made by fluxir this is a defect: please report it.
+    """,
+)
+
+declare(
+    "FX0710",
+    "instruction not supported by the virtual GPU",
+    "device",
+    """
+    The PTX uses an instruction, modifier or register that the virtual GPU does not execute. Everything fluxir emits is
+    covered, so this concerns PTX from elsewhere: rewrite the instruction, or run the kernel on a real device.
+    """,
+)

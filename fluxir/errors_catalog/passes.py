@@ -1,0 +1,123 @@
+"""Owns the codes FX04xx: passes, pipelines, derivatives and batching."""
+
+from __future__ import annotations
+
+from ._entry import declare
+
+declare(
+    "FX0401",
+    "unknown pass",
+    "usage",
+    """
+    No pass of this name is registered. `fluxir passes` lists all with their options.
+
+        fluxir opt model.fx --passes "simplfy,cse"      did you mean simplify?
+    """,
+)
+
+declare(
+    "FX0402",
+    "unknown or wrong pass option",
+    "usage",
+    """
+    Options stand in brackets behind the pass and have the types that `fluxir passes` shows.
+
+        --passes "fuse[max_ops=8]"
+    """,
+)
+
+declare(
+    "FX0403",
+    "a pass broke the program",
+    "internal",
+    """
+    The verifier accepted the program before a pass and rejects it after. This is a defect of the pass. A reproducer was
+    written that holds the program before it: `fluxir opt REPRODUCER` shows the failure again. Please report it.
+    """,
+)
+
+declare(
+    "FX0404",
+    "a pass changed the answer",
+    "mismatch",
+    """
+    With `--verify numeric` every pass's program is run on random inputs before and after. The named pass is the first one
+    after which the results differ by more than rounding allows. This is a defect of the pass; please report the dump
+    before it.
+    """,
+)
+
+declare(
+    "FX0405",
+    "rewriting does not come to rest",
+    "limit",
+    """
+    A set of rewrite rules kept changing the program beyond the limit of rounds: two rules probably undo each other. The
+    message names the rules that fired last. For rules of your own, make one of them not match the other's result.
+    """,
+)
+
+declare(
+    "FX0406",
+    "no derivative for this op",
+    "user",
+    """
+    A gradient runs through an op that has none: its result is not differentiable (sorting indices, rounding by bits), or
+    the rule does not exist yet; `fluxir ops` shows which. A missing gradient is never taken to be zero.
+
+    If the path should carry no gradient, say so: `fx.stop_gradient(x)`. Otherwise give the function its own derivative
+    with `@fx.custom_vjp`.
+    """,
+)
+
+declare(
+    "FX0407",
+    "batching is not defined for this op",
+    "user",
+    """
+    `vmap` met an op without a batching rule. `fluxir ops` shows which ops have one. `fx.map` applies a function one
+    element at a time and works with every op.
+    """,
+)
+
+declare(
+    "FX0408",
+    "pass order is impossible",
+    "usage",
+    """
+    A pass needs the program in a form that an earlier pass makes (such as `plan` after `fuse`), or works on another level.
+    `fluxir passes` shows what each needs, and `fluxir passes --pipeline` the default order.
+    """,
+)
+
+declare(
+    "FX0409",
+    "dump cannot be resumed from here",
+    "usage",
+    """
+    The file is not a dump of a stage from which compiling can go on: it is assembly, a report, or a kernel alone. Every
+    `NN-pass.fx` in a dump directory can be resumed from.
+    """,
+)
+
+declare(
+    "FX0410",
+    "program is too large after expansion",
+    "limit",
+    """
+    Unrolling or inlining made more ops than the limit. Roll repeated layers into `fx.scan`, or keep large functions out of
+    line with `fx.checkpoint`.
+    """,
+)
+
+declare(
+    "FX0411",
+    "derivative of a non-float value",
+    "user",
+    """
+    Derivatives are defined with respect to floats and of floats; a result to differentiate is a scalar.
+
+        fx.grad(f)(fx.arange(3))                        arange gives i64: use fx.arange(3.0)
+        fx.grad(lambda x: x * 2)(x)                     returns f32[3]: reduce it, or use fx.vjp
+    """,
+)
