@@ -1,0 +1,545 @@
+"""Dimensions: integers or integer polynomials over named symbols, in normal form.
+
+A `Dim` is an `int` or a `Poly`. A `Poly` is a sum of monomials with integer coefficients; an atom of a
+monomial is a symbol (`B`) or an opaque term (`floordiv`, `max`, `min` of two dims). Two dims are equal when
+their normal forms are: `B + B == 2*B`. Everything else (`a % k`, `ceildiv`) is written in these terms, so that
+a proof is arithmetic on one form. `Facts` is what is known about the symbols; `facts()` is the set in force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from fluxir.errors import error
+
+Dim = Union[int, "Poly"]
+INF = 1 << 62  # stands for "no bound"; larger than any size a machine can hold
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Opaque:
+    """`floordiv`, `max` or `min` of two dims, kept as one atom."""
+
+    kind: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        if self.kind == "floordiv":
+            return f"({_group(self.a)}//{_group(self.b)})"
+        return f"{self.kind}({self.a},{self.b})"
+
+
+Atom = Union[str, Opaque]
+Mono = tuple[tuple[Atom, int], ...]  # ((atom, power), ...), sorted; () is the constant term
+
+
+def _group(d: Dim) -> str:
+    s = str(d)
+    return s if isinstance(d, int) and d >= 0 or re.fullmatch(r"\w+", s) else f"({s})"
+
+
+def _atom_key(a: Atom) -> tuple[int, str]:
+    return (0, a) if isinstance(a, str) else (1, str(a))
+
+
+class Poly:
+    """A polynomial that is not a constant (a constant is a plain `int`). Immutable; equal by normal form."""
+
+    __slots__ = ("terms", "_hash")
+    terms: tuple[tuple[Mono, int], ...]
+
+    def __init__(self, terms: tuple[tuple[Mono, int], ...]) -> None:
+        self.terms = terms
+        self._hash = hash(terms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Poly) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __lt__(self, other: object) -> bool:  # an arbitrary but fixed order, for sorting normal forms
+        return str(self) < str(other)
+
+    def __str__(self) -> str:
+        out = ""
+        for mono, c in self.terms:
+            body = "*".join("*".join([str(a)] * p) for a, p in mono)
+            mag = abs(c)
+            piece = body if mag == 1 and body else f"{body}*{mag}" if body else str(mag)
+            out += ("-" if c < 0 else "+" if out else "") + piece
+        return out
+
+    __repr__ = __str__
+
+    def __bool__(self) -> bool:
+        raise error(
+            "FX0301",
+            f"the truth of the symbolic size {self} is not known while tracing",
+            help="compare sizes with fluxir.dims.prove_equal/prove_less, or specialise the size with --dim",
+        )
+
+    def __index__(self) -> int:
+        raise error("FX0302", f"the symbolic size {self} has no integer value while tracing", help="specialise it, or use fx.size(x, axis)")
+
+    __int__ = __index__
+
+    def __add__(self, other: Dim) -> Dim:
+        return _sum(self, other, 1)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Dim) -> Dim:
+        return _sum(self, other, -1)
+
+    def __rsub__(self, other: Dim) -> Dim:
+        return _sum(other, self, -1)
+
+    def __neg__(self) -> Dim:
+        return _sum(0, self, -1)
+
+    def __mul__(self, other: Dim) -> Dim:
+        return mul(self, other)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: Dim) -> Dim:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return mod(self, other)
+
+    def __rmod__(self, other: Dim) -> Dim:
+        return mod(other, self)
+
+
+def symbol(name: str) -> Poly:
+    """The dim that is just the symbol `name`."""
+    return Poly(((((name, 1),), 1),))
+
+
+def _terms(d: Dim) -> tuple[tuple[Mono, int], ...]:
+    if isinstance(d, Poly):
+        return d.terms
+    return (((), int(d)),) if d else ()
+
+
+def _normal(acc: dict[Mono, int]) -> Dim:
+    items = [(m, c) for m, c in acc.items() if c]
+    if not items:
+        return 0
+    if len(items) == 1 and items[0][0] == ():
+        return items[0][1]
+    # Highest degree first, constant last; ties by the atoms' text.
+    items.sort(key=lambda t: (-sum(p for _, p in t[0]), [(_atom_key(a), -p) for a, p in t[0]]))
+    return Poly(tuple(items))
+
+
+def _sum(a: Dim, b: Dim, sign: int) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a + sign * b
+    acc = dict(_terms(a))
+    for m, c in _terms(b):
+        acc[m] = acc.get(m, 0) + sign * c
+    return _normal(acc)
+
+
+def mul(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    acc: dict[Mono, int] = {}
+    for m1, c1 in _terms(a):
+        for m2, c2 in _terms(b):
+            powers: dict[Atom, int] = dict(m1)
+            for atom, p in m2:
+                powers[atom] = powers.get(atom, 0) + p
+            m = tuple(sorted(powers.items(), key=lambda t: _atom_key(t[0])))
+            acc[m] = acc.get(m, 0) + c1 * c2
+    return _normal(acc)
+
+
+def _divide_mono(m: Mono, by: Mono) -> Mono | None:
+    powers = dict(m)
+    for atom, p in by:
+        if powers.get(atom, 0) < p:
+            return None
+        powers[atom] -= p
+    return tuple((a, powers[a]) for a, _ in m if powers[a])
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """`a // b`, rounding down. Terms that `b` divides leave exactly; the rest stays opaque. `b` must be positive."""
+    if isinstance(b, int):
+        if b == 0:
+            raise error("FX0218", f"division of the size {a} by zero")
+        if isinstance(a, int):
+            return a // b
+        if b < 0:
+            return floordiv(-a, -b)
+    if a == b:
+        return 1
+    bt = _terms(b)
+    if len(bt) != 1:
+        return _atom(Opaque("floordiv", a, b))
+    (bm, bc), whole, rest = bt[0], {}, {}
+    for m, c in _terms(a):
+        q = _divide_mono(m, bm)
+        if q is not None and c % bc == 0:
+            whole[q] = c // bc
+        else:
+            rest[m] = c
+    r = _normal(rest)
+    if r == 0:
+        return _normal(whole)
+    known = facts()
+    if isinstance(b, int) and known.divides(b, r):  # T % 8 == 0 makes T//8 exact, but it has no smaller name
+        return _sum(_normal(whole), _atom(Opaque("floordiv", r, b)), 1)
+    lo, hi = known.range(r)
+    if isinstance(b, int) and lo > -INF and hi < INF and lo // b == hi // b:
+        return _sum(_normal(whole), lo // b, 1)
+    return _sum(_normal(whole), _atom(Opaque("floordiv", r, b)), 1)
+
+
+def _atom(o: Opaque) -> Dim:
+    return Poly(((((o, 1),), 1),))
+
+
+def mod(a: Dim, b: Dim) -> Dim:
+    """`a % b`, with the sign of `b`."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    if isinstance(b, int) and facts().divides(b, a):
+        return 0
+    return _sum(a, mul(b, floordiv(a, b)), -1)
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    """`a / b` rounded up, for positive `b`."""
+    if isinstance(a, int) and isinstance(b, int):
+        return -(-a // b)
+    if isinstance(b, int) and facts().divides(b, a):
+        return floordiv(a, b)
+    return floordiv(_sum(_sum(a, b, 1), 1, -1), b)
+
+
+def maximum(a: Dim, b: Dim) -> Dim:
+    if prove_le(b, a):
+        return a
+    if prove_le(a, b):
+        return b
+    return _atom(Opaque("max", *sorted((a, b), key=str)))
+
+
+def minimum(a: Dim, b: Dim) -> Dim:
+    if prove_le(a, b):
+        return a
+    if prove_le(b, a):
+        return b
+    return _atom(Opaque("min", *sorted((a, b), key=str)))
+
+
+def product(dims: Any) -> Dim:
+    out: Dim = 1
+    for d in dims:
+        out = mul(out, d)
+    return out
+
+
+def symbols_of(d: Dim) -> set[str]:
+    """Names of all symbols that occur in `d`."""
+    if isinstance(d, int):
+        return set()
+    out: set[str] = set()
+    for mono, _ in d.terms:
+        for atom, _p in mono:
+            out |= {atom} if isinstance(atom, str) else symbols_of(atom.a) | symbols_of(atom.b)
+    return out
+
+
+def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
+    """`d` with symbols replaced; an all-integer `env` gives an `int`."""
+    if isinstance(d, int):
+        return d
+    total: Dim = 0
+    for mono, c in d.terms:
+        term: Dim = c
+        for atom, p in mono:
+            if isinstance(atom, str):
+                v: Dim = env.get(atom, symbol(atom))
+            else:
+                a, b = substitute(atom.a, env), substitute(atom.b, env)
+                v = {"floordiv": floordiv, "max": maximum, "min": minimum}[atom.kind](a, b)
+            for _ in range(p):
+                term = mul(term, v)
+        total = _sum(total, term, 1)
+    return total
+
+
+def evaluate(d: Dim, env: Mapping[str, int]) -> int:
+    """The integer value of `d` under `env`; FX0218 names a symbol that has no value."""
+    if isinstance(d, int):
+        return d
+    missing = symbols_of(d) - set(env)
+    if missing:
+        raise error("FX0218", f"the size {d} needs a value for {', '.join(sorted(missing))}")
+    out = substitute(d, env)
+    assert isinstance(out, int)
+    return out
+
+
+# ---- facts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about symbols: `bounds[name] = (lo, hi)`, `multiples[name] = k`, and equations assumed at entry.
+
+    A symbol without a bound is at least 0: it is a size.
+    """
+
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    equations: tuple[tuple[Dim, Dim], ...] = ()
+
+    def range(self, d: Dim) -> tuple[int, int]:
+        """Bounds of `d` by interval arithmetic over its monomials."""
+        if isinstance(d, int):
+            return d, d
+        lo_total = hi_total = 0
+        for mono, c in d.terms:
+            lo, hi = 1, 1
+            for atom, p in mono:
+                alo, ahi = self._atom_range(atom)
+                for _ in range(p):
+                    corners = [_clip(x * y) for x in (lo, hi) for y in (alo, ahi)]
+                    lo, hi = min(corners), max(corners)
+            a, b = sorted((_clip(lo * c), _clip(hi * c)))
+            lo_total, hi_total = _clip(lo_total + a), _clip(hi_total + b)
+            if a <= -INF:
+                lo_total = -INF
+            if b >= INF:
+                hi_total = INF
+        return lo_total, hi_total
+
+    def _atom_range(self, atom: Atom) -> tuple[int, int]:
+        if isinstance(atom, str):
+            return self.bounds.get(atom, (0, INF))
+        (alo, ahi), (blo, bhi) = self.range(atom.a), self.range(atom.b)
+        if atom.kind == "max":
+            return max(alo, blo), max(ahi, bhi)
+        if atom.kind == "min":
+            return min(alo, blo), min(ahi, bhi)
+        if blo < 1:
+            return -INF, INF
+        lo = -INF if alo <= -INF else min(alo // blo, alo // bhi if bhi < INF else (0 if alo >= 0 else -1))
+        hi = INF if ahi >= INF else max(ahi // blo, ahi // bhi if bhi < INF else (0 if ahi >= 0 else -1))
+        return lo, hi
+
+    def divides(self, k: int, d: Dim) -> bool:
+        """Whether `k` provably divides `d`."""
+        if isinstance(d, int):
+            return d % k == 0
+        for mono, c in d.terms:
+            factor = c
+            for atom, p in mono:
+                if isinstance(atom, str):
+                    factor *= self.multiples.get(atom, 1) ** p
+            if factor % k:
+                return False
+        return True
+
+    def canonical(self, d: Dim) -> Dim:
+        """`d` with every equation that could be solved for a symbol substituted."""
+        if isinstance(d, int) or not self.equations:
+            return d
+        for left, right in self.equations:
+            solved = _solve(left, right)
+            if solved is not None:
+                d = substitute(d, {solved[0]: solved[1]})
+                if isinstance(d, int):
+                    return d
+        return d
+
+    def equal(self, a: Dim, b: Dim) -> bool | None:
+        """True or False when provable, None when it depends on the sizes at run time."""
+        a, b = self.canonical(a), self.canonical(b)
+        if a == b:
+            return True
+        lo, hi = self.range(_sum(a, b, -1))
+        if lo > 0 or hi < 0:
+            return False
+        if any({a, b} == {self.canonical(x), self.canonical(y)} for x, y in self.equations):
+            return True
+        return None
+
+    def describe(self) -> list[str]:
+        """The facts as they stand in the text form: `B >= 1`, `T % 8 == 0`, `M == N*2`."""
+        out = []
+        for name, (lo, hi) in self.bounds.items():
+            out.append(f"{name} >= {lo}")
+            if hi < INF:
+                out.append(f"{name} <= {hi}")
+        out += [f"{name} % {k} == 0" for name, k in self.multiples.items()]
+        out += [f"{a} == {b}" for a, b in self.equations]
+        return out
+
+
+def _clip(x: int) -> int:
+    return max(-INF, min(INF, x))
+
+
+def _solve(a: Dim, b: Dim) -> tuple[str, Dim] | None:
+    """Solve `a == b` for a symbol that occurs once, linearly, with coefficient 1 or -1."""
+    diff = _sum(a, b, -1)
+    for mono, c in sorted(_terms(diff), key=lambda t: str(t), reverse=True):
+        if len(mono) == 1 and mono[0][1] == 1 and isinstance(mono[0][0], str) and abs(c) == 1:
+            name = mono[0][0]
+            rest = _sum(diff, mul(c, symbol(name)), -1)
+            if name not in symbols_of(rest):
+                return name, mul(-c, rest)
+    return None
+
+
+class Assumptions:
+    """Facts that may grow while a program is traced: equations that cannot be decided become entry guards."""
+
+    def __init__(self, base: Facts | None = None, record: bool = False) -> None:
+        self.facts = base or Facts()
+        self.record = record
+
+    def require_equal(self, a: Dim, b: Dim) -> bool:
+        known = self.facts.equal(a, b)
+        if known is None and self.record:
+            f = self.facts
+            self.facts = Facts(f.bounds, f.multiples, (*f.equations, (a, b)))
+            return True
+        return bool(known)
+
+
+_current: contextvars.ContextVar[Assumptions] = contextvars.ContextVar("fluxir_dim_facts", default=Assumptions())
+
+
+def facts() -> Facts:
+    """The facts in force in this context."""
+    return _current.get().facts
+
+
+@contextlib.contextmanager
+def assuming(a: Assumptions | Facts) -> Iterator[Assumptions]:
+    """Make `a` the facts in force inside the `with` block."""
+    a = Assumptions(a) if isinstance(a, Facts) else a
+    token = _current.set(a)
+    try:
+        yield a
+    finally:
+        _current.reset(token)
+
+
+def require_equal(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are equal; while tracing, an undecidable equation is assumed and guarded at entry."""
+    return a == b or _current.get().require_equal(a, b)
+
+
+def prove_equal(a: Dim, b: Dim) -> bool:
+    return a == b or facts().equal(a, b) is True
+
+
+def prove_le(a: Dim, b: Dim) -> bool:
+    """Whether `a <= b` holds for all sizes the facts allow."""
+    return facts().range(_sum(b, a, -1))[0] >= 0
+
+
+def prove_lt(a: Dim, b: Dim) -> bool:
+    return facts().range(_sum(b, a, -1))[0] > 0
+
+
+# ---- text -------------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_]\w*)|(//|[-+*%(),]))")
+
+
+def parse_dim(text: str) -> Dim:
+    """Read a dim as it is printed: `B*784+3`, `((B+7)//8)`, `max(B,4)`; no `eval`. Raises FX0101."""
+    tokens: list[str] = []
+    pos = 0
+    text = text.strip()
+    while pos < len(text):
+        m = _TOKEN.match(text, pos)
+        if not m or len(tokens) > 2000:
+            raise error("FX0101", f"cannot read the size {text!r}", help="a size is an integer or an expression such as B*4+1")
+        tokens.append(m.group(0).strip())
+        pos = m.end()
+    tokens.append("")
+    at = 0
+
+    def take(expected: str | None = None) -> str:
+        nonlocal at
+        t = tokens[at]
+        if expected is not None and t != expected:
+            raise error("FX0101", f"cannot read the size {text!r}: expected {expected!r}, found {t or 'the end'!r}")
+        at += 1
+        return t
+
+    def primary(depth: int) -> Dim:
+        if depth > 100:
+            raise error("FX0109", f"the size {text[:60]!r} is nested too deeply")
+        t = take()
+        if t == "(":
+            v = expr(depth + 1)
+            take(")")
+            return v
+        if t == "-":
+            return _sum(0, primary(depth + 1), -1)
+        if t.isdigit():
+            return int(t)
+        if t in ("max", "min") and tokens[at] == "(":
+            take("(")
+            a = expr(depth + 1)
+            take(",")
+            b = expr(depth + 1)
+            take(")")
+            return maximum(a, b) if t == "max" else minimum(a, b)
+        if t and (t[0].isalpha() or t[0] == "_"):
+            return symbol(t)
+        raise error("FX0101", f"cannot read the size {text!r} near {t or 'the end'!r}")
+
+    def term(depth: int) -> Dim:
+        v = primary(depth)
+        while tokens[at] in ("*", "//", "%"):
+            op = take()
+            w = primary(depth)
+            v = mul(v, w) if op == "*" else floordiv(v, w) if op == "//" else mod(v, w)
+        return v
+
+    def expr(depth: int) -> Dim:
+        v = term(depth)
+        while tokens[at] in ("+", "-"):
+            op = take()
+            v = _sum(v, term(depth), 1 if op == "+" else -1)
+        return v
+
+    out = expr(0)
+    take("")
+    return out
+
+
+def as_dim(x: Any) -> Dim:
+    """A dim from an int, a Poly, an integer-like numpy scalar, or text (`"B"`, `"2*T"`)."""
+    if isinstance(x, Poly):
+        return x
+    if isinstance(x, str):
+        return parse_dim(x)
+    try:
+        n = x.__index__()
+    except AttributeError:
+        raise error("FX0218", f"{x!r} is not a size", help="a size is an integer or a symbol such as 'B'") from None
+    return int(n)

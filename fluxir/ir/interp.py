@@ -1,0 +1,179 @@
+"""The meaning of a program: run it op by op on numpy arrays. The oracle for everything that compiles.
+
+Works on every level: an op's `ref` (numpy in, numpy out) or, for regions and memory, its `eval`. Size symbols are
+bound from the argument shapes; entry guards (facts) are checked. Slow and simple on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fluxir.errors import error
+from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
+from fluxir.ir.dims import Dim, Poly, evaluate, facts, substitute, symbol, symbols_of
+from fluxir.ir.types import MemType, TensorType, VectorType
+
+Array = Any
+
+
+class Interpreter:
+    """Runs functions of one module. `dims` holds the values of the size symbols while a function runs."""
+
+    def __init__(self, module: Module, dims: Mapping[str, int] | None = None, max_steps: int | None = None) -> None:
+        self.module = module
+        self.dims: dict[str, int] = dict(dims or {})
+        self.max_steps = max_steps
+        self.steps = 0
+        self.depth = 0
+
+    def call(self, func: Func | str, args: Sequence[Any]) -> list[Any]:
+        """Run a function on arrays; returns the list of results."""
+        f = self.module.funcs[func] if isinstance(func, str) else func
+        if len(args) != len(f.args):
+            raise error("FX0601", f"@{f.name} takes {len(f.args)} arguments, {len(args)} given")
+        saved = self.dims
+        self.dims = {**bind_dims(f, [np.shape(a) for a in args], saved if f.level != "tensor" else {})}
+        self.depth += 1
+        try:
+            if self.depth > 200:
+                raise error("FX0109", f"calls are nested more than 200 deep in @{f.name}")
+            arrays = [np.asarray(a) if isinstance(v.type, TensorType) else a for a, v in zip(args, f.args, strict=True)]
+            return self.run(f.block, arrays, {})
+        finally:
+            self.depth -= 1
+            self.dims = saved
+
+    def run(self, block: Block, args: Sequence[Any], env: dict[Value, Any] | None = None) -> list[Any]:
+        """Run a block. Open regions pass the enclosing `env`; closed ones start from none."""
+        env = {} if env is None else env
+        env.update(zip(block.args, args, strict=True))
+        for op in block.ops:
+            results = self.step(op, env)
+            env.update(zip(op.results, results, strict=True))
+        return [env[v] for v in block.outs]
+
+    def step(self, op: Op, env: dict[Value, Any]) -> Sequence[Any]:
+        self.steps += 1
+        if self.max_steps is not None and self.steps > self.max_steps:
+            raise error("FX0109", f"the interpreter stopped after {self.max_steps} steps")
+        args = [env[v] for v in op.operands]
+        attrs = self.resolve(op.attrs)
+        if op.defn.eval is not None:
+            return list(op.defn.eval(self, op, attrs, args, env))
+        assert op.defn.ref is not None, f"{op.name} has no meaning"
+        with np.errstate(all="ignore"):
+            r = op.defn.ref(attrs, *args)
+        return [self.typed(x, v) for x, v in zip(r if isinstance(r, (tuple, list)) else (r,), op.results, strict=True)]
+
+    def typed(self, x: Any, v: Value) -> Any:
+        """The array of a result in exactly the type that the type rule states."""
+        t = v.type
+        if isinstance(t, MemType):
+            return x
+        a = np.asarray(x)
+        if a.dtype != t.dtype.numpy:
+            a = a.astype(t.dtype.numpy)
+        want = (t.lanes,) if isinstance(t, VectorType) else self.shape(t.shape)
+        if a.shape != want:
+            raise error("FX0105", f"the numpy meaning gave shape {a.shape}, the type rule says {t} = {want}", loc=v.owner.loc if v.owner else None)
+        return a
+
+    def shape(self, dims: Sequence[Dim]) -> tuple[int, ...]:
+        return tuple(d if isinstance(d, int) else evaluate(d, self.dims) for d in dims)
+
+    def resolve(self, attrs: Attrs) -> Attrs:
+        """Attributes with sizes replaced by integers."""
+        if not any(_has_poly(v) for v in attrs.values()):
+            return attrs
+        return Attrs({k: self._resolve(v) for k, v in attrs.items()})
+
+    def _resolve(self, v: Any) -> Any:
+        if isinstance(v, Poly):
+            return evaluate(v, self.dims)
+        if isinstance(v, tuple):
+            return tuple(self._resolve(x) for x in v)
+        if isinstance(v, (TensorType, MemType)):
+            return type(v)(v.dtype, self.shape(v.shape), *(() if isinstance(v, TensorType) else (v.space,)))
+        return v
+
+
+def _has_poly(v: Any) -> bool:
+    if isinstance(v, Poly):
+        return True
+    if isinstance(v, tuple):
+        return any(_has_poly(x) for x in v)
+    return isinstance(v, (TensorType, MemType)) and any(isinstance(d, Poly) for d in v.shape)
+
+
+def bind_dims(func: Func, shapes: Sequence[Sequence[int]], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Values of the size symbols from argument shapes; FX0602 if the shapes do not fit the signature."""
+    env = dict(known or {})
+    pending: list[tuple[Value, int, Dim, int]] = []
+    for arg, shape in zip(func.args, shapes, strict=True):
+        if isinstance(arg.type, VectorType):
+            continue
+        if len(shape) != len(arg.type.shape):
+            raise error("FX0602", f"argument {arg.name or arg.index} of @{func.name} has shape {tuple(shape)}, expected {arg.type}")
+        for axis, (dim, n) in enumerate(zip(arg.type.shape, shape, strict=True)):
+            pending.append((arg, axis, dim, int(n)))
+    for _ in range(len(pending) + 1):
+        rest = []
+        for item in pending:
+            arg, axis, dim, n = item
+            dim = substitute(dim, env) if isinstance(dim, Poly) else dim
+            if isinstance(dim, int):
+                if dim != n:
+                    raise error("FX0602", f"argument {arg.name or arg.index} of @{func.name}: axis {axis} is {n}, expected {item[2]} = {dim}")
+            elif not _solve_for_symbol(dim, n, env):
+                rest.append(item)
+        if not rest:
+            break
+        if len(rest) == len(pending):
+            names = sorted({s for r in rest for s in symbols_of(r[2])} - set(env))
+            raise error("FX0604", f"the argument shapes of @{func.name} do not determine the size {', '.join(names)}")
+        pending = rest
+    return env
+
+
+def _solve_for_symbol(dim: Poly, n: int, env: dict[str, int]) -> bool:
+    """Bind the one symbol of `c*S + k == n`."""
+    free = symbols_of(dim) - set(env)
+    if len(free) != 1:
+        return False
+    (name,) = free
+    k = substitute(dim, {name: 0})
+    c = substitute(dim, {name: 1})
+    if not isinstance(k, int) or not isinstance(c, int) or c == k or dim - k != (c - k) * symbol(name):
+        return False
+    if (n - k) % (c - k) or (n - k) // (c - k) < 0:
+        return False
+    env[name] = (n - k) // (c - k)
+    return True
+
+
+def check_guards(module: Module, dims: Mapping[str, int]) -> None:
+    """Check the module's facts for given sizes; FX0604 names the fact that fails."""
+    f = module.facts
+    for name, (lo, hi) in f.bounds.items():
+        if name in dims and not lo <= dims[name] <= hi:
+            raise error("FX0604", f"the size {name} is {dims[name]}, the program needs {name} >= {lo}" + (f" and <= {hi}" if dims[name] > hi else ""))
+    for name, k in f.multiples.items():
+        if name in dims and dims[name] % k:
+            raise error("FX0604", f"the size {name} is {dims[name]}, the program needs {name} % {k} == 0")
+    for a, b in f.equations:
+        if (symbols_of(a) | symbols_of(b)) <= set(dims) and evaluate(a, dims) != evaluate(b, dims):
+            raise error("FX0604", f"the program needs {a} == {b}, which are {evaluate(a, dims)} and {evaluate(b, dims)} here")
+
+
+def interpret(module: Module, args: Sequence[Any], entry: str | None = None, max_steps: int | None = None) -> list[Any]:
+    """Run a module's entry (or `entry`) on arrays; returns the list of result arrays."""
+    func = module.funcs[entry] if entry else module.entry
+    it = Interpreter(module, max_steps=max_steps)
+    check_guards(module, bind_dims(func, [np.shape(a) for a in args]))
+    return it.call(func, args)
+
+
+__all__ = ["Interpreter", "bind_dims", "check_guards", "facts", "interpret"]

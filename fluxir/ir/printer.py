@@ -1,0 +1,197 @@
+"""Text of a program, derived from the op schema alone: no op writes a printer.
+
+`print_module(m)` then `parser.parse_module` then `print_module` is byte-identical. Values are numbered `%0 %1 ...`
+in order within a function unless they have a unique name. Constants of up to 16 elements are written out; larger
+ones are `#digest` references into `resource` lines at the end of the module (hex-free base64 of the raw bytes).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from fluxir.ir.core import Block, Func, Module, Op, Value, array_digest
+from fluxir.ir.dims import Poly
+from fluxir.ir.dtypes import DType, dtype_of
+from fluxir.ir.types import MemType, TensorType, VectorType
+
+INLINE_CONSTANT = 16  # elements
+KEYWORD = {"tensor": "func", "kernel": "kernel", "host": "host"}
+_IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+
+
+def print_module(m: Module, locations: bool = True) -> str:
+    """The module as text; with `locations`, ops carry `@ file:line:col`."""
+    p = _Printer(locations)
+    out = [f"module @{m.name}" + p.attr_list(m.attrs)]
+    facts = m.facts.describe()
+    if facts:
+        out.append("dims " + ", ".join(facts))
+    for f in m.funcs.values():
+        out.append(p.func(f))
+    for digest, a in p.resources.items():
+        data = base64.b64encode(np.ascontiguousarray(a).tobytes()).decode()
+        out.append(f'resource #{digest} : {TensorType.of(dtype_of(a.dtype), a.shape)} = "{data}"')
+    return "\n".join(out) + "\n"
+
+
+def print_func(f: Func, locations: bool = True) -> str:
+    """One function; large constants appear as `#digest` without their data."""
+    return _Printer(locations).func(f)
+
+
+def format_op(op: Op) -> str:
+    """One op on one line, regions elided; for messages."""
+    p = _Printer(False)
+    return p.op_head(op)
+
+
+class _Printer:
+    def __init__(self, locations: bool) -> None:
+        self.locations = locations
+        self.resources: dict[str, np.ndarray[Any, Any]] = {}
+        self.names: dict[Value, str] = {}
+        self.used: set[str] = set()
+        self.next = 0
+
+    # ---- names
+    def define(self, v: Value) -> str:
+        if v.name and _IDENT.match(v.name) and v.name not in self.used:
+            name = v.name
+        else:
+            name = str(self.next)
+            self.next += 1
+        self.used.add(name)
+        self.names[v] = name
+        return "%" + name
+
+    def use(self, v: Value) -> str:
+        return "%" + self.names[v] if v in self.names else f"%?{v.name or v.index}"
+
+    # ---- structure
+    def func(self, f: Func) -> str:
+        self.names, self.used, self.next = {}, set(), 0
+        args = ", ".join(f"{self.define(a)}: {a.type}" for a in f.args)
+        head = f"{KEYWORD[f.level]} @{f.name}({args})"
+        if f.outs or f.level == "tensor":
+            results = [
+                (f"{f.result_names[i]}: " if i < len(f.result_names) and f.result_names[i] else "") + str(v.type)
+                for i, v in enumerate(f.outs)
+            ]
+            head += f" -> ({', '.join(results)})"
+        head += self.attr_list(f.attrs) + self.location(f.loc)
+        lines = [head + " {"]
+        self.body(f.block, "  ", lines, "return")
+        lines.append("}")
+        return "\n".join(lines)
+
+    def body(self, block: Block, indent: str, lines: list[str], terminator: str) -> None:
+        for op in block.ops:
+            self.op(op, indent, lines)
+        outs = ", ".join(self.use(v) for v in block.outs)
+        if outs or terminator == "return":
+            lines.append(f"{indent}{terminator} {outs}".rstrip())
+
+    def op(self, op: Op, indent: str, lines: list[str]) -> None:
+        operands = ", ".join(self.use(v) for v in op.operands)
+        tail = f"{op.name}({operands})" + self.attr_list(op.attrs, op)
+        if op.results:
+            types = ", ".join(str(r.type) for r in op.results)
+            tail += f" : {types}"
+        tail += self.location(op.loc)
+        body: list[str] = []
+        for i, block in enumerate(op.blocks):
+            args = ", ".join(f"{self.define(a)}: {a.type}" for a in block.args)
+            body.append((" {" if i == 0 else f"{indent}}} {{") + (f"\n{indent}  ({args}) ->" if args else ""))
+            self.body(block, indent + "  ", body, "yield")
+        head = ", ".join(self.define(r) for r in op.results)
+        line = f"{indent}{head} = {tail}" if head else indent + tail
+        if body:
+            lines.append(line + body[0])
+            lines.extend(body[1:])
+            lines.append(indent + "}")
+        else:
+            lines.append(line)
+
+    def op_head(self, op: Op) -> str:
+        operands = ", ".join(f"{v.name or '_'}: {v.type}" for v in op.operands)
+        return f"{op.name}({operands}){self.attr_list(op.attrs, op)} : {', '.join(str(r.type) for r in op.results)}"
+
+    def location(self, loc: Any) -> str:
+        if not (self.locations and loc):
+            return ""
+        func = f" in {loc.func}" if loc.func and re.fullmatch(r"[\w.<>]+", loc.func) else ""
+        return f" @ {_location_file(loc.file)}:{loc.line}:{loc.col}{func}"
+
+    # ---- attributes
+    def attr_list(self, attrs: dict[str, Any], op: Op | None = None) -> str:
+        shown = []
+        for k, v in attrs.items():
+            spec = op.defn.attrs.get(k) if op else None
+            if spec is not None and not isinstance(v, np.ndarray) and type(v) is type(spec.default) and v == spec.default:
+                continue
+            shown.append(f"{k}={self.attr(v)}")
+        return f" [{', '.join(shown)}]" if shown else ""
+
+    def attr(self, v: Any) -> str:
+        match v:
+            case np.ndarray():
+                return self.array(v)
+            case bool():
+                return "true" if v else "false"
+            case None:
+                return "none"
+            case int():
+                return str(v)
+            case float():
+                return format_float(v)
+            case str():
+                return quote(v)
+            case Poly():
+                return f"<{v}>"
+            case DType() | TensorType() | VectorType() | MemType():
+                return f"!{v}"
+            case tuple() | list():
+                return "(" + ", ".join(self.attr(x) for x in v) + ("," if len(v) == 1 else "") + ")"
+            case dict():
+                return "{" + ", ".join(f"{k}: {self.attr(x)}" for k, x in v.items()) + "}"
+        raise TypeError(f"attribute {v!r} of type {type(v).__name__} has no text form")
+
+    def array(self, a: np.ndarray[Any, Any]) -> str:
+        dtype = dtype_of(a.dtype)
+        t = TensorType.of(dtype, a.shape)
+        if a.size > INLINE_CONSTANT:
+            digest = array_digest(a)
+            self.resources[digest] = a
+            return f"#{digest}"
+        flat = a.ravel().tolist() if dtype.name != "bf16" else [float(x) for x in a.ravel()]
+        if dtype.is_float:
+            bits = a.ravel().view(f"u{dtype.itemsize}")
+            items = [format_float(x) if math.isfinite(x) or math.isinf(x) else f"nan:{int(w):x}" for x, w in zip(flat, bits, strict=True)]
+        else:
+            items = ["true" if x is True else "false" if x is False else str(x) for x in flat]
+        return f"dense<{t}: {' '.join(items)}>"
+
+
+def format_float(x: float) -> str:
+    """Shortest text that reads back to the same double."""
+    if math.isnan(x):
+        return "nan"
+    if math.isinf(x):
+        return "inf" if x > 0 else "-inf"
+    return repr(x)
+
+
+def quote(s: str) -> str:
+    """A string literal: JSON rules, ASCII only."""
+    import json
+
+    return json.dumps(s)
+
+
+def _location_file(name: str) -> str:
+    return name if re.fullmatch(r"[\w./\-]+", name) else quote(name)
