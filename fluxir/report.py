@@ -169,6 +169,7 @@ MAX_DIFF_LINES = 6000
 """Longer texts are not compared: the dumps beside the report can be, with a tool made for it."""
 
 _CONTEXT = 3  # unchanged lines shown on either side of a change
+_COLUMNS = "<colgroup><col class=cn><col><col class=cn><col></colgroup>"
 _VALUE = re.compile(r"%[\w.$-]+")
 _TOKEN = re.compile(
     r"(?P<value>%[\w.$-]+)|(?P<place>@ ?[\w./<>-]+(?::\d+)*)|(?P<comment>//.*)|(?P<word>\w+)|(?P<rest>\s+|.)"
@@ -181,7 +182,7 @@ def diff_table(before: str, after: str) -> str:
     Values are renumbered by nearly every pass, so lines are matched with the names of their values left out: a line that
     was only renumbered counts as unchanged, and what differs in it is marked faintly.
     """
-    old, new = before.splitlines(), after.splitlines()
+    old, new = _lines(before), _lines(after)
     if len(old) + len(new) > MAX_DIFF_LINES:
         return f"<p class=hint>{len(old)} and {len(new)} lines: too many to compare here; see the dumps.</p>"
     matcher = difflib.SequenceMatcher(None, [_VALUE.sub("%", x) for x in old], [_VALUE.sub("%", x) for x in new], False)
@@ -203,7 +204,12 @@ def diff_table(before: str, after: str) -> str:
         blocks.append(f"<tbody>{''.join(rows[:head])}{button}</tbody><tbody hidden>{''.join(hidden)}</tbody>")
         if tail:
             blocks.append(f"<tbody>{''.join(rows[len(rows) - tail :])}</tbody>")
-    return f"<div class=scroll><table class=diff>{''.join(blocks)}</table></div>"
+    return f"<div class=scroll><table class=diff>{_COLUMNS}{''.join(blocks)}</table></div>"
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of an IR text, without the column that aligns the locations: two texts share the width of the page."""
+    return [re.sub(r" {2,}(?=@ ?\S+$)", "  ", line) for line in text.splitlines()]
 
 
 def _paired(left: range, right: range) -> Iterator[tuple[int | None, int | None]]:
