@@ -8,14 +8,14 @@ another file. This is a leaf: it imports nothing of ours but its own catalogue.
 
 from __future__ import annotations
 
-import linecache
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from .errors_catalog import CODES, CodeInfo
+if TYPE_CHECKING:
+    from .errors_catalog import CODES, CodeInfo
 
 __all__ = [
     "CODES", "CodeInfo", "DeviceError", "FluxError", "IOFailure", "InternalError", "LimitError", "Location",
@@ -178,6 +178,8 @@ def error(
     The catalogue gives the class, and the title where ``message`` is None. A code the catalogue does not know raises
     KeyError: that is a mistake in the caller, found by the first test that reaches it.
     """
+    from .errors_catalog import CODES  # only now: most processes end without an error
+
     info = CODES.get(code)
     if info is None:
         raise KeyError(f"error code {code} is not in fluxir/errors_catalog: declare it there")
@@ -221,6 +223,8 @@ def source_line(loc: Location) -> str | None:
     # `<ipython-input-3>` and `<stdin>` live in linecache only; real files must be what a location can honestly name.
     if not (loc.file.startswith("<") or loc.file.endswith(_SHOWN_SUFFIXES)):
         return None
+    import linecache
+
     try:
         if not loc.file.startswith("<"):
             linecache.checkcache(loc.file)
@@ -347,3 +351,12 @@ def _rebuild(
     more: Sequence[FluxError],
 ) -> FluxError:
     return kind(code, message, loc=loc, labels=labels, notes=notes, help=help, more=more)
+
+
+def __getattr__(name: str) -> object:
+    """`CODES` and `CodeInfo`, loaded when first asked for: the long texts are of no use to a process that succeeds."""
+    if name in ("CODES", "CodeInfo"):
+        from . import errors_catalog
+
+        return getattr(errors_catalog, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ Invariants: a code is ``FX`` and four digits, is declared exactly once, and neve
 from __future__ import annotations
 
 import re
-import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +29,15 @@ class CodeInfo:
     code: str
     title: str
     exit_class: ExitClass
-    text: str
+    source: str
+    """The long text as it stands in the catalogue file, with that file's indentation."""
+
+    @property
+    def text(self) -> str:
+        """The long text, dedented, without blank lines at either end."""
+        import textwrap
+
+        return textwrap.dedent(self.source).strip()
 
 
 def declare(code: str, title: str, exit_class: ExitClass, text: str) -> CodeInfo:
@@ -39,6 +46,6 @@ def declare(code: str, title: str, exit_class: ExitClass, text: str) -> CodeInfo
         raise ValueError(f"{code!r} is not an error code: write FX and four digits")
     if code in CODES:
         raise ValueError(f"{code} is declared twice: as {CODES[code].title!r} and as {title!r}")
-    info = CodeInfo(code, title, exit_class, textwrap.dedent(text).strip("\n"))
+    info = CodeInfo(code, title, exit_class, text)
     CODES[code] = info
     return info
