@@ -1,118 +1,210 @@
-"""Elementwise ops: arithmetic, comparison, logic, bits, select, casts, transcendentals.
+"""Elementwise arithmetic and transcendentals; constants.
 
-Integer arithmetic wraps (two's complement). Integer `div`/`fmod` truncate; by zero they give 0, on every target.
-Comparisons with NaN are false except `ne`. `minimum`/`maximum` propagate NaN.
+Integer arithmetic wraps (two's complement). Integer division (`div floordiv fmod remainder`) by zero gives 0, and the
+smallest integer divided by -1 is itself, on every target. `minimum`, `maximum` and `clamp` propagate NaN. f16 and bf16
+are computed in f32 and rounded once per op.
+
+`llvm` maps a dtype kind to an instruction, `@name` to the intrinsic `llvm.name.<type>`; a kind that is not there is
+spelled by `approx`, in simpler ops.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fluxir.ir.core import Attrs, Block, Op, Value
+from fluxir.ir.core import Op, Value
 from fluxir.ir.dtypes import dtype_of
-from fluxir.ir.opdef import ElementContext, op, sample
-from fluxir.ir.types import TensorType, Type, VectorType
-from fluxir.ops.rules import broadcast_index, elementwise, elementwise_element, elementwise_type
+from fluxir.ir.opdef import ElementContext, OpDef, Sample, op, sample
+from fluxir.ir.types import TensorType
+from fluxir.ops import meaning, recipes
+from fluxir.ops.recipes import approx_rule
+from fluxir.ops.rules import elementwise
 
 # ---- constants ------------------------------------------------------------------------------------------------------
 
 
 def _const_element(cx: ElementContext, o: Op, index: Any) -> Value:
     a = o.attrs.value
-    if a.size == 1 or (a == a.flat[0]).all():
+    if a.size == 1 or (a.size and (a == a.flat[0]).all()):
         return cx.b.const(a.flat[0] if a.dtype.kind != "V" else float(a.flat[0]), dtype=dtype_of(a.dtype))
     return cx.at(o.result, index)  # a real array: the context reads it from memory
 
 
 op("const", lambda t, a, k: [TensorType.of(dtype_of(a.value.dtype), a.value.shape)], attrs={"value": "array"}, level="both", category="constant",
-   ref=lambda a: a.value, element=_const_element, doc="A constant array (rank 0: a scalar).")  # fmt: skip
+   ref=lambda a: a.value, element=_const_element, doc="A constant array (rank 0: a scalar).",
+   samples=(sample(value=np.float32(1.5)), sample(value=np.full((2, 3), 7, np.int32)), sample(value=np.zeros((0, 4), np.bool_))))  # fmt: skip
+
+# ---- samples ----------------------------------------------------------------------------------------------------------
+
+_PAIRS = (
+    ("f32[3,4]", "f32[4]"),
+    ("f64[2,1]", "f64[1,3]"),
+    ("f16[5]", "f16[5]"),
+    ("bf16[5]", "bf16[5]"),
+    ("f32", "f32"),
+    ("f32[0,4]", "f32[4]"),
+)
+_INT_PAIRS = (("i32[5]", "i32[5]"), ("u8[4]", "u8"), ("i64[2,3]", "i64[3]"), ("u32[4]", "u32[4]"), ("i8[6]", "i8[6]"))
+_NUM_PAIRS = (*_PAIRS, *_INT_PAIRS)
+_DIVISIONS = (
+    *_NUM_PAIRS,
+    sample("i32[6]", "i32[6]", low=-9, high=9),
+    sample("u8[6]", "u8[6]", low=0, high=200),
+    sample("f32[6]", "f32[6]", low=-50, high=50),
+)
+
+
+def _floats(low: float = -2.0, high: float = 2.0, count: int = 1) -> tuple[Sample, ...]:
+    """One sample for each float type, with a rank-0 and an empty one among them."""
+    return tuple(
+        sample(*[t] * count, low=low, high=high) for t in ("f32[3,4]", "f64[5]", "f16[5]", "bf16[5]", "f32", "f32[0,3]")
+    )
+
+
+def _ints(count: int = 1) -> tuple[Sample, ...]:
+    return tuple(
+        sample(*[t] * count, low=0 if t[0] == "u" else -9, high=9)
+        for t in ("i32[5]", "i8[4]", "u8[4]", "i64[2,3]", "u32")
+    )
+
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
-_NUM = (("f32[3,4]", "f32[4]"), ("i32[5]", "i32[5]"), ("f64[2,1]", "f64[1,3]"), ("u8[4]", "u8"), ("f16[5]", "f16[5]"), ("bf16[5]", "bf16[5]"))
 
-add = elementwise("add", ref=np.add, arity=2, commutes=True, llvm={"float": "fadd", "int": "add", "uint": "add"}, samples=_NUM, doc="x + y, elementwise, broadcasting.")
-sub = elementwise("sub", ref=np.subtract, arity=2, llvm={"float": "fsub", "int": "sub", "uint": "sub"}, samples=_NUM, doc="x - y, elementwise, broadcasting.")
-mul = elementwise("mul", ref=np.multiply, arity=2, commutes=True, llvm={"float": "fmul", "int": "mul", "uint": "mul"}, samples=_NUM, doc="x * y, elementwise, broadcasting.")
-
-
-def _div(x: Any, y: Any) -> Any:
-    if np.asarray(x).dtype.kind not in "iu":
-        return np.divide(x, y)
-    zero = np.equal(y, 0)
-    safe = np.where(zero, np.ones_like(y), y)
-    q = np.floor_divide(x, safe)
-    q = q + ((np.remainder(x, safe) != 0) & ((np.asarray(x) < 0) != (safe < 0))).astype(q.dtype)  # floor -> truncate
-    return np.where(zero, np.zeros_like(q), q)
+def _arithmetic(
+    name: str, ref: Callable[..., Any], doc: str, *, arity: int = 2, samples: Sequence[Any] = _NUM_PAIRS, **kw: Any
+) -> OpDef:
+    return elementwise(name, ref=meaning.in_f32(ref), arity=arity, samples=samples, doc=doc, **kw)
 
 
-div = elementwise("div", ref=_div, arity=2, llvm={"float": "fdiv", "int": "sdiv", "uint": "udiv"},
-                  samples=(*_NUM, sample("i32[6]", "i32[6]", low=-9, high=9)), doc="x / y; integers truncate, and by zero give 0.")  # fmt: skip
+add = _arithmetic(
+    "add",
+    np.add,
+    "x + y, elementwise, broadcasting.",
+    commutes=True,
+    llvm={"float": "fadd", "int": "add", "uint": "add"},
+)
+sub = _arithmetic(
+    "sub", np.subtract, "x - y, elementwise, broadcasting.", llvm={"float": "fsub", "int": "sub", "uint": "sub"}
+)
+mul = _arithmetic(
+    "mul",
+    np.multiply,
+    "x * y, elementwise, broadcasting.",
+    commutes=True,
+    llvm={"float": "fmul", "int": "mul", "uint": "mul"},
+)
+div = _arithmetic("div", meaning.divide, "x / y; integers truncate towards zero, and by zero give 0.", samples=_DIVISIONS,
+                  llvm={"float": "fdiv", "int": "sdiv", "uint": "udiv"})  # fmt: skip
+fmod = _arithmetic("fmod", meaning.fmod, "The exact remainder with the sign of x (C's fmod and %); integers by zero give 0.", samples=_DIVISIONS,
+                   llvm={"int": "srem", "uint": "urem"}, approx=recipes.through_f32(recipes.fmod))  # fmt: skip
+floordiv = _arithmetic("floordiv", meaning.floordiv, "x / y rounded down (as numpy's floor_divide); integers by zero give 0.", samples=_DIVISIONS,
+                       approx=recipes.through_f32(recipes.floordiv))  # fmt: skip
+remainder = _arithmetic("remainder", meaning.remainder, "The remainder with the sign of y (Python's %); integers by zero give 0.", samples=_DIVISIONS,
+                        approx=recipes.through_f32(recipes.remainder))  # fmt: skip
+pow_ = _arithmetic("pow", meaning.power, "x ** y. Integers wrap; a negative exponent gives 0, but for the bases 1 and -1.", approx=recipes.power,
+                   samples=(*_floats(0.1, 3.0, 2), *_ints(2), sample("i32[8]", "i32[8]", low=-3, high=12), sample("f32[4,3]", "f32[3]", low=0.1)))  # fmt: skip
+minimum = _arithmetic(
+    "minimum",
+    np.minimum,
+    "The smaller of x and y; NaN if either is.",
+    commutes=True,
+    llvm={"float": "@minimum", "int": "@smin", "uint": "@umin"},
+)
+maximum = _arithmetic(
+    "maximum",
+    np.maximum,
+    "The larger of x and y; NaN if either is.",
+    commutes=True,
+    llvm={"float": "@maximum", "int": "@smax", "uint": "@umax"},
+)
+copysign = _arithmetic(
+    "copysign",
+    np.copysign,
+    "The magnitude of x with the sign of y.",
+    types="float",
+    samples=_PAIRS,
+    llvm={"float": "@copysign"},
+)
+atan2 = _arithmetic(
+    "atan2",
+    np.arctan2,
+    "The angle of the point (y, x): atan2(y, x), in (-pi, pi].",
+    types="float",
+    samples=_PAIRS,
+    approx=approx_rule("atan2"),
+)
+fma = _arithmetic("fma", meaning.fma, "x * y + z, rounded once.", arity=3, llvm={"float": "@fma"}, approx=recipes.fma_integer,
+                  samples=(*_floats(count=3), *_ints(3), ("f32[3,1]", "f32[4]", "f32")))  # fmt: skip
+clamp = _arithmetic("clamp", lambda x, low, high: np.minimum(np.maximum(x, low), high), "min(max(x, low), high); NaN if any is.", arity=3, approx=recipes.clamp,
+                    samples=(*_floats(count=3), *_ints(3), ("f32[3,4]", "f32", "f32[4]")))  # fmt: skip
+
+_ONE = (*_floats(), *_ints())
+neg = _arithmetic(
+    "neg", np.negative, "-x; integers wrap.", arity=1, samples=_ONE, llvm={"float": "fneg"}, approx=recipes.neg
+)
+absolute = _arithmetic(
+    "abs",
+    np.abs,
+    "|x|; the smallest integer stays itself.",
+    arity=1,
+    samples=_ONE,
+    llvm={"float": "@fabs"},
+    approx=recipes.absolute,
+)
+sign = _arithmetic("sign", np.sign, "-1, 0 or 1; NaN stays NaN.", arity=1, samples=_ONE, approx=recipes.sign)
+
+# ---- roots and rounding -------------------------------------------------------------------------------------------------
 
 
-def _fmod(x: Any, y: Any) -> Any:
-    if np.asarray(x).dtype.kind not in "iu":
-        return np.fmod(x, y)
-    zero = np.equal(y, 0)
-    return np.where(zero, np.zeros_like(x), np.fmod(x, np.where(zero, np.ones_like(y), y)))
+def _unary(name: str, ref: Callable[..., Any], doc: str, low: float = -2.0, high: float = 2.0, **kw: Any) -> OpDef:
+    """A function of one float."""
+    return elementwise(name, ref=meaning.in_f32(ref), types="float", samples=_floats(low, high), doc=doc, **kw)
 
 
-fmod = elementwise("fmod", ref=_fmod, arity=2, llvm={"float": "frem", "int": "srem", "uint": "urem"}, samples=_NUM, doc="Remainder with the sign of x (C's fmod and %); integers by zero give 0.")
-minimum = elementwise("minimum", ref=np.minimum, arity=2, commutes=True, llvm={"float": "@minimum", "int": "@smin", "uint": "@umin"}, samples=_NUM, doc="The smaller of x and y; NaN if either is.")
-maximum = elementwise("maximum", ref=np.maximum, arity=2, commutes=True, llvm={"float": "@maximum", "int": "@smax", "uint": "@umax"}, samples=_NUM, doc="The larger of x and y; NaN if either is.")
-neg = elementwise("neg", ref=np.negative, llvm={"float": "fneg"}, samples=(("f32[5]",), ("i32[3]",)), doc="-x.")
+sqrt = _unary("sqrt", np.sqrt, "The square root; NaN below 0.", 0, 9, llvm={"float": "@sqrt"})
+rsqrt = _unary("rsqrt", meaning.rsqrt, "1 / sqrt(x).", 0.1, 9, approx=recipes.through_f32(recipes.rsqrt))
+cbrt = _unary("cbrt", np.cbrt, "The cube root, of negative numbers too.", -9, 9, approx=approx_rule("cbrt"))
+floor = _unary("floor", np.floor, "The largest integer not above x.", -9, 9, llvm={"float": "@floor"})
+ceil = _unary("ceil", np.ceil, "The smallest integer not below x.", -9, 9, llvm={"float": "@ceil"})
+round_ = _unary(
+    "round", np.rint, "The nearest integer; halves go to the even one.", -9, 9, llvm={"float": "@roundeven"}
+)
+trunc = _unary("trunc", np.trunc, "x without its fraction.", -9, 9, llvm={"float": "@trunc"})
 
-# ---- comparison, select -----------------------------------------------------------------------------------------------
+# ---- transcendentals: recipes of ops/approx -------------------------------------------------------------------------------
 
-for _name, _ref, _word, _doc in (
-    ("lt", np.less, "lt", "x < y"), ("le", np.less_equal, "le", "x <= y"), ("gt", np.greater, "gt", "x > y"),
-    ("ge", np.greater_equal, "ge", "x >= y"), ("eq", np.equal, "eq", "x == y"), ("ne", np.not_equal, "ne", "x != y"),
-):  # fmt: skip
-    elementwise(_name, ref=_ref, arity=2, types="any", result="bool", commutes=_name in ("eq", "ne"), category="compare", llvm=f"cmp.{_word}",
-                samples=(("f32[3,4]", "f32[4]"), ("i32[5]", "i32[5]"), ("u8[5]", "u8[5]"), ("bool[4]", "bool[4]")), doc=f"{_doc}, elementwise, as bool.")  # fmt: skip
+for _name, _ref, _low, _high, _doc in (
+    ("exp", np.exp, -4, 4, "e ** x."),
+    ("exp2", np.exp2, -4, 4, "2 ** x."),
+    ("expm1", np.expm1, -1, 1, "e ** x - 1, accurate near 0."),
+    ("log", np.log, 0.01, 9, "The natural logarithm; -inf at 0, NaN below."),
+    ("log2", np.log2, 0.01, 9, "The logarithm to base 2."),
+    ("log10", np.log10, 0.01, 9, "The logarithm to base 10."),
+    ("log1p", np.log1p, -0.9, 2, "log(1 + x), accurate near 0."),
+    ("sin", np.sin, -7, 7, "The sine; x in radians."),
+    ("cos", np.cos, -7, 7, "The cosine; x in radians."),
+    ("tan", np.tan, -1.4, 1.4, "The tangent; x in radians."),
+    ("asin", np.arcsin, -1, 1, "The inverse sine, in [-pi/2, pi/2]."),
+    ("acos", np.arccos, -1, 1, "The inverse cosine, in [0, pi]."),
+    ("atan", np.arctan, -9, 9, "The inverse tangent, in [-pi/2, pi/2]."),
+    ("sinh", np.sinh, -4, 4, "The hyperbolic sine."),
+    ("cosh", np.cosh, -4, 4, "The hyperbolic cosine."),
+    ("tanh", np.tanh, -4, 4, "The hyperbolic tangent."),
+    ("asinh", np.arcsinh, -9, 9, "The inverse hyperbolic sine."),
+    ("acosh", np.arccosh, 1, 9, "The inverse hyperbolic cosine, for x >= 1."),
+    ("atanh", np.arctanh, -0.9, 0.9, "The inverse hyperbolic tangent, for |x| <= 1."),
+    ("erf", meaning.erf, -3, 3, "The error function."),
+    ("erfc", meaning.erfc, -3, 3, "1 - erf(x), accurate for large x."),
+    ("lgamma", meaning.lgamma, 0.1, 9, "log |gamma(x)|; inf at 0 and the negative integers."),
+    ("sigmoid", meaning.sigmoid, -6, 6, "1 / (1 + e ** -x)."),
+):
+    _unary(_name, _ref, _doc, _low, _high, approx=approx_rule(_name))
 
-
-def _select(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    r = elementwise_type("select", t, same=(1, 2))
-    if not t[0].dtype.is_bool:
-        from fluxir.errors import error
-
-        raise error("FX0209", f"select: the condition must be bool, not {t[0]}")
-    return [r.with_dtype(t[1].dtype)]
-
-
-op("select", _select, level="both", category="elementwise", ref=lambda a, c, x, y: np.where(c, x, y), element=elementwise_element, llvm="select",
-   samples=(("bool[3,4]", "f32[4]", "f32[3,1]"), ("bool", "i32[5]", "i32[5]")), doc="x where c holds, else y; broadcasting.")  # fmt: skip
-
-# ---- casts --------------------------------------------------------------------------------------------------------------
-
-
-def _with_dtype(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    x = t[0]
-    assert isinstance(x, (TensorType, VectorType))
-    return [x.with_dtype(a.dtype)]
-
-
-def _cast_ref(a: Attrs, x: Any) -> Any:
-    """Float to integer truncates and saturates, NaN gives 0: the same on every target."""
-    x = np.asarray(x)
-    if a.dtype.is_integer and x.dtype.kind not in "iub":
-        lo, hi = a.dtype.limits
-        w = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf)
-        out = np.where(w <= lo, lo, np.where(w >= hi, hi, 0)).astype(a.dtype.numpy)
-        inside = (w > lo) & (w < hi)
-        return np.where(inside, np.where(inside, w, 0).astype(a.dtype.numpy), out)
-    return x.astype(a.dtype.numpy)
-
-
-op("cast", _with_dtype, attrs={"dtype": "dtype"}, level="both", category="elementwise", ref=_cast_ref, element=elementwise_element, llvm="cast",
-   samples=(sample("f32[5]", dtype="i32"), sample("i32[5]", dtype="f32"), sample("f32[4]", dtype="bool"), sample("f64[4]", dtype="f16"), sample("f32[6]", dtype="u8", low=-300, high=300)),
-   doc="Convert to `dtype`. Float to integer truncates towards zero and saturates; NaN gives 0; to bool: x != 0.")  # fmt: skip
-
-# ---- transcendentals (the others are declared beside them by the same pattern) -----------------------------------------
-
-exp = elementwise("exp", ref=np.exp, types="float", samples=(("f32[3,4]",), ("f64[5]",), ("f16[5]",)), doc="e ** x.")
-
-__all__ = ["broadcast_index", "elementwise"]
+__all__ = [
+    "absolute", "add", "atan2", "cbrt", "ceil", "clamp", "copysign", "div", "floor", "floordiv", "fma", "fmod", "maximum", "minimum", "mul", "neg",
+    "pow_", "remainder", "round_", "rsqrt", "sign", "sqrt", "sub", "trunc",
+]  # fmt: skip
