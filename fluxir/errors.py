@@ -294,7 +294,7 @@ def _inline(err: FluxError) -> str:
 def _tail(kind: str, text: str, gutter: int, paint: _Paint) -> list[str]:
     first, *rest = text.splitlines() or [""]
     out = [f"{' ' * gutter} {paint('rule', '=')} {paint('help', kind + ':')} {_clean(first)}"]
-    return out + [f"{' ' * (gutter + 5 + len(kind))} {_clean(line)}".rstrip() for line in rest]
+    return out + [f"{' ' * (gutter + 4 + len(kind))} {_clean(line)}".rstrip() for line in rest]
 
 
 def _excerpt(line: str, col: int) -> tuple[str, int | None]:

@@ -90,7 +90,7 @@ declare(
     "unknown command",
     "usage",
     """
-    `fluxir --help` lists the commands.
+    No verb has this name. `fluxir --help` lists the verbs, and `fluxir VERB --help` the options of one.
     """,
 )
 
