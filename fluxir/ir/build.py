@@ -29,7 +29,7 @@ class Builder:
         self._consts: dict[Any, Value] = {}
 
     # ---- ops
-    def emit(self, name: str, *operands: Any, blocks: Sequence[Block] = (), loc: Location | None = None, **attrs: Any) -> tuple[Value, ...]:
+    def emit(self, name: str, /, *operands: Any, blocks: Sequence[Block] = (), loc: Location | None = None, **attrs: Any) -> tuple[Value, ...]:
         """Append op `name`; returns its results. Raises the type rule's error with location and operand types."""
         defn = lookup(name)
         values = self._operands(operands)
@@ -151,11 +151,7 @@ def clone_ops(b: Builder, ops: Sequence[Op], env: dict[Value, Value]) -> None:
 
 
 def clone_block(block: Block, env: dict[Value, Value]) -> Block:
-    """A copy of a block; free values are mapped through `env`. A block that uses none of `env` is shared."""
-    used = {v for op in block.walk() for v in op.operands} | {v for op in block.walk() for k in op.blocks for v in k.outs}
-    used |= set(block.outs)
-    if not any(v in env for v in used):
-        return block
+    """A copy of a block with fresh arguments and ops (a value is defined once); free values are mapped through `env`."""
     inner = dict(env)
     args = [Value(a.type, None, a.index, a.name) for a in block.args]
     inner.update(zip(block.args, args, strict=True))

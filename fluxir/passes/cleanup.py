@@ -1,0 +1,185 @@
+"""Clean-up passes: dead code, common subexpressions, constant folding, inlining. They work on every level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fluxir.ir.build import Builder, inline
+from fluxir.ir.core import Block, Func, Module, Op, Value, _hash_block, _plain
+from fluxir.ir.dims import symbols_of
+from fluxir.ir.interp import Interpreter
+from fluxir.ir.rewrite import has_effects, rewrite_func
+from fluxir.ir.types import TensorType
+from fluxir.passes.manager import PassContext, pass_
+
+
+@pass_("dce", level="any")
+def dce(func: Func, cx: PassContext) -> Func:
+    """Remove ops whose results nobody uses."""
+    return func.with_block(_dce_block(func.block))
+
+
+def _dce_block(block: Block, live: set[Value] | None = None) -> Block:
+    """Backward over the ops; `live` collects what is used here and, for open regions, flows out to the enclosing block."""
+    used = set(block.outs) if live is None else live
+    used.update(block.outs)
+    kept: list[Op] = []
+    changed = False
+    for op in reversed(block.ops):
+        if not has_effects(op) and not any(r in used for r in op.results):
+            changed = True
+            continue
+        used.update(op.operands)
+        if op.blocks:
+            blocks = [_dce_block(k, used) for k in op.blocks]
+            if any(x is not y for x, y in zip(blocks, op.blocks, strict=True)):
+                op = _with_blocks(op, blocks)
+                changed = True
+        kept.append(op)
+    return Block(block.args, kept[::-1], block.outs) if changed else block
+
+
+def _with_blocks(op: Op, blocks: list[Block]) -> Op:
+    """The op with other regions and the *same* result values, so that its users need no rewriting."""
+    new = Op.__new__(Op)
+    new.defn, new.operands, new.attrs, new.blocks, new.loc, new.results = op.defn, op.operands, op.attrs, tuple(blocks), op.loc, op.results
+    for r in op.results:
+        r.owner = new
+    return new
+
+
+def op_key(op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
+    """Equal for ops that compute the same values from the same operands."""
+    inner = []
+    for k in blocks:
+        parts: list[bytes] = []
+        _hash_block(parts.append, k, {})
+        inner.append(b"".join(parts))
+    ids = [id(v) for v in operands]
+    if op.defn.commutes:
+        ids.sort()
+    return op.name, tuple(ids), _plain(op.attrs), tuple(inner)
+
+
+@pass_("cse", level="any")
+def cse(func: Func, cx: PassContext) -> Func:
+    """Compute equal expressions once. Ops that touch memory are left alone; open regions see what is known outside."""
+    return func.with_block(_cse_block(func.block, {}, {}, cx, func.level == "tensor"))
+
+
+def _cse_block(block: Block, known: dict[Any, Op], env: dict[Value, Value], cx: PassContext, closed: bool) -> Block:
+    ops: list[Op] = []
+    changed = False
+    known = {} if closed else dict(known)
+    for op in block.ops:
+        operands = tuple(_follow(env, v) for v in op.operands)
+        blocks = tuple(_cse_block(k, known, env, cx, closed) for k in op.blocks)
+        if operands != op.operands or any(x is not y for x, y in zip(blocks, op.blocks, strict=True)):
+            new = Op(op.defn, operands, op.attrs, blocks, op.loc, [r.type for r in op.results])
+            for old, r in zip(op.results, new.results, strict=True):
+                r.name = old.name
+                env[old] = r
+            op, changed = new, True
+        # Open regions refer to outer values, which the structural hash cannot see: only closed ones are compared.
+        mergeable = not has_effects(op) and op.defn.category != "memory" and (closed or not op.blocks) and op.results
+        key = op_key(op, op.operands, op.blocks) if mergeable else None
+        if key is not None and key in known:
+            for old, r in zip(op.results, known[key].results, strict=True):
+                env[old] = r
+            changed = True
+            cx.rules["cse"] += 1
+            continue
+        if key is not None:
+            known[key] = op
+        ops.append(op)
+    if not changed:
+        return block
+    return Block(block.args, ops, [_follow(env, v) for v in block.outs])
+
+
+def _follow(env: dict[Value, Value], v: Value) -> Value:
+    while v in env:
+        v = env[v]
+    return v
+
+
+FOLD_LIMIT = 4096  # elements; folding must not turn a small program into a large constant
+
+
+@pass_("fold")
+def fold(func: Func, cx: PassContext, *, limit: int = FOLD_LIMIT) -> Func:
+    """Evaluate ops on constants, as long as the result is small or not larger than the operands."""
+    it = Interpreter(cx.module)
+
+    def visit(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
+        if op.name == "const" or blocks or op.defn.ref is None or not operands or op.defn.category == "random":
+            return None
+        if any(v.owner is None or v.owner.name != "const" for v in operands):
+            return None
+        if any(not isinstance(r.type, TensorType) or symbols_of(r.type.size) for r in op.results):
+            return None
+        if any(symbols_of(d) for d in _dims_in(op.attrs)):
+            return None
+        total = sum(int(r.type.size) for r in op.results)  # type: ignore[union-attr,arg-type]
+        if total > max([limit, *(v.owner.attrs["value"].size for v in operands if v.owner)]):
+            return None
+        with np.errstate(all="ignore"):
+            out = op.defn.ref(op.attrs, *[v.owner.attrs["value"] for v in operands if v.owner])
+        cx.rules["fold"] += 1
+        arrays = out if isinstance(out, (tuple, list)) else (out,)
+        return [b.const(np.array(it.typed(x, r))) for x, r in zip(arrays, op.results, strict=True)]
+
+    return rewrite_func(func, visit)
+
+
+def _dims_in(attrs: Any) -> list[Any]:
+    out: list[Any] = []
+    for v in attrs.values():
+        out += [d for d in (v if isinstance(v, tuple) else (v,)) if type(d).__name__ == "Poly"]
+    return out
+
+
+@pass_("inline", scope="module")
+def inline_calls(module: Module, cx: PassContext) -> Module:
+    """Replace calls of functions that are not recursive (and not kept by `checkpoint`) by their bodies."""
+    graph = {n: {o.attrs["callee"] for o in f.walk() if o.name == "call"} for n, f in module.funcs.items()}
+
+    def reaches(start: str, goal: str, seen: set[str]) -> bool:
+        for n in graph.get(start, ()):
+            if n == goal or (n not in seen and not seen.add(n) and reaches(n, goal, seen)):  # type: ignore[func-returns-value]
+                return True
+        return False
+
+    recursive = {n for n in graph if reaches(n, n, set())}
+
+    def visit(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
+        if op.name != "call" or op.attrs["transform"] or op.attrs["callee"] in recursive:
+            return None
+        f = current.funcs[op.attrs["callee"]]
+        if f.attrs.get("noinline") or op.attrs["dims"]:
+            return None
+        cx.rules["inline"] += 1
+        return inline(b, f.block, operands)
+
+    current = module
+    for _ in range(64):  # each round removes one level of calls
+        new = current
+        for f in current.funcs.values():
+            if f.level == "tensor":
+                g = rewrite_func(f, visit)
+                if g is not f:
+                    new = new.with_func(g)
+        if new is current:
+            break
+        current = new
+    if current is module:
+        return module
+    used, todo = set(), [current.entry.name]
+    while todo:
+        n = todo.pop()
+        if n not in used:
+            used.add(n)
+            todo += [o.attrs["callee"] for o in current.funcs[n].walk() if o.attrs.get("callee")]
+    return Module(current.name, {n: f for n, f in current.funcs.items() if n in used}, current.facts, current.attrs)

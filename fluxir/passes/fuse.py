@@ -1,0 +1,420 @@
+"""Fusion: which ops run together as one kernel.
+
+Every group has at most one *structured* op at its heart and becomes one `fused` op:
+- pointwise: elementwise and index-mapping ops, inlined into each other;
+- dot / conv / window: the structured op, and the elementwise ops after it on its own output (epilogue), while each
+  value is still in a register;
+- rowwise: one or more reductions over the same axes, with the elementwise ops before, between and after them
+  (softmax, norms): one pass over memory, a row at a time.
+
+Groups grow from their last op backwards: a producer joins when all its users are in the group (its value then never
+reaches memory), is copied into each group when it is cheap, or becomes one more output of the group when its shape
+fits. Inputs that are pure reshapes of memory stay outside: they cost nothing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fluxir.ir.build import Builder, clone_ops
+from fluxir.ir.core import Block, Func, Op, Value
+from fluxir.ir.dims import Dim, prove_le
+from fluxir.ir.types import TensorType
+from fluxir.passes.manager import PassContext, pass_
+
+# One element of these costs no more than a few instructions: they may be copied into several groups.
+CHEAP = frozenset(
+    "const iota broadcast reshape transpose slice reverse cast bitcast stop_gradient neg abs add sub mul minimum maximum "
+    "lt le gt ge eq ne logical_and logical_or logical_xor logical_not select clamp floor ceil round trunc sign relu".split()
+)
+INDEXING = frozenset("broadcast reshape transpose slice pad concat reverse gather dynamic_slice dynamic_update iota".split())
+STRUCTURED = {"dot": "dot", "conv": "conv", "reduce_window": "window"}
+REDUCTIONS = frozenset("sum prod max min any all argmax argmin".split())
+NEVER = frozenset("scatter sort argsort topk nonzero cumsum cumprod cummax cummin searchsorted".split())
+
+
+def shape_of(v: Value) -> tuple[Dim, ...]:
+    assert isinstance(v.type, TensorType)
+    return v.type.shape
+
+
+def is_view(op: Op) -> bool:
+    """A reshape of something that is in memory costs nothing."""
+    return op.name == "reshape"
+
+
+def elementwise(op: Op) -> bool:
+    """Result element i depends only on operand elements i (after broadcasting)."""
+    return op.defn.category in ("elementwise", "compare") or op.name == "stop_gradient"
+
+
+def is_pointwise(op: Op) -> bool:
+    """Has a cheap enough element rule to be inlined anywhere."""
+    if op.name == "const":
+        return small_constant(op)
+    return elementwise(op) or op.name in INDEXING or op.defn.category == "random"
+
+
+def small_constant(op: Op) -> bool:
+    a = op.attrs["value"]
+    return a.size == 1 or (0 < a.size <= 16 and bool((a == a.flat[0]).all()))
+
+
+@dataclass(eq=False)
+class Group:
+    """Ops that run as one kernel; `outs` are the ops whose results leave it."""
+
+    ident: int
+    members: set[Op] = field(default_factory=set)
+    outs: set[Op] = field(default_factory=set)
+    kind: str = "pointwise"
+    axes: tuple[int, ...] | None = None  # rowwise: the reduced axes of `full`
+    full: tuple[Dim, ...] | None = None  # rowwise: the shape before reduction
+    root: Op | None = None  # the structured op
+
+
+@pass_("fuse")
+def fuse(func: Func, cx: PassContext, *, max_ops: int = 64, multi_output: bool = True) -> Func:
+    """Group ops into `fused` ops (one kernel each), in this function and in the regions of its control flow."""
+    return func.with_block(_fuse_block(func.block, cx, max_ops, multi_output))
+
+
+def _fuse_block(block: Block, cx: PassContext, max_ops: int, multi_output: bool) -> Block:
+    grouping = _Grouping(block, cx, max_ops, multi_output)
+    grouping.grow()
+    return grouping.emit()
+
+
+class _Grouping:
+    def __init__(self, block: Block, cx: PassContext, max_ops: int, multi_output: bool) -> None:
+        self.block, self.cx, self.max_ops, self.multi_output = block, cx, max_ops, multi_output
+        self.position = {op: i for i, op in enumerate(block.ops)}
+        self.users: dict[Op, list[Op]] = {op: [] for op in block.ops}
+        for op in block.ops:
+            for v in dict.fromkeys(op.operands):
+                if v.owner is not None:
+                    self.users[v.owner].append(op)
+        self.returned = {v.owner for v in block.outs if v.owner is not None}
+        self.groups: list[Group] = []
+        self.inner: dict[Op, list[Block]] = {}  # regions of control flow, fused
+        self.of: dict[Op, list[Group]] = {}  # an op copied into several groups is in all of them
+
+    # ---- growing
+    def grow(self) -> None:
+        for op in reversed(self.block.ops):
+            if not self.users[op] and op not in self.returned:
+                continue
+            if not self.fusible(op):
+                continue
+            homes = self.homes(op)
+            if len(homes) > 1 and self.multi_output:
+                homes = self.merge_siblings(homes)
+            users_inside = [g for u in self.users[op] for g in self.of.get(u, ())]
+            everywhere = op not in self.returned and all(u in self.of for u in self.users[op])
+            if homes and everywhere and len({g.ident for g in users_inside}) == 1:
+                self.join(op, homes[0])
+            elif homes and everywhere and self.cheap(op) and len(homes) == len({g.ident for g in users_inside}):
+                for g in homes:
+                    self.join(op, g)
+            elif homes and self.multi_output and (g := self.extra_output_home(op, homes)) is not None:
+                self.join(op, g)
+                g.outs.add(op)
+                self.cx.rules["fuse multi-output"] += 1
+            else:
+                self.start(op)
+
+    def fusible(self, op: Op) -> bool:
+        if op.blocks or op.name in NEVER or op.defn.effects or op.defn.element is None:
+            return False
+        return all(isinstance(r.type, TensorType) for r in op.results) and (op.name != "const" or small_constant(op))
+
+    def start(self, op: Op) -> None:
+        g = Group(len(self.groups), {op}, {op})
+        if op.name in REDUCTIONS:
+            g.kind, g.root = "rowwise", op
+            g.full, g.axes = shape_of(op.operands[0]), self.reduced(op)
+        elif op.name in STRUCTURED:
+            g.kind, g.root = STRUCTURED[op.name], op
+        elif not is_pointwise(op):
+            g.kind, g.root = "single", op
+        self.groups.append(g)
+        self.of[op] = [g]
+
+    def homes(self, op: Op) -> list[Group]:
+        """Groups of users that the op may be inlined into."""
+        found = {g.ident: g for u in self.users[op] for g in self.of.get(u, ())}
+        return [g for g in found.values() if len(g.members) < self.max_ops and self.may_join(op, g)]
+
+    def join(self, op: Op, g: Group) -> None:
+        if op.name in REDUCTIONS and g.kind in ("pointwise", "rowwise"):
+            g.kind, g.root = "rowwise", g.root or op
+            g.full, g.axes = shape_of(op.operands[0]), self.reduced(op)
+        elif op.name in STRUCTURED:
+            g.kind, g.root = STRUCTURED[op.name], op
+        g.members.add(op)
+        self.of.setdefault(op, []).append(g)
+
+    def cheap(self, op: Op) -> bool:
+        return op.name in CHEAP
+
+    @staticmethod
+    def reduced(op: Op) -> tuple[int, ...]:
+        rank = len(shape_of(op.operands[0]))
+        axes = op.attrs["axes"] if "axes" in op.attrs else (op.attrs["axis"],)
+        return tuple(sorted(a % rank for a in axes))
+
+    # ---- who may join whom
+    def may_join(self, op: Op, g: Group) -> bool:
+        if g.kind == "single":
+            return False
+        if op.name in STRUCTURED:
+            return g.kind == "pointwise" and self.epilogue_fits(op, g)
+        if op.name in REDUCTIONS:
+            return self.reduction_fits(op, g)
+        if not is_pointwise(op):
+            return False
+        if op.name == "const":
+            return True
+        users = [u for u in self.users[op] if u in g.members]
+        if g.root is not None and g.kind != "rowwise" and g.root in users:
+            return self.prologue_fits(op, g)
+        if g.kind == "rowwise":
+            return self.row_fits(op, g) and self.fan_out_fits(op, users)
+        return self.fan_out_fits(op, users) and not any(u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice") and not self.cheap(op) for u in users)
+
+    def fan_out_fits(self, op: Op, users: list[Op]) -> bool:
+        """Inlining must not compute an expensive element many times."""
+        if self.cheap(op):
+            return True
+        size = op.results[0].type.size  # type: ignore[union-attr]
+        return all(prove_le(u.results[0].type.size, size) for u in users)  # type: ignore[union-attr]
+
+    def epilogue_fits(self, op: Op, g: Group) -> bool:
+        """All that follows the structured op in the group is elementwise on its very output."""
+        shape = shape_of(op.result)
+        reached = {op}
+        for m in sorted(g.members, key=self.position.__getitem__):
+            if any(v.owner in reached for v in m.operands):
+                if not elementwise(m) or shape_of(m.results[0]) != shape:
+                    return False
+                reached.add(m)
+        return all(o in reached for o in g.outs)
+
+    def prologue_fits(self, op: Op, g: Group) -> bool:
+        """A producer of a window's or contraction's operand is computed several times: only the cheapest may."""
+        return g.kind == "window" and self.cheap(op) and elementwise(op) and len(self.users[op]) == 1
+
+    def reduction_fits(self, op: Op, g: Group) -> bool:
+        full, axes = shape_of(op.operands[0]), self.reduced(op)
+        if op.name in ("argmax", "argmin") and g.kind == "rowwise" and g.full != full:
+            return False
+        if g.kind == "rowwise" and (g.full, g.axes) != (full, axes):
+            return False
+        if g.kind not in ("pointwise", "rowwise"):
+            return False
+        return all(self.in_row_space(m, full, axes) for m in g.members) and self.row_path(op, g, full)
+
+    def row_fits(self, op: Op, g: Group) -> bool:
+        assert g.full is not None and g.axes is not None
+        if any(u.name in INDEXING and u.name not in ("broadcast", "reshape") for u in self.users[op] if u in g.members):
+            return self.cheap(op)
+        return self.in_row_space(op, g.full, g.axes)
+
+    def in_row_space(self, op: Op, full: tuple[Dim, ...], axes: tuple[int, ...]) -> bool:
+        """The result is indexed by the full index, by the row (reduced axes dropped or of size 1), or broadcasts along it."""
+        shape = shape_of(op.results[0])
+        kept = tuple(d for i, d in enumerate(full) if i not in axes)
+        ones = tuple(1 if i in axes else d for i, d in enumerate(full))
+        if shape in (full, kept, ones) or op.name == "const":
+            return True
+        # A weight along the row: smaller rank, sizes equal to the trailing ones or 1; only if it depends on no reduction.
+        tail = full[len(full) - len(shape) :]
+        return len(shape) <= len(full) and all(a in (1, b) for a, b in zip(shape, tail, strict=True)) and not any(
+            v.owner is not None and v.owner.name in REDUCTIONS for v in op.operands
+        )
+
+    def row_path(self, op: Op, g: Group, full: tuple[Dim, ...]) -> bool:
+        """What uses a reduction's result does so at the same row: elementwise, broadcast back or drop/add a 1."""
+        reached = {op}
+        for m in sorted(g.members, key=self.position.__getitem__):
+            if any(v.owner in reached for v in m.operands):
+                if not (elementwise(m) or m.name in ("broadcast", "reshape") or m.name in REDUCTIONS):
+                    return False
+                reached.add(m)
+        return True
+
+    def extra_output_home(self, op: Op, homes: list[Group]) -> Group | None:
+        """A group that may also write this op's value, which others need too: same index space, and no cycle."""
+        if len(homes) != 1 or not elementwise(op):
+            return None
+        g = homes[0]
+        shape = shape_of(op.result)
+        if g.kind == "pointwise":
+            if any(shape_of(o.results[0]) != shape for o in g.outs) or not all(elementwise(m) or m.name == "const" for m in g.members):
+                return None
+        elif g.kind == "rowwise":
+            if shape != g.full:
+                return None
+        else:
+            return None
+        return None if self.reaches_from_outside(op, g) else g
+
+    def reaches_from_outside(self, op: Op, g: Group) -> bool:
+        """Whether a path from `op` through ops outside `g` leads back into it (the groups would wait for each other)."""
+        return self.path_exists([u for u in self.users[op] if g not in self.of.get(u, ())], g, None)
+
+    def path_exists(self, start: Iterable[Op], goal: Group, source: Group | None, limit: int = 400) -> bool:
+        """Whether the ops of `start`, or what runs with or after them, feed `goal`; True also when it takes too long to tell."""
+        seen: set[Op] = set()
+        todo = list(start)
+        while todo:
+            u = todo.pop()
+            if u in seen:
+                continue
+            if len(seen) > limit:
+                return True
+            together = {u} | {m for h in self.of.get(u, ()) if h is not source for m in h.members}
+            if goal in self.of.get(u, ()):
+                return True
+            seen |= together
+            todo += [w for m in together for w in self.users[m] if w not in seen]
+        return False
+
+    def merge_siblings(self, homes: list[Group]) -> list[Group]:
+        """Join pointwise groups of one shape that would read the same value: one pass over memory, several outputs."""
+        first, *rest = homes
+        kept = [first]
+        for h in rest:
+            if self.may_merge(first, h):
+                first.members |= h.members
+                first.outs |= h.outs
+                for m in h.members:
+                    self.of[m] = [first if x is h else x for x in self.of[m]]
+                    self.of[m] = list(dict.fromkeys(self.of[m])) if len(self.of[m]) > 1 else self.of[m]
+                h.members, h.outs = set(), set()
+                self.cx.rules["fuse siblings"] += 1
+            else:
+                kept.append(h)
+        return kept
+
+    def may_merge(self, g: Group, h: Group) -> bool:
+        if g.kind != "pointwise" or h.kind != "pointwise" or len(g.members) + len(h.members) > self.max_ops:
+            return False
+        shapes = {shape_of(o.results[0]) for o in g.outs | h.outs}
+        if len(shapes) != 1:
+            return False
+        after_g = [u for o in g.outs for u in self.users[o] if g not in self.of.get(u, ())]
+        after_h = [u for o in h.outs for u in self.users[o] if h not in self.of.get(u, ())]
+        return not self.path_exists(after_g, h, g) and not self.path_exists(after_h, g, h)
+
+    # ---- emission
+    def emit(self) -> Block:
+        """The block with one `fused` op a group, in an order that respects their dependencies."""
+        self.hoist_views()
+        self.inner = {
+            op: [_fuse_block(k, self.cx, self.max_ops, self.multi_output) for k in op.blocks]
+            for op in self.block.ops if op.blocks and op.name != "fused"
+        }  # fmt: skip
+        unchanged = all(x is y for op, new in self.inner.items() for x, y in zip(new, op.blocks, strict=True))
+        if unchanged and not any(g.members and g.kind != "view" for g in self.groups):
+            return self.block
+        units: list[Group | Op] = []
+        for op in self.block.ops:
+            if op not in self.of:
+                if self.users[op] or op in self.returned or op.defn.effects:
+                    units.append(op)
+        units += [g for g in self.groups if g.members]
+        made_by: dict[Op, Group | Op] = {}
+        for u in units:
+            for o in u.outs if isinstance(u, Group) else (u,):
+                made_by[o] = u
+        needs: dict[int, list[Group | Op]] = {}
+        for u in units:
+            owners = [v.owner for v in self.inputs(u) if v.owner is not None]
+            needs[id(u)] = [made_by[o] for o in owners]
+        b = Builder()
+        env: dict[Value, Value] = {}
+        done: set[int] = set()
+        order = sorted(units, key=lambda u: max(self.position[o] for o in u.outs) if isinstance(u, Group) else self.position[u])
+        for unit in order:
+            stack: list[tuple[Group | Op, bool]] = [(unit, False)]
+            while stack:
+                u, ready = stack.pop()
+                if id(u) in done:
+                    continue
+                if ready:
+                    done.add(id(u))
+                    self.emit_unit(b, u, env)
+                else:
+                    stack.append((u, True))
+                    stack += [(n, False) for n in needs[id(u)] if id(n) not in done]
+        return Block(self.block.args, b.ops, [env.get(v, v) for v in self.block.outs])
+
+    def hoist_views(self) -> None:
+        """Take a reshape of a group's input out of the group: outside it is a view, inside it is index arithmetic."""
+        for g in self.groups:
+            again = True
+            while again:
+                again = False
+                for m in sorted(g.members, key=self.position.__getitem__):
+                    source = m.operands[0].owner if m.operands else None
+                    if is_view(m) and (source is None or source not in g.members) and m not in g.outs:
+                        g.members.discard(m)
+                        homes = self.of[m]
+                        homes.remove(g)
+                        if not homes:
+                            del self.of[m]
+                        view = Group(len(self.groups), {m}, {m}, "view")
+                        existing = next((h for h in self.groups if h.kind == "view" and m in h.members), None)
+                        if existing is None:
+                            self.groups.append(view)
+                            self.of.setdefault(m, []).append(view)
+                        again = True
+            if len(g.members) == 1 and g.kind == "pointwise":
+                (m,) = g.members
+                if is_view(m):
+                    g.kind = "view"
+
+    def inputs(self, u: Group | Op) -> list[Value]:
+        if isinstance(u, Op):
+            return list(u.operands)
+        inner = u.members
+        found: dict[Value, None] = {}
+        for m in sorted(inner, key=self.position.__getitem__):
+            for v in m.operands:
+                if v.owner is None or v.owner not in inner:
+                    found[v] = None
+        return list(found)
+
+    def emit_unit(self, b: Builder, u: Group | Op, env: dict[Value, Value]) -> None:
+        if isinstance(u, Op):
+            blocks = self.inner.get(u, u.blocks)
+            for old, new in zip(u.results, b.clone(u, [env.get(v, v) for v in u.operands], blocks), strict=True):
+                env[old] = new
+            return
+        members = sorted(u.members, key=self.position.__getitem__)
+        if u.kind == "view":
+            (m,) = members
+            env[m.result] = b.clone(m, [env.get(v, v) for v in m.operands])[0]
+            return
+        inputs = self.inputs(u)
+        args = [Value(v.type, None, i, v.name) for i, v in enumerate(inputs)]
+        inner: dict[Value, Value] = dict(zip(inputs, args, strict=True))
+        body = Builder()
+        clone_ops(body, members, inner)
+        outs = [r for o in sorted(u.outs, key=self.position.__getitem__) for r in o.results]
+        region = Block(args, body.ops, [inner[r] for r in outs])
+        loc = (u.root or members[-1]).loc
+        results = b.emit("fused", *[env.get(v, v) for v in inputs], blocks=[region], loc=loc, kind=u.kind, name=_name(members))
+        self.cx.rules[f"fuse {u.kind}"] += 1
+        for old, new in zip(outs, results, strict=True):
+            env[old] = new
+            new.name = old.name
+
+
+def _name(members: Iterable[Op]) -> str:
+    """A readable kernel name from the ops that matter."""
+    words = [m.name for m in members if m.name not in ("const", "broadcast", "reshape", "cast")] or [m.name for m in members]
+    short = list(dict.fromkeys(words))
+    return "_".join(short[:4] + (["etc"] if len(short) > 4 else []))

@@ -1,0 +1,207 @@
+"""The pass manager: a registry of passes, a pipeline in text, and a run that verifies, times, snapshots and dumps.
+
+A pass is a pure function `Func -> Func` (or `Module -> Module`); "unchanged" is identity. Its keyword-only arguments
+are its options on the command line: `--passes "simplify,cse,fuse[max_ops=8]"`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fluxir.errors import FluxError, error
+from fluxir.ir.core import Func, Module
+from fluxir.ir.dims import assuming
+from fluxir.ir.printer import print_module
+from fluxir.ir.verify import verify_func, verify_module
+from fluxir.target import Target
+
+
+@dataclass
+class PassContext:
+    """What a pass may look at: the module its function is in, the target, and counters of the rules that fired."""
+
+    module: Module
+    target: Target | None = None
+    rules: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """A registered pass. `level` is the function level it works on; `scope` is "func" or "module"."""
+
+    name: str
+    run: Callable[..., Any]
+    level: str
+    scope: str
+    options: dict[str, Any]
+    doc: str
+
+
+PASSES: dict[str, PassInfo] = {}
+
+
+def pass_(name: str, *, level: str = "tensor", scope: str = "func") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a pass: `def fuse(func, cx, *, max_ops=64)`; keyword-only arguments become options."""
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        options = {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        if name in PASSES:
+            raise ValueError(f"pass {name!r} is registered twice")
+        PASSES[name] = PassInfo(name, fn, level, scope, options, inspect.cleandoc(fn.__doc__ or ""))
+        return fn
+
+    return register
+
+
+@dataclass(frozen=True)
+class Step:
+    """One use of a pass in a pipeline, with its options."""
+
+    info: PassInfo
+    options: dict[str, Any]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        return self.info.name + (f"[{shown}]" if shown else "")
+
+
+def parse_pipeline(text: str | Sequence[str]) -> list[Step]:
+    """Read `"simplify,fuse[max_ops=8]"`. FX0401 names an unknown pass, FX0402 a bad option."""
+    from fluxir.ir.types import split_commas
+
+    parts = split_commas(text) if isinstance(text, str) else list(text)
+    steps = []
+    for part in parts:
+        part = part.strip()
+        if not part:
+            continue
+        name, _, rest = part.partition("[")
+        name = name.strip()
+        if name not in PASSES:
+            raise error("FX0401", f"there is no pass named {name!r}", help="the passes are " + ", ".join(sorted(PASSES)))
+        info = PASSES[name]
+        options: dict[str, Any] = {}
+        if rest:
+            if not rest.endswith("]"):
+                raise error("FX0402", f"the options of {name!r} do not end with ']': {part!r}")
+            for item in rest[:-1].split(","):
+                key, eq, value = (s.strip() for s in item.partition("="))
+                if key not in info.options or not eq:
+                    known = ", ".join(f"{k}={v}" for k, v in info.options.items()) or "none"
+                    raise error("FX0402", f"pass {name!r} has no option {item.strip()!r}", help=f"its options and defaults: {known}")
+                options[key] = _option(name, key, value, info.options[key])
+        steps.append(Step(info, options))
+    return steps
+
+
+def _option(name: str, key: str, text: str, default: Any) -> Any:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, float):
+            return float(text)
+        return text
+    except (ValueError, KeyError):
+        kind = type(default).__name__
+        raise error("FX0402", f"option {key} of pass {name!r} must be {kind}, not {text!r}") from None
+
+
+@dataclass
+class Record:
+    """What one pass did."""
+
+    index: int
+    name: str
+    changed: bool
+    ops_before: int
+    ops_after: int
+    ms: float
+    rules: dict[str, int]
+    after: Module
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "index": self.index, "pass": self.name, "changed": self.changed, "ops_before": self.ops_before,
+            "ops_after": self.ops_after, "ms": round(self.ms, 3), "rules": self.rules,
+        }  # fmt: skip
+
+
+def count_ops(m: Module) -> int:
+    return sum(f.op_count for f in m.funcs.values())
+
+
+class PassManager:
+    """Runs a pipeline. `verify`: "off", "changed" (type rules of what changed) or "numeric" (also run both on random inputs)."""
+
+    def __init__(self, pipeline: str | Sequence[str] | list[Step], *, target: Target | None = None, verify: str = "changed",
+                 dump_dir: str | Path | None = None, start: int = 0, prefix: str = "") -> None:  # fmt: skip
+        self.steps = pipeline if isinstance(pipeline, list) and all(isinstance(s, Step) for s in pipeline) else parse_pipeline(pipeline)  # type: ignore[arg-type]
+        self.target, self.verify, self.start = target, verify, start
+        self.dump_dir = Path(dump_dir) if dump_dir else None
+        self.records: list[Record] = []
+
+    def run(self, module: Module) -> Module:
+        """The module after all passes; `records` tells what each did."""
+        self.dump(self.start, "input", module)
+        for i, step in enumerate(self.steps, self.start + 1):
+            before = module
+            rules: Counter[str] = Counter()
+            t = time.perf_counter()
+            try:
+                with assuming(module.facts):
+                    module = self.apply(step, module, rules)
+                    if module is not before and self.verify != "off":
+                        self.check(step, before, module)
+            except FluxError as e:
+                e.notes.append(f"while running the pass {step}")
+                raise
+            except Exception as e:
+                from fluxir.passes.reproducer import write_reproducer
+
+                path = write_reproducer(before, str(step), e, self.dump_dir)
+                raise error("FX0499", f"the pass {step} failed: {type(e).__name__}: {e}", notes=[f"reproducer: {path}"],
+                            help="this is a defect in fluxir; the reproducer is a test that shows it") from e  # fmt: skip
+            ms = (time.perf_counter() - t) * 1e3
+            self.records.append(Record(i, str(step), module is not before, count_ops(before), count_ops(module), ms, dict(rules), module))
+            self.dump(i, step.info.name, module)
+        if self.dump_dir:
+            rows = [r.row() for r in self.records]
+            (self.dump_dir / "index.json").write_text(json.dumps({"passes": rows}, indent=1) + "\n")
+        return module
+
+    def apply(self, step: Step, module: Module, rules: Counter[str]) -> Module:
+        if step.info.scope == "module":
+            out: Module = step.info.run(module, PassContext(module, self.target, rules), **step.options)
+            return out
+        for f in list(module.funcs.values()):
+            if f.level == step.info.level or step.info.level == "any":
+                new: Func = step.info.run(f, PassContext(module, self.target, rules), **step.options)
+                if new is not f:
+                    module = module.with_func(new)
+        return module
+
+    def check(self, step: Step, before: Module, after: Module) -> None:
+        if list(before.funcs) == list(after.funcs):
+            for name, f in after.funcs.items():
+                if f is not before.funcs[name]:
+                    verify_func(f, after)
+        else:
+            verify_module(after)
+        if self.verify == "numeric":
+            from fluxir.passes.numeric import compare
+
+            compare(before, after, str(step))
+
+    def dump(self, index: int, name: str, module: Module) -> None:
+        if self.dump_dir:
+            self.dump_dir.mkdir(parents=True, exist_ok=True)
+            (self.dump_dir / f"{index:02d}-{name}.fx").write_text(print_module(module))
