@@ -201,6 +201,28 @@ def odd_fit(function: Callable[[mpf], mpf], limit: mpf, terms: int) -> Fit:
     return Fit(odd_tail(function), mpf(0), limit**2, terms, odd_weight(function))
 
 
+def erfcx_fit(center: str, low: str, high: str, terms: int) -> Fit:
+    """erfc(a) e^(a^2) (1 + 2a) as a polynomial in t = (a - center) / (a + center), relative error."""
+    c = mpf(center)
+
+    def target(t: mpf) -> mpf:
+        a = c * (1 + t) / (1 - t)
+        return mp.erfc(a) * mp.exp(a * a) * (1 + 2 * a)
+
+    return Fit(target, (mpf(low) - c) / (mpf(low) + c), (mpf(high) - c) / (mpf(high) + c), terms, lambda t: 1 / target(t))
+
+
+def stirling_tail(v: mpf) -> mpf:
+    """x (lgamma(x) - (x - 1/2) log x + x - log(2 pi)/2) for v = 1/x^2"""
+    x = 1 / mp.sqrt(v)
+    return x * (mp.loggamma(x) - (x - mpf(1) / 2) * mp.log(x) + x - mp.log(2 * mp.pi) / 2)
+
+
+def lgamma_two_tail(t: mpf) -> mpf:
+    """(lgamma(2 + t) - t (1 - gamma)) / t^2"""
+    return (mp.loggamma(2 + t) - t * (1 - mp.euler)) / t**2
+
+
 Pair = dict[str, Fit]
 QUARTER_PI = mp.pi / 4 * mpf("1.0001")
 
@@ -229,6 +251,44 @@ FITS: dict[str, Pair] = {
         )
         for fmt, n in (("f32", 3), ("f64", 6))
     },
+    "asin": {fmt: odd_fit(mp.asin, mpf("0.5001"), n) for fmt, n in (("f32", 5), ("f64", 12))},
+    "atan": {fmt: odd_fit(mp.atan, mpf("0.4143"), n) for fmt, n in (("f32", 5), ("f64", 11))},
+    "erf": {
+        fmt: Fit(
+            lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1, mpf(0), limit**2, n, lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z))
+        )
+        for fmt, limit, n in (("f32", mpf("0.9"), 6), ("f64", mpf(1), 12))
+    },
+    # erf(a) = 1 - exp(-polynomial): the error wanted is absolute, that of 1 - erf
+    "erf_exponent": {
+        fmt: Fit(lambda a: -mp.log(mp.erfc(a)), low, high, n, mp.erfc)
+        for fmt, low, high, n in (("f32", mpf("0.9"), mpf("3.95"), 7), ("f64", mpf(1), mpf(6), 18))
+    },
+    "erfcx": {"f32": erfcx_fit("2", "0.9", "10.1", 9), "f64": erfcx_fit("3.5", "1", "27.3", 22)},
+    "cbrt_seed": {  # of x**(-1/3); Newton steps do the rest
+        "f32": Fit(lambda m: mp.cbrt(1 / m), mpf(1), mpf(2), 4, mp.cbrt),
+        "f64": Fit(lambda m: mp.cbrt(1 / m), mpf(1), mpf(2), 5, mp.cbrt),
+    },
+    "pow_log": {  # 2 atanh(s)/s - 2 = z (2/3 + z P(z)): the first two terms are taken in twice the precision
+        "f64": Fit(lambda z: (atanh_tail(z) / 2 - mpf(1) / 3) / z, mpf(0), mpf("0.02945"), 8, lambda z: z**2)
+    },
+    "log2_short": {  # log2(1 + f)/f in f64 to f32 accuracy, for pow
+        "f64": Fit(lambda f: mp.log1p(f) / f / LN2, ROOT_LOW, ROOT_HIGH, 14, lambda f: f / mp.log1p(f) * LN2)
+    },
+    "exp2_short": {"f64": Fit(lambda r: mp.expm1(r * LN2) / r, mpf(-0.5), mpf(0.5), 6, lambda r: r / mp.exp(r * LN2))},
+    "lgamma_two": {
+        "f64": Fit(lgamma_two_tail, mpf("-0.5"), mpf("0.5"), 19, lambda t: t**2 / mp.loggamma(2 + t)),
+    },
+    "stirling": {"f64": Fit(stirling_tail, mpf("1e-6"), mpf(1) / 64, 6, lambda v: mp.sqrt(v) / 8)},
+    "sinpi": {
+        "f64": Fit(
+            lambda z: (mp.sinpi(mp.sqrt(z)) / mp.sqrt(z) / mp.pi - 1) / z,
+            mpf(0),
+            mpf("0.25"),
+            9,
+            lambda z: mp.sqrt(z) * z * mp.pi / mp.sinpi(mp.sqrt(z)),
+        )
+    },
 }
 
 CONSTANTS: dict[str, tuple[mpf, int]] = {
@@ -239,7 +299,13 @@ CONSTANTS: dict[str, tuple[mpf, int]] = {
     "half_pi": (mp.pi / 2, 3),
     "pi": (mp.pi, 2),
     "quarter_pi": (mp.pi / 4, 2),
-    "log_pi": (mp.log(mp.pi), 2),
+    "third": (mpf(1) / 3, 2),
+    "two_log2_e": (2 / LN2, 2),
+    "euler_gamma": (+mp.euler, 2),
+    "one_less_euler_gamma": (1 - mp.euler, 2),
+    "half_log_two_pi_less_half": ((mp.log(2 * mp.pi) - 1) / 2, 1),
+    "cbrt_half": (mp.cbrt(mpf(1) / 2), 1),
+    "cbrt_quarter": (mp.cbrt(mpf(1) / 4), 1),
 }
 """name -> (value, number of floats it is split into)."""
 
@@ -292,6 +358,10 @@ def write_tuple(values: Sequence[mpf], indent: str) -> str:
     return "(\n" + "".join(f"{indent}    {literal(v)},\n" for v in values) + f"{indent})"
 
 
+def write_row(values: Sequence[mpf]) -> str:
+    return "(" + ", ".join(literal(v) for v in values) + (",)" if len(values) == 1 else ")")
+
+
 def derive(names: Sequence[str]) -> str:
     lines = ["COEFFICIENTS: dict[str, dict[str, tuple[float, ...]]] = {"]
     for name in names:
@@ -310,11 +380,11 @@ def constants() -> str:
     lines = ["CONSTANTS: dict[str, dict[str, tuple[float, ...]]] = {"]
     for name, (value, parts) in CONSTANTS.items():
         lines.append(f'    "{name}": {{')
-        lines += [f'        "{fmt}": ({", ".join(literal(v) for v in split(value, fmt, parts))}),' for fmt in MANTISSA]
+        lines += [f'        "{fmt}": {write_row(split(value, fmt, parts))},' for fmt in MANTISSA]
         lines.append("    },")
     for name, make in SPECIAL.items():
         lines.append(f'    "{name}": {{')
-        lines += [f'        "{fmt}": ({", ".join(literal(v) for v in make(fmt))}),' for fmt in MANTISSA]
+        lines += [f'        "{fmt}": {write_row(make(fmt))},' for fmt in MANTISSA]
         lines.append("    },")
     lines.append("}")
     words = two_over_pi_words()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fluxir.ops.approx import exponential, logarithm, trigonometric
+from fluxir.ops.approx import exponential, inverse_trigonometric, logarithm, power, special, trigonometric
 
 RECIPES: dict[str, Callable[..., Any]] = {
     "exp": exponential.exp,
@@ -30,6 +30,16 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "sin": trigonometric.sin,
     "cos": trigonometric.cos,
     "tan": trigonometric.tan,
+    "asin": inverse_trigonometric.asin,
+    "acos": inverse_trigonometric.acos,
+    "atan": inverse_trigonometric.atan,
+    "atan2": inverse_trigonometric.atan2,
+    "erf": special.erf,
+    "erfc": special.erfc,
+    "lgamma": special.lgamma,
+    "pow": power.pow,
+    "cbrt": power.cbrt,
+    "rsqrt": power.rsqrt,
 }
 
 BOUNDS: dict[str, dict[str, float]] = {

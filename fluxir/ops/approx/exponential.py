@@ -15,6 +15,7 @@ from fluxir.ops.approx.common import (
     Value,
     at_least,
     at_most,
+    fast_two_sum,
     flip_sign,
     format_of,
     horner,
@@ -42,10 +43,14 @@ def exp_of_reduced(b: Builder, r: Value, fmt: Format) -> Value:
     return b.fma(b.mul(r, r), horner(b, r, COEFFICIENTS["exp"][fmt.name]), r)
 
 
-def exp_sum(b: Builder, x: Value, low: Value, fmt: Format) -> Value:
-    """exp(x + low) for |low| below an ulp of x, x <= 0."""
-    r, n = reduce(b, at_least(b, x, EXP_RANGE[fmt.name][0]), fmt)
-    return scale(b, b.add(exp_of_reduced(b, b.add(r, low), fmt), 1.0), n, fmt)
+def exp_sum_times(b: Builder, factor: Value, x: Value, low: Value, fmt: Format) -> Value:
+    """factor * exp(x + low) with little more than one rounding; |low| below an ulp of x, x <= 0, factor in [1/32, 2]."""
+    high_part, low_part = CONSTANTS["ln2_short"][fmt.name]
+    x = at_least(b, x, EXP_RANGE[fmt.name][0])
+    n_float, n = nearest_integer(b, x, CONSTANTS["log2_e"][fmt.name][0])
+    r, r_low = fast_two_sum(b, b.fma(n_float, -high_part, x), b.fma(n_float, -low_part, low))
+    tail = b.add(b.fma(b.mul(r, r), horner(b, r, COEFFICIENTS["exp"][fmt.name]), r_low), r)
+    return scale(b, b.fma(factor, tail, factor), n, fmt)
 
 
 def exp(b: Builder, x: Value) -> Value:
