@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fluxir.ops import compare, control, loop, math
+from fluxir.ops import compare, contract, control, index, loop, math, reduce
 
-__all__ = ["compare", "control", "loop", "math"]
+__all__ = ["compare", "contract", "control", "index", "loop", "math", "reduce"]
