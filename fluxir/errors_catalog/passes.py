@@ -121,3 +121,13 @@ declare(
         fx.grad(lambda x: x * 2)(x)                     returns f32[3]: reduce it, or use fx.vjp
     """,
 )
+
+declare(
+    "FX0499",
+    "a pass failed",
+    "internal",
+    """
+    A pass stopped with an exception of its own. This is a defect of the pass. A reproducer was written that holds the
+    program before it: `fluxir opt REPRODUCER` shows the failure again. Please report it.
+    """,
+)
