@@ -17,7 +17,7 @@ import numpy as np
 from fluxir.errors import error
 from fluxir.ir.core import Attrs, Block, Op
 from fluxir.ir.dtypes import DTYPES, dtype_of
-from fluxir.ir.opdef import op
+from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import INDEX, MemType, TensorType, Type, VectorType
 
 I32 = TensorType(DTYPES["i32"])
@@ -40,8 +40,8 @@ def _element(m: MemType, lanes: int) -> Type:
 
 # ---- sizes, constants, vectors -------------------------------------------------------------------------------------
 
-op("dim", lambda t, a, k: [INDEX], attrs={"value": "dim"}, level="loop", category="loop", ref=lambda a: np.int64(a.value),
-   doc="The value of a size expression, as i64.")  # fmt: skip
+op("dim", lambda t, a, k: [INDEX], attrs={"value": "dim"}, level="both", category="constant", ref=lambda a: np.int64(a.value),
+   element=lambda cx, o, index: cx.dim(o.attrs.value), samples=(sample(value=7),), doc="The value of a size expression, as i64.")  # fmt: skip
 
 
 def _splat(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
