@@ -20,6 +20,8 @@ from .common import setting_options
 __all__ = ["VERBS", "root"]
 
 VERBS: dict[str, str] = {
+    "ops": "List all ops and the rules each has, or everything about one.",
+    "passes": "List all passes with their options.",
     "targets": "List what can be compiled for, or all facts of one target.",
     "doctor": "Check this installation and machine.",
     "explain": "Print the long text of an error code.",

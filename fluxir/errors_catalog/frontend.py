@@ -29,7 +29,7 @@ declare(
     `int(x)`, `float(x)`, `x.item()`, `range(x)`, `x.tolist()` and numpy functions need a value now, and a traced tensor has
     none yet.
 
-        for i in range(n): ...      n: i64[]            use fx.fori_loop(0, n, body, init), or @fx.function
+        for i in range(n): ...      n: i64              use fx.fori_loop(0, n, body, init), or @fx.function
 
     If the number is known when compiling, pass it as a static argument: `@fx.jit(static=("n",))`.
     """,

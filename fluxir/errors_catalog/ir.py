@@ -26,7 +26,7 @@ declare(
     """
     No op of this name is declared.
 
-        %1 = matmull(%x, %w) : f32[4, 4]        unknown op `matmull`; did you mean `matmul`?
+        %1 = tahn(%x) : f32[4,4]                unknown op `tahn`; did you mean `tanh`?
 
     `fluxir ops` lists every op with its operands and attributes. A file written by a newer fluxir may use ops that this
     version does not have: compare with `fluxir version`.
@@ -72,8 +72,8 @@ declare(
     """
     The type written behind the colon is not the one that the op's type rule gives for these operands and attributes.
 
-        %1 = dot(%x, %w) [contract=(1,0)] : f32[B, 11]
-             x: f32[B, 784]  w: f32[784, 10]    the rule gives f32[B, 10]
+        %1 = dot(%x, %w) [lhs_contract=(1,), rhs_contract=(0,)] : f32[B,11]
+             x: f32[B,784]  w: f32[784,10]      the rule gives f32[B,10]
 
     Correct the type, or the operands if the type is what you meant. `fluxir ops NAME` prints the rule in words.
     """,
@@ -179,7 +179,7 @@ declare(
         %x: float32[4]                                  write f32[4]
 
     Dtypes are: bool i8 i16 i32 i64 u8 u16 u32 u64 f16 bf16 f32 f64. A tensor type is a dtype and its dims, `f32[B, 10]`;
-    a scalar is `f32[]` at tensor level; a vector at loop level is `f32x8`.
+    a scalar is `f32`; a vector at loop level is `f32x8`.
     """,
 )
 

@@ -158,7 +158,7 @@ declare(
     Both branches of an `if` must give the same number of values with the same types: which branch runs is known only at
     run time. The condition is a bool scalar.
 
-        fx.cond(p, lambda x: x, lambda x: x.sum(), x)   f32[4] and f32[]
+        fx.cond(p, lambda x: x, lambda x: x.sum(), x)   f32[4] and f32
 
     Bring both to one shape and dtype, for example with `fx.broadcast_to` or `.astype`, or use `fx.where` to choose
     element by element.
@@ -172,8 +172,8 @@ declare(
     """
     What a loop hands from one iteration to the next must keep its type and shape, since one body serves all of them.
 
-        total = 0                                       i64[]
-        for v in xs: total = total + v                  f32[] after the first iteration
+        total = 0                                       i64
+        for v in xs: total = total + v                  f32 after the first iteration
 
     Start with the right type: `total = fx.zeros((), fx.f32)`. A list that grows is no carry: let `scan` stack it.
     """,
