@@ -1,0 +1,487 @@
+"""Tracing: run a Python function on symbolic tensors and keep what it did as a program.
+
+Owns the scopes. A `Scope` collects the ops of one block; the current one is a context variable. Regions of control flow
+are child scopes: using a tensor of an outer scope there *captures* it, which adds an operand to the op and an argument to
+its blocks, so that regions stay closed. Without a trace, a public function opens an `EagerScope`, in which every op is
+evaluated by its numpy meaning as it is made: outside a trace the public functions take and return numpy arrays.
+Each op carries the location of the first frame outside fluxir. Sizes that must be equal and cannot be proven so become
+facts of the module (entry guards).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+import fluxir.ops  # noqa: F401  (declares every op)
+from fluxir.errors import FluxError, Location, error
+from fluxir.frontend import tree
+from fluxir.ir import dims
+from fluxir.ir.build import Builder, with_operands
+from fluxir.ir.core import Block, Func, Module, Op, Value
+from fluxir.ir.dtypes import DType, bool_, dtype_of, f32, i64
+from fluxir.ir.interp import Interpreter
+from fluxir.ir.opdef import lookup, normalise_attrs
+from fluxir.ir.types import TensorType, Type
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SMALL_CONSTANT = 16  # elements; smaller constants are repeated in each region, larger ones captured
+
+# ---- where the user is ------------------------------------------------------------------------------------------------
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
+_EXAMPLES = _PACKAGE + "examples/"
+_ours: dict[CodeType, bool] = {}
+_places: dict[tuple[CodeType, int], Location] = {}
+
+
+def _is_ours(code: CodeType) -> bool:
+    known = _ours.get(code)
+    if known is None:
+        file = code.co_filename
+        known = _ours[code] = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES) or file.endswith(("/functools.py", "/contextlib.py"))
+    return known
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame outside fluxir."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame.f_code):
+        frame = frame.f_back
+    return frame
+
+
+def _place(code: CodeType, instruction: int, line: int | None) -> Location:
+    key = (code, instruction)
+    found = _places.get(key)
+    if found is None:
+        column = 0
+        for i, position in enumerate(code.co_positions()):
+            if i == instruction // 2:
+                line, column = position[0] or line, (position[2] if position[2] is not None else -1) + 1
+                break
+        found = _places[key] = Location(code.co_filename, line or code.co_firstlineno, column, code.co_name)
+    return found
+
+
+def here() -> Location | None:
+    """Where the user's code stands now."""
+    frame = user_frame()
+    return None if frame is None else _place(frame.f_code, frame.f_lasti, frame.f_lineno)
+
+
+def locate(e: FluxError) -> FluxError:
+    """Give an error that has no place the innermost place outside fluxir on its traceback."""
+    if e.loc is None:
+        tb = e.__traceback__
+        while tb is not None:
+            if not _is_ours(tb.tb_frame.f_code):
+                e.loc = _place(tb.tb_frame.f_code, tb.tb_lasti, tb.tb_lineno)
+            tb = tb.tb_next
+    return e
+
+
+def _name_operands(e: FluxError, values: Sequence[Value]) -> None:
+    """Replace `operand 0` in an error's labels by the user's name for it, where a local variable holds it."""
+    frame = user_frame()
+    if frame is None:
+        return
+    from fluxir.frontend.tensor import Tensor
+
+    names = {t.value: n for n, t in list(frame.f_locals.items()) if isinstance(t, Tensor)}
+    for i, v in enumerate(values):
+        label = (v.name or f"operand {i}", str(v.type))
+        if label in e.labels and v in names:
+            e.labels[e.labels.index(label)] = (names[v], str(v.type))
+
+
+# ---- scopes ---------------------------------------------------------------------------------------------------------------
+
+
+class Trace:
+    """What all scopes of one trace share: functions made beside the entry, and the facts about sizes."""
+
+    def __init__(self, assumptions: dims.Assumptions | None = None) -> None:
+        self.assumptions = assumptions or dims.Assumptions(record=True)
+        self.funcs: dict[str, Func] = {}
+        self.calls: dict[Any, Any] = {}  # for `@fx.function`: functions in progress, by identity and argument types
+
+    def fresh_name(self, base: str) -> str:
+        """A function name not used in this trace yet."""
+        name, n = base, 1
+        while name in self.funcs:
+            name, n = f"{base}_{n}", n + 1
+        return name
+
+
+class Scope:
+    """One block under construction. `captures` maps a value of the parent scope to this block's argument for it."""
+
+    def __init__(self, trace: Trace, parent: Scope | None = None) -> None:
+        self.trace, self.parent = trace, parent
+        self.builder = Builder()
+        self.captures: dict[Value, Value] = {}
+        self.open = True
+        self._constants: dict[Any, Value] = {}
+
+    @property
+    def root(self) -> Scope:
+        return self if self.parent is None else self.parent.root
+
+    def emit(self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+        """Append an op at the user's place; a type error names the operands as the user does."""
+        self.builder.loc = here()
+        try:
+            return self.builder.emit(name, *values, blocks=blocks, **attrs)
+        except FluxError as e:
+            _name_operands(e, values)
+            raise
+
+    def use(self, value: Value, owner: Scope) -> Value:
+        """`value` of the scope `owner` as seen here: itself, or this block's argument that captures it."""
+        if owner is self:
+            return value
+        if value.owner is not None and value.owner.name == "const" and value.owner.attrs["value"].size <= SMALL_CONSTANT:
+            return self.constant(value.owner.attrs["value"])
+        if self.parent is None or not owner.open:
+            raise error(
+                "FX0311",
+                f"a tensor of type {value.type} is used outside the trace that made it",
+                help="return it from the traced function instead of keeping it",
+            )
+        outer = self.parent.use(value, owner)
+        inner = self.captures.get(outer)
+        if inner is None:
+            inner = self.captures[outer] = Value(outer.type, None, 0, outer.name)
+        return inner
+
+    def constant(self, array: np.ndarray[Any, Any]) -> Value:
+        """An array as a value of this scope; large ones live in the outermost scope and are captured."""
+        if array.size > SMALL_CONSTANT:
+            root = self.root
+            if root is not self:
+                return self.use(root.constant(array), root)
+        key = _constant_key(array)
+        found = self._constants.get(key)
+        if found is None:
+            frozen = np.array(array, dtype=dtype_of(array.dtype).numpy, order="C", copy=True)
+            frozen.flags.writeable = False
+            found = self._constants[key] = self.emit("const", (), (), {"value": frozen})[0]
+        return found
+
+    def size(self, d: dims.Dim) -> Value:
+        """A size as an i64 scalar of this scope."""
+        if isinstance(d, int):
+            return self.constant(np.asarray(d, np.int64))
+        key = ("dim", d)
+        if key not in self._constants:
+            self._constants[key] = self.emit("dim", (), (), {"value": d})[0]
+        return self._constants[key]
+
+
+def _constant_key(array: np.ndarray[Any, Any]) -> Any:
+    from fluxir.ir.core import array_digest
+
+    if array.size <= SMALL_CONSTANT:
+        return (array.dtype.str if array.dtype.kind != "V" else array.dtype.name, array.shape, array.tobytes())
+    return array_digest(array)
+
+
+class EagerScope(Scope):
+    """A scope that evaluates: every value has an array at once. Regions inside it are ordinary scopes."""
+
+    def __init__(self) -> None:
+        super().__init__(Trace(dims.Assumptions()))
+        self.arrays: dict[Value, Any] = {}
+        self.interpreter = Interpreter(Module("eager", self.trace.funcs))
+
+    def emit(self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+        defn = lookup(name)
+        try:
+            op = Op(defn, values, normalise_attrs(defn, attrs), blocks)
+        except FluxError as e:
+            with_operands(e, name, values, here())
+            raise
+        self.arrays.update(zip(op.results, self.interpreter.step(op, self.arrays), strict=True))
+        return op.results
+
+    def use(self, value: Value, owner: Scope) -> Value:
+        if owner is self:
+            return value
+        return super().use(value, owner)
+
+    def constant(self, array: np.ndarray[Any, Any]) -> Value:
+        d = dtype_of(array.dtype)
+        v = Value(TensorType.of(d, array.shape))
+        self.arrays[v] = array.astype(d.numpy, copy=False)
+        return v
+
+
+_scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("fluxir_scope", default=None)
+
+
+def current() -> Scope | None:
+    """The scope in which ops are made now; None outside a trace."""
+    return _scope.get()
+
+
+def scope() -> Scope:
+    """The current scope; there must be one."""
+    s = _scope.get()
+    assert s is not None, "no scope is open: a public function lacks @public"
+    return s
+
+
+def is_tracing() -> bool:
+    """Whether a trace is under way (an eager call is none)."""
+    s = _scope.get()
+    return s is not None and not isinstance(s.root, EagerScope)
+
+
+@contextlib.contextmanager
+def entered(s: Scope) -> Iterator[Scope]:
+    """Make `s` the current scope inside the `with` block; afterwards its tensors are dead."""
+    token = _scope.set(s)
+    try:
+        yield s
+    finally:
+        s.open = False
+        _scope.reset(token)
+
+
+def public(fn: Callable[P, R]) -> Callable[P, R]:
+    """A public function: inside a trace it emits ops; outside it evaluates on numpy arrays and returns numpy arrays."""
+
+    @functools.wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _scope.get() is not None:
+            return fn(*args, **kwargs)
+        return eager(fn, *args, **kwargs)
+
+    return call
+
+
+def eager(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `fn` with every op evaluated at once; tensors in its result tree become numpy arrays."""
+    from fluxir.frontend.tensor import Tensor
+
+    s = EagerScope()
+    with entered(s):
+        out = fn(*args, **kwargs)
+        return tree.map(lambda x: s.arrays[s.use(x.value, x.scope)] if isinstance(x, Tensor) else x, out)
+
+
+# ---- regions ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Region:
+    """A traced block before its captures are known: the arguments, the ops, the results and their structure."""
+
+    scope: Scope
+    args: list[Value]
+    out: Any  # the tree the function returned; leaves are Tensors of this scope or plain values
+    outs: list[Value] = field(default_factory=list)
+
+
+def trace_region(types: Sequence[Type], fn: Callable[..., Any], names: Sequence[str] = ()) -> Region:
+    """Run `fn` on fresh tensors of `types` in a child of the current scope.
+
+    The result tree is in `out`; the caller turns its leaves into values with `yield_values`, then closes all regions
+    of the op together with `close_regions`.
+    """
+    from fluxir.frontend.tensor import Tensor
+
+    s = Scope(scope().trace, scope())
+    args = [Value(t, None, i, names[i] if i < len(names) else "") for i, t in enumerate(types)]
+    token = _scope.set(s)
+    try:
+        return Region(s, args, fn(*[Tensor(a, s) for a in args]))
+    finally:
+        _scope.reset(token)
+
+
+@contextlib.contextmanager
+def inside(region: Region) -> Iterator[Scope]:
+    """Make ops at the end of a region that is not closed yet."""
+    token = _scope.set(region.scope)
+    try:
+        yield region.scope
+    finally:
+        _scope.reset(token)
+
+
+def close_regions(regions: Sequence[Region], position: int | None = None) -> tuple[list[Value], list[Block]]:
+    """Blocks of the regions of one op, and the captured values it takes as operands.
+
+    Every block gets one argument per value captured by any of them, at `position` among its arguments (default last).
+    """
+    captured: dict[Value, None] = {}
+    for r in regions:
+        captured.update(dict.fromkeys(r.scope.captures))
+    blocks = []
+    for r in regions:
+        extra = [r.scope.captures.get(v) or Value(v.type, None, 0, v.name) for v in captured]
+        at = len(r.args) if position is None else position
+        args = [*r.args[:at], *extra, *r.args[at:]]
+        for i, a in enumerate(args):
+            a.index = i
+        r.scope.open = False
+        blocks.append(Block(args, r.scope.builder.ops, r.outs))
+    return list(captured), blocks
+
+
+# ---- whole functions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced function: the module (entry first), the structure of `(args, kwargs)` and of the result."""
+
+    module: Module
+    in_tree: tree.TreeDef
+    out_tree: tree.TreeDef
+
+    @property
+    def entry(self) -> Func:
+        return self.module.entry
+
+    @property
+    def arg_names(self) -> tuple[str, ...]:
+        return tuple(a.name for a in self.entry.args)
+
+    @property
+    def result_names(self) -> tuple[str, ...]:
+        return self.entry.result_names
+
+
+def abstract(leaf: Any, name: str = "argument") -> TensorType:
+    """The tensor type of an argument: of a TensorType itself, an array, a numpy scalar or a Python number. FX0303 otherwise.
+
+    A Python bool, int, float becomes a `bool`, `i64`, `f32` scalar.
+    """
+    if isinstance(leaf, TensorType):
+        return leaf
+    if isinstance(leaf, DType):
+        return TensorType(leaf)
+    if isinstance(leaf, np.ndarray | np.generic):
+        return TensorType.of(array_dtype(leaf.dtype, name), leaf.shape)
+    if isinstance(leaf, bool | int | float):
+        return TensorType(bool_ if isinstance(leaf, bool) else i64 if isinstance(leaf, int) else f32)
+    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    if shape is not None and dtype is not None:
+        try:
+            return TensorType.of(dtype_of(dtype), shape)
+        except (FluxError, TypeError):
+            pass
+    raise error(
+        "FX0303",
+        f"{name} is a {type(leaf).__name__}, which cannot be traced",
+        help="pass arrays, numbers or trees of them; make configuration static, or register a container with fx.tree.register",
+    )
+
+
+def array_dtype(d: np.dtype[Any], name: str = "the array") -> DType:
+    """The element type of a numpy array; FX0325 for complex, object, string and structured data."""
+    if d.kind in "biuf" or d.name == "bfloat16":
+        with contextlib.suppress(FluxError):
+            return dtype_of(d)
+    raise error("FX0325", f"{name} has the numpy dtype {d}, which has no tensor form")
+
+
+def argument_names(fn: Callable[..., Any], in_tree: tree.TreeDef) -> list[str]:
+    """A name for every leaf of `(args, kwargs)`: the parameter's name and the path below it (`params.w`)."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "arg")
+    out = []
+    for path in in_tree.paths():
+        which, key, *below = path
+        if which == 0:
+            root = positional[key] if key < len(positional) else f"{rest}{key - len(positional)}"
+        else:
+            root = str(key)
+        out.append(tree.path_text(tuple(below), root))
+    return out
+
+
+def result_names(out_tree: tree.TreeDef) -> tuple[str, ...]:
+    """A name for every result: `y` for a single tensor, `y0`, `y1` for a tuple, keys and fields by their path."""
+    out = []
+    for path in out_tree.paths():
+        first = f"y{path[0]}" if path and isinstance(path[0], int) else "" if path else "y"
+        out.append(tree.path_text(path[1:], first) if first else tree.path_text(path))
+    return tuple(out)
+
+
+def function_name(fn: Any) -> str:
+    """A name for `fn` that the text form can hold."""
+    base = fn.func if isinstance(fn, functools.partial) else fn
+    raw = getattr(base, "__name__", type(base).__name__)
+    name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in raw).strip("_")
+    return name if name and not name[0].isdigit() else "main"
+
+
+def function_location(fn: Any) -> Location | None:
+    """Where `fn` is defined."""
+    base = inspect.unwrap(fn.func if isinstance(fn, functools.partial) else fn)
+    code = getattr(getattr(base, "__func__", base), "__code__", None)
+    return Location(code.co_filename, code.co_firstlineno, 0, code.co_name) if code is not None else None
+
+
+def trace(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    facts: dims.Facts | None = None,
+) -> Traced:
+    """Trace `fn(*args, **kwargs)`, whose leaves are TensorTypes, arrays (taken as their type) or Python numbers.
+
+    A Python number becomes a scalar argument that, like the number itself, never widens a tensor. `facts` is what is
+    known of the size symbols; equations that the trace could not decide are added to the module's facts. Raises FX0303
+    for an argument that cannot be traced, FX0229 for a result that is no tensor, and the errors of the ops.
+    """
+    from fluxir.frontend.tensor import Tensor, as_tensor
+
+    leaves, in_tree = tree.flatten((tuple(args), dict(kwargs or {})))
+    names = argument_names(fn, in_tree)
+    types = [abstract(leaf, n) for leaf, n in zip(leaves, names, strict=True)]
+    t = Trace(dims.Assumptions(facts, record=True))
+    values = [Value(ty, None, i, n) for i, (ty, n) in enumerate(zip(types, names, strict=True))]
+    entry = name or function_name(fn)
+    with dims.assuming(t.assumptions), entered(Scope(t)) as s:
+        tensors = [Tensor(v, s, weak=type(x) in (bool, int, float)) for v, x in zip(values, leaves, strict=True)]
+        a, k = in_tree.unflatten(tensors)
+        try:
+            out, out_tree = tree.flatten(fn(*a, **k))
+            outs = [s.use(x.value, x.scope) for x in map(as_tensor, out)]
+        except FluxError as e:
+            locate(e)
+            raise
+    block = Block(values, s.builder.ops, outs)
+    func = Func(entry, block, result_names=result_names(out_tree), loc=function_location(fn))
+    module = Module(entry, {entry: func, **t.funcs}, t.assumptions.facts)
+    return Traced(module, in_tree, out_tree)
+
+
+__all__ = [
+    "EagerScope", "Region", "Scope", "Trace", "Traced", "abstract", "close_regions", "current", "eager", "entered", "here", "inside",
+    "is_tracing", "public", "scope", "trace", "trace_region",
+]  # fmt: skip
