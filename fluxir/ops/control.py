@@ -126,7 +126,13 @@ def _call(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type
 
 
 def _call_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
-    return it.call(a.callee, args)
+    saved = it.dims
+    if it.module.funcs[a.callee].level == "host":  # its kernels read sizes by the callee's names
+        it.dims = dict(a.dims)
+    try:
+        return it.call(a.callee, args)
+    finally:
+        it.dims = saved
 
 
 op("call", _call, attrs={"callee": "str", "results": "types", "transform": ("str", ""), "dims": ("any", ())}, level="both", category="control", eval=_call_eval,

@@ -1,0 +1,229 @@
+"""How the values of a group are indexed by its loops, and merging of loops that walk memory together.
+
+A *map* says which loop axis runs along each axis of a value: a tuple with one entry an axis, -1 where the size is 1.
+`analyse` finds the one map of every value of a group whose ops are elementwise, broadcasts, transposes, reshapes that
+add or drop 1s, and reductions of the whole loop space; it gives None for any other group. `collapse` rewrites such a
+group to fewer loop axes: axes merge where every memory holds both next to each other or neither (so that a bias over
+`[B,C,H,W]` becomes `[B,C,H*W]`). The rewritten group computes the same bytes in reinterpreted memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Block, Op, Value
+from fluxir.ir.dims import Dim, product
+from fluxir.ir.types import TensorType
+from fluxir.ops.rules import elementwise_element, normal_axes
+from fluxir.schedule.group import Group, shape_of, with_block
+
+Map = tuple[int, ...]
+REDUCTIONS = ("sum", "prod", "max", "min", "any", "all")
+
+
+@dataclass(frozen=True)
+class Access:
+    """The loop space, the axes it reduces, and the maps: one for an inner value, several for an argument, one a result."""
+
+    space: tuple[Dim, ...]
+    reduced: tuple[int, ...]
+    maps: dict[Value, Map]
+    leaves: dict[Value, set[Map]]
+    results: tuple[Map, ...]
+
+
+def is_elementwise(op: Op) -> bool:
+    return op.defn.element is elementwise_element
+
+
+def identity_map(space: Sequence[Dim]) -> Map:
+    return tuple(-1 if d == 1 else i for i, d in enumerate(space))
+
+
+def analyse(
+    group: Group, space: Sequence[Dim], seeds: Sequence[tuple[Value, Map]], reduced: Sequence[int] = ()
+) -> Access | None:
+    """Maps of all values, propagated from `seeds` (the group's results) to the arguments; None where that fails."""
+    space = tuple(space)
+    found: dict[Value, set[Map]] = {}
+    for v, m in seeds:
+        found.setdefault(v, set()).add(m)
+    maps: dict[Value, Map] = {}
+    for op in reversed(group.ops):
+        if op.name == "const":
+            continue
+        if len(op.results) != 1:
+            return None
+        here = found.get(op.result)
+        if here is None:
+            continue
+        if len(here) > 1:
+            return None
+        maps[op.result] = m = next(iter(here))
+        read = _operand_maps(op, m, space, tuple(reduced))
+        if read is None:
+            return None
+        for v, vm in zip(op.operands, read):
+            found.setdefault(v, set()).add(vm)
+    by_value = dict(seeds)
+    return Access(
+        space,
+        tuple(reduced),
+        maps,
+        {v: found.get(v, set()) for v in group.args},
+        tuple(by_value[v] for v in group.outs),
+    )
+
+
+def _operand_maps(op: Op, m: Map, space: tuple[Dim, ...], reduced: tuple[int, ...]) -> list[Map] | None:
+    shape = shape_of(op.result)
+    if is_elementwise(op):
+        out = []
+        for v in op.operands:
+            s = shape_of(v)
+            tail = m[len(m) - len(s) :]
+            out.append(tuple(-1 if d == 1 else k for d, k in zip(s, tail)))
+        return out
+    if not op.operands:
+        return None
+    x = shape_of(op.operands[0])
+    match op.name:
+        case "stop_gradient":
+            return [m]
+        case "broadcast":
+            axes = op.attrs["axes"] if op.attrs["axes"] is not None else range(len(shape) - len(x), len(shape))
+            return [tuple(-1 if d == 1 else m[a] for d, a in zip(x, axes))]
+        case "transpose":
+            perm = normal_axes("transpose", op.attrs["perm"], len(x))
+            back = [0] * len(x)
+            for j, k in enumerate(perm):
+                back[k] = m[j]
+            return [tuple(back)]
+        case "reshape":
+            mine = [(d, k) for d, k in zip(shape, m) if d != 1]
+            if [d for d, _ in mine] != [d for d in x if d != 1]:
+                return None
+            rest = iter(mine)
+            return [tuple(-1 if d == 1 else next(rest)[1] for d in x)]
+        case name if name in REDUCTIONS:
+            if x != space or tuple(sorted(normal_axes(name, op.attrs["axes"], len(x)))) != reduced:
+                return None
+            kept = kept_map(space, reduced, op.attrs["keepdims"])
+            return [identity_map(space)] if m == kept else None
+    return None
+
+
+def kept_map(space: Sequence[Dim], reduced: Sequence[int], keepdims: bool) -> Map:
+    """The map of a reduction's result."""
+    full = identity_map(space)
+    return tuple(-1 if i in reduced else k for i, k in enumerate(full) if keepdims or i not in reduced)
+
+
+def runs_of(a: Access) -> list[list[int]]:
+    """The loop axes (those of size 1 left out), grouped so that each group can become one axis."""
+    axes = [i for i, d in enumerate(a.space) if d != 1]
+    runs: list[list[int]] = []
+    for axis in axes:
+        if runs and _mergeable(a, runs[-1][-1], axis):
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return runs
+
+
+def _mergeable(a: Access, first: int, second: int) -> bool:
+    if (first in a.reduced) != (second in a.reduced):
+        return False
+    for maps in a.leaves.values():
+        for m in maps:
+            order = [k for k in m if k >= 0]
+            if (first in order) != (second in order):
+                return False
+            if first in order and (
+                order.index(second) != order.index(first) + 1 or order.count(first) != 1 or order.count(second) != 1
+            ):
+                return False
+    return True
+
+
+def collapse(group: Group, a: Access) -> tuple[Group, tuple[Dim, ...], tuple[int, ...]] | None:
+    """The group over merged loop axes, its loop space and reduced axes; None where an argument cannot be merged.
+
+    Every inner value of the new group has one axis for each loop axis (size 1 where it does not vary), so results of
+    reductions keep their axes; results of the group have the full space or that shape with 1s.
+    """
+    runs = runs_of(a)
+    where = {axis: r for r, run in enumerate(runs) for axis in run}
+    space = tuple(product(a.space[i] for i in run) for run in runs)
+    reduced = tuple(r for r, run in enumerate(runs) if run[0] in a.reduced)
+    b = Builder(group.loc)
+    env: dict[tuple[Value, Map], Value] = {}
+    args: list[Value] = []
+    for v in group.args:
+        grouped: list[list[int]] | None = None
+        for m in a.leaves[v] or {tuple(-1 for _ in shape_of(v))}:
+            mine: list[list[int]] = []
+            for axis, k in enumerate(m):
+                if k < 0:
+                    continue
+                if mine and where[m[mine[-1][-1]]] == where[k]:
+                    mine[-1].append(axis)
+                else:
+                    mine.append([axis])
+            if grouped is not None and grouped != mine:
+                return None
+            grouped = mine
+        assert grouped is not None
+        shape = shape_of(v) if not a.leaves[v] else tuple(product(shape_of(v)[i] for i in g) for g in grouped)
+        arg = Value(TensorType(v.type.dtype, shape), None, len(args), v.name)
+        args.append(arg)
+        for m in a.leaves[v]:
+            order = [where[m[g[0]]] for g in grouped]
+            if len(set(order)) != len(order):
+                return None  # a diagonal: one loop axis runs along two axes of the argument
+            env[v, m] = _spread(b, arg, order, space)
+    for op in group.ops:
+        if op.name == "const":
+            env[op.result, ()] = b.const(op.attrs["value"].reshape(-1)[:1].reshape(()))
+            continue
+        if op.result not in a.maps:
+            continue
+        m = a.maps[op.result]
+        read = _operand_maps(op, m, a.space, a.reduced)
+        assert read is not None
+        operands = [
+            env[v, ()] if v.owner is not None and v.owner.name == "const" else env[v, k]
+            for v, k in zip(op.operands, read)
+        ]
+        if op.name in REDUCTIONS:
+            x = operands[0]
+            if shape_of(x) != space:
+                x = b.broadcast(x, shape=space)
+            env[op.result, m] = b.emit(op.name, x, axes=reduced, keepdims=True, loc=op.loc)[0]
+        elif is_elementwise(op):
+            env[op.result, m] = b.emit(op.name, *operands, loc=op.loc, **op.attrs)[0]
+        else:  # broadcast, transpose, reshape, stop_gradient: only the map changes
+            env[op.result, m] = operands[0]
+    outs = []
+    for v, m in zip(group.outs, a.results):
+        x = env[v, m] if (v, m) in env else env[v, ()]
+        want = tuple(space[r] if any(k >= 0 and where[k] == r for k in m) else 1 for r in range(len(runs)))
+        outs.append(x if shape_of(x) == want else b.broadcast(x, shape=want))
+    return with_block(group, Block(args, b.ops, outs)), space, reduced
+
+
+def _spread(b: Builder, arg: Value, order: list[int], space: tuple[Dim, ...]) -> Value:
+    """An argument whose axes run along loop axes `order`, as a value with one axis for each loop axis."""
+    if not order:
+        return arg
+    x = arg
+    if order != sorted(order):
+        x = b.transpose(x, perm=tuple(sorted(range(len(order)), key=order.__getitem__)))
+        order = sorted(order)
+    if order == list(range(len(space) - len(order), len(space))):
+        return x  # broadcasts by itself
+    return b.emit("broadcast", x, shape=tuple(d if r in order else 1 for r, d in enumerate(space)), axes=tuple(order))[
+        0
+    ]

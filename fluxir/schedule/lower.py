@@ -1,0 +1,308 @@
+"""From tensor functions to a host function each, and kernels: where every value lives, and what is launched when.
+
+`lower(module, target)` gives a module whose functions of the same names are host functions (arguments: one memory for
+each input, then one for each result, written by the callee) followed by the kernels they launch. Invariants:
+
+- A value has one memory. A result is computed straight into the memory the caller gave, unless that is taken: an
+  argument that is also a result, or a value returned twice, is copied.
+- The memories of the results do not overlap those of the inputs when a function, branch or loop body starts.
+- Loop carries live in one memory each, which is the loop's result; a body writes its next carry elsewhere and the copy
+  comes last, when nothing reads the old one any more.
+- Kernels that are structurally equal are made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fluxir.errors import error
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
+from fluxir.ir.dims import Dim, assuming
+from fluxir.ir.types import MemType
+from fluxir.ops.control import scan_parts
+from fluxir.schedule import pointwise  # noqa: F401  (registers its template)
+from fluxir.schedule.group import Group, group_of
+from fluxir.schedule.loops import for_, memory, region
+from fluxir.schedule.templates import Kernels, Ref, Step, select
+
+
+def lower(module: Module, target: Any) -> Module:
+    """Host functions and kernels for `target` from the tensor functions of `module`. FX0502 for an op without code."""
+    with assuming(module.facts):
+        kernels = KernelTable(set(module.funcs), target)
+        hosts = {name: _host_function(f, kernels) if f.level == "tensor" else f for name, f in module.funcs.items()}
+    return Module(module.name, {**hosts, **{k.name: k for k in kernels.funcs.values()}}, module.facts, module.attrs)
+
+
+class KernelTable:
+    """The kernels made so far: by digest, and by the group they compute."""
+
+    def __init__(self, taken: set[str], target: Any) -> None:
+        self.target = target
+        self.taken = set(taken)
+        self.funcs: dict[str, Func] = {}  # by digest
+        self.groups: dict[tuple[str, str], Kernels] = {}
+
+    def kernels_of(self, group: Group) -> Kernels:
+        key = (group.kind, Func("", group.block).digest)
+        if key not in self.groups:
+            _, made = select(group, self.target)
+            self.groups[key] = made
+        return self.groups[key]
+
+    def name_of(self, kernel: Func) -> str:
+        """The name under which the module has the kernel, adding it if it is new."""
+        if kernel.digest not in self.funcs:
+            base, n = kernel.name, 1
+            name = base
+            while name in self.taken:
+                n += 1
+                name = f"{base}_{n}"
+            self.taken.add(name)
+            self.funcs[kernel.digest] = Func(
+                name, kernel.block, kernel.level, kernel.attrs, kernel.result_names, kernel.loc
+            )
+        return self.funcs[kernel.digest].name
+
+
+def _host_function(f: Func, kernels: KernelTable) -> Func:
+    inputs = [Value(memory(a.type), None, i, a.name) for i, a in enumerate(f.args)]
+    outputs = [
+        Value(
+            memory(v.type),
+            None,
+            len(inputs) + j,
+            f.result_names[j] if j < len(f.result_names) else f"out{j}" if len(f.outs) > 1 else "out",
+        )
+        for j, v in enumerate(f.outs)
+    ]
+    b = Builder(f.loc)
+    Region(b, kernels, f.block, inputs, outputs).run()
+    return Func(
+        f.name,
+        Block([*inputs, *outputs], b.ops, ()),
+        "host",
+        Attrs({**f.attrs, "inputs": len(inputs)}),
+        f.result_names,
+        f.loc,
+    )
+
+
+@dataclass
+class Destination:
+    """Where a value is to be computed: a memory, seen with the value's type (through reshapes of a result)."""
+
+    memory: Value
+
+
+class Region:
+    """One block being lowered into builder `b`. `wanted[j]`: the memory that result j must end up in, or None."""
+
+    def __init__(
+        self, b: Builder, kernels: KernelTable, block: Block, args: Sequence[Value], wanted: Sequence[Value | None]
+    ) -> None:
+        self.b, self.kernels, self.block, self.wanted = b, kernels, block, list(wanted)
+        self.memory: dict[Value, Value] = dict(zip(block.args, args, strict=True))
+        self.destination = self._destinations()
+        self.users: dict[Value, int] = {}
+        for op in block.ops:
+            for v in op.operands:
+                self.users[v] = self.users.get(v, 0) + 1
+        for v in block.outs:
+            self.users[v] = self.users.get(v, 0) + 1
+
+    def run(self) -> list[Value]:
+        """Lower all ops; returns the memory of each result (`wanted[j]` where given)."""
+        for op in self.block.ops:
+            if op.defn.effects or any(self.users.get(r) for r in op.results):
+                self.b.loc = op.loc
+                self.op(op)
+        results = []
+        for v, want in zip(self.block.outs, self.wanted):
+            have = self.mem(v)
+            if want is not None and self.root(have) is not self.root(want):
+                self.b.copy(want, have)
+            results.append(have if want is None else want)
+        return results
+
+    # ---- memories
+    def _destinations(self) -> dict[Value, Destination]:
+        """The first result that each value made here is (a reshape of)."""
+        made = {r for op in self.block.ops for r in op.results}
+        found: dict[Value, Destination] = {}
+        for v, want in zip(self.block.outs, self.wanted):
+            if want is None:
+                continue
+            while v in made and v not in found and v.owner is not None:
+                if v.owner.name == "const":
+                    break
+                found[v] = Destination(want)
+                if v.owner.name != "reshape":
+                    break
+                v = v.owner.operands[0]
+        return found
+
+    def mem(self, v: Value) -> Value:
+        """The memory that holds a value."""
+        if v not in self.memory:
+            assert v.owner is not None and v.owner.name == "const", f"{v!r} has no memory"
+            self.memory[v] = self.b.constant(value=v.owner.attrs["value"])
+        return self.memory[v]
+
+    def place(self, v: Value) -> Value:
+        """The memory a value is to be written to: its destination, or a fresh buffer."""
+        d = self.destination.get(v)
+        if d is not None:
+            self.memory[v] = self.as_type(d.memory, memory(v.type))
+        else:
+            self.memory[v] = self.b.alloc(type=memory(v.type))
+        self.memory[v].name = self.memory[v].name or v.name
+        return self.memory[v]
+
+    def as_type(self, mem: Value, t: MemType) -> Value:
+        return mem if mem.type == t else self.b.reinterpret(mem, type=t)
+
+    @staticmethod
+    def root(mem: Value) -> Value:
+        """The memory of which `mem` is a reinterpretation."""
+        while mem.owner is not None and mem.owner.name == "reinterpret":
+            mem = mem.owner.operands[0]
+        return mem
+
+    # ---- ops
+    def op(self, op: Op) -> None:
+        match op.name:
+            case "const":
+                self.memory[op.result] = self.b.constant(value=op.attrs["value"])
+            case "reshape":
+                self.memory[op.result] = self.as_type(self.mem(op.operands[0]), memory(op.result.type))
+            case "stop_gradient":
+                self.memory[op.result] = self.mem(op.operands[0])
+            case "if":
+                self.branch(op)
+            case "scan":
+                self.scan(op)
+            case "while":
+                self.loop(op)
+            case "call":
+                if op.attrs["transform"]:
+                    raise error(
+                        "FX0502",
+                        f"the call of @{op.attrs['callee']} still asks for {op.attrs['transform']}",
+                        loc=op.loc,
+                        help="run the pass that resolves transforms first",
+                    )
+                self.b.emit(
+                    "call",
+                    *[self.mem(v) for v in op.operands],
+                    *[self.place(r) for r in op.results],
+                    callee=op.attrs["callee"],
+                    results=(),
+                    dims=op.attrs["dims"],
+                )
+            case _:
+                self.launch(op)
+
+    def launch(self, op: Op) -> None:
+        group, inputs = group_of(op)
+        made = self.kernels.kernels_of(group)
+        sources = [*[self.mem(v) for v in inputs], *[self.b.constant(value=a) for a in group.constants]]
+        targets = [self.place(r) for r in op.results]
+        scratch = [self.b.alloc(type=t) for t in made.scratch]
+        for step in made.steps:
+            self.step(step, {"input": sources, "output": targets, "scratch": scratch})
+
+    def step(self, step: Step, memories: dict[str, list[Value]]) -> None:
+        operands = []
+        refs: Sequence[Ref] = step.operands
+        for (kind, i), arg in zip(refs, step.kernel.args, strict=True):
+            mem = memories[kind][i]
+            operands.append(self.as_type(mem, arg.type) if isinstance(arg.type, MemType) else mem)
+        name = self.kernels.name_of(step.kernel)
+        self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
+
+    def nested(self, b: Builder, block: Block, args: Sequence[Value], wanted: Sequence[Value | None]) -> list[Value]:
+        b.loc = self.b.loc
+        return Region(b, self.kernels, block, args, wanted).run()
+
+    # ---- control flow
+    def truth(self, b: Builder, mem: Value) -> Value:
+        return b.emit("load", mem)[0]
+
+    def branch(self, op: Op) -> None:
+        condition, *captures = op.operands
+        args = [self.mem(v) for v in captures]
+        test = self.truth(self.b, self.mem(condition))
+        results = [self.place(r) for r in op.results]
+
+        def side(block: Block) -> Block:
+            def body(b: Builder) -> None:
+                self.nested(b, block, args, results)
+
+            return region(self.b, [], body)
+
+        self.b.emit("if", test, blocks=[side(k) for k in op.blocks])
+
+    def scan(self, op: Op) -> None:
+        carry, consts, sequences = scan_parts(op)
+        nc = len(carry)
+        length: Dim = op.attrs["length"] if op.attrs["length"] is not None else sequences[0].type.shape[0]
+        kept, fixed = [self.mem(v) for v in consts], [self.mem(v) for v in sequences]
+        state = self.initial_state(op.results[:nc], carry)
+        stacked = [self.place(r) for r in op.results[nc:]]
+
+        def body(b: Builder, i: Value) -> None:
+            at = b.sub(b.sub(b.index(length), b.index(1)), i) if op.attrs["reverse"] else i
+            slices = [b.emit("subview", m, at)[0] for m in fixed]
+            places = [b.emit("subview", m, at)[0] for m in stacked]
+            self.step_body(b, op.blocks[0], state, [*kept, *slices], places)
+
+        for_(self.b, 0, length, body, vectorize=False)
+
+    def loop(self, op: Op) -> None:
+        n = op.attrs["carry"]
+        kept = [self.mem(v) for v in op.operands[n:]]
+        state = self.initial_state(op.results, op.operands[:n])
+        cond, block = op.blocks
+
+        def test(b: Builder) -> Value:
+            (m,) = self.nested(b, cond, [*state, *kept], [None])
+            return self.truth(b, m)
+
+        def body(b: Builder) -> None:
+            self.step_body(b, block, state, kept, [])
+
+        self.b.emit("while", carry=0, blocks=[region(self.b, [], test), region(self.b, [], body)])
+
+    def initial_state(self, results: Sequence[Value], start: Sequence[Value]) -> list[Value]:
+        """The memories that hold a loop's carries, filled with their first values."""
+        first = [self.mem(v) for v in start]
+        state = [self.place(r) for r in results]
+        for m, x in zip(state, first):
+            self.b.copy(m, x)
+        return state
+
+    def step_body(
+        self, b: Builder, block: Block, state: list[Value], captures: list[Value], outputs: list[Value]
+    ) -> None:
+        """One iteration: `block` of (state, captures) gives the next state and `outputs`."""
+        n = len(state)
+        nexts = self.nested(b, block, [*state, *captures], [*[None] * n, *outputs])[:n]
+        changed = [(m, x) for m, x in zip(state, nexts) if self.root(x) is not self.root(m)]
+        # A next carry that is another carry (a swap) must be saved before that one is overwritten.
+        saved = []
+        roots = [self.root(m) for m in state]
+        for m, x in changed:
+            if len(changed) > 1 and self.root(x) in roots:
+                t = b.alloc(type=x.type)
+                b.copy(t, x)
+                x = t
+            saved.append((m, x))
+        for m, x in saved:
+            b.copy(m, x)
+
+
+__all__ = ["KernelTable", "Region", "lower"]

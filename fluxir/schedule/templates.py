@@ -1,0 +1,100 @@
+"""The registry of kernel templates, and what a template hands back.
+
+A template is a function `(group, target) -> Kernels | None`, registered with `@template(name, target=..., anchors=...)`.
+It is asked when the group holds one of its `anchors` (an empty tuple: always), templates of higher priority first; the
+first that does not return None makes the kernels. The `pointwise` template takes everything, so the search ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fluxir.errors import error
+from fluxir.ir.core import Func
+from fluxir.ir.types import MemType
+from fluxir.schedule.group import Group
+
+Ref = tuple[str, int]  # ("input", i) | ("output", j) | ("scratch", k)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The choices a template made, for one kernel. Subclasses add fields; printing shows those that are set."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(
+            f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)
+        )
+        return f"{type(self).__name__.removesuffix('Schedule').lower()}({shown})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch: `operands` names the memory of each kernel argument, the last `outputs` of which are written.
+
+    Where a memory's type differs from the kernel argument's, the host reinterprets it (same bytes). `inplace` holds
+    pairs of positions in `operands` (written, read) that may be one memory.
+    """
+
+    kernel: Func
+    operands: tuple[Ref, ...]
+    outputs: int = 1
+    inplace: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Launches in order, and the types of the scratch memories between them."""
+
+    steps: tuple[Step, ...]
+    scratch: tuple[MemType, ...] = ()
+
+
+TemplateFunction = Callable[[Group, Any], "Kernels | None"]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A registered template."""
+
+    name: str
+    target: str  # the target kind: "cpu" or "nvptx"
+    make: TemplateFunction
+    anchors: tuple[str, ...] = ()
+    priority: int = 0
+    doc: str = field(default="", compare=False)
+
+
+TEMPLATES: list[Template] = []
+
+
+def template(
+    name: str, *, target: str, anchors: Sequence[str] = (), priority: int = 0
+) -> Callable[[TemplateFunction], TemplateFunction]:
+    """Register a template for targets of kind `target`; see the module docstring."""
+
+    def register(f: TemplateFunction) -> TemplateFunction:
+        if any(t.name == name and t.target == target for t in TEMPLATES):
+            raise ValueError(f"template {name!r} for {target} is registered twice")
+        TEMPLATES.append(Template(name, target, f, tuple(anchors), priority, (f.__doc__ or "").strip().split("\n")[0]))
+        TEMPLATES.sort(key=lambda t: -t.priority)
+        return f
+
+    return register
+
+
+def select(group: Group, target: Any) -> tuple[str, Kernels]:
+    """The name and the kernels of the first template that takes the group. FX0502 if none does."""
+    present = {op.name for op in group.ops}
+    for t in TEMPLATES:
+        if t.target == target.kind and (not t.anchors or present & set(t.anchors)):
+            made = t.make(group, target)
+            if made is not None:
+                return t.name, made
+    raise error(
+        "FX0502",
+        f"no template for {target.name} computes the group {group.name} ({', '.join(sorted(present))})",
+        loc=group.loc,
+    )
