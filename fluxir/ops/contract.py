@@ -19,7 +19,7 @@ from fluxir.ir.dims import Dim, maximum, product, prove_le, require_equal
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import TensorType, Type
 from fluxir.ops.nest import accumulator, cast, nest, whole
-from fluxir.ops.reduce import _widened, pad_array, pairs, window_extent, window_range, windows_of
+from fluxir.ops.reduce import pad_array, pairs, widened, window_extent, window_range, windows_of
 from fluxir.ops.rules import check_dtype, normal_axes, tensor_operands
 
 # ---- dot -------------------------------------------------------------------------------------------------------------
@@ -37,7 +37,10 @@ def dot_axes(x: Any, y: Any, a: Attrs) -> tuple[tuple[int, ...], ...]:
     `x` and `y` are types or arrays (what has a shape). Errors: FX0205 and FX0206 for bad axes.
     """
     out: list[tuple[int, ...]] = []
-    for side, shape, contract, batch in (("lhs", x.shape, a.lhs_contract, a.lhs_batch), ("rhs", y.shape, a.rhs_contract, a.rhs_batch)):
+    for side, shape, contract, batch in (
+        ("lhs", x.shape, a.lhs_contract, a.lhs_batch),
+        ("rhs", y.shape, a.rhs_contract, a.rhs_batch),
+    ):
         named = normal_axes(f"dot ({side})", (*batch, *contract), len(shape))
         free = tuple(k for k in range(len(shape)) if k not in named)
         out += [named[: len(batch)], free, named[len(batch) :]]
@@ -54,8 +57,12 @@ def _dot(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     for what, left, right in (("inner", lc, rc), ("batch", lb, rb)):
         for i, j in zip(left, right, strict=True):
             if not require_equal(x.shape[i], y.shape[j]):
-                raise error("FX0203", f"dot: {what} dimensions differ: {x.shape[i]} (lhs, axis {i} of {x}) is not {y.shape[j]} (rhs, axis {j} of {y})",
-                            help="transpose or reshape one operand so that the sizes that are multiplied together agree")
+                raise error(
+                    "FX0203",
+                    f"dot: {what} dimensions differ: {x.shape[i]} (lhs, axis {i} of {x}) is not {y.shape[j]} "
+                    f"(rhs, axis {j} of {y})",
+                    help="transpose or reshape one operand so that the sizes that are multiplied together agree",
+                )
     return [TensorType(x.dtype, (*[x.shape[i] for i in (*lb, *lf)], *[y.shape[j] for j in rf]))]
 
 
@@ -64,9 +71,9 @@ def _dot_ref(a: Attrs, x: Any, y: Any) -> Any:
     lb, lf, lc, rb, rf, rc = dot_axes(x, y, a)
     batch, inner = [x.shape[i] for i in lb], prod(x.shape[i] for i in lc)
     rows, columns = [x.shape[i] for i in lf], [y.shape[j] for j in rf]
-    left = _widened(x).transpose(*lb, *lf, *lc).reshape(*batch, prod(rows), inner)
-    right = _widened(y).transpose(*rb, *rc, *rf).reshape(*batch, inner, prod(columns))
-    return np.matmul(left, right).reshape(*batch, *rows, *columns).astype(x.dtype)
+    left = widened(x).transpose(*lb, *lf, *lc).reshape(*batch, prod(rows), inner)
+    right = widened(y).transpose(*rb, *rc, *rf).reshape(*batch, inner, prod(columns))
+    return np.matmul(left, right).reshape((*batch, *rows, *columns)).astype(x.dtype)
 
 
 def _dot_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
@@ -89,28 +96,45 @@ def _dot_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
 def _dot_cost(o: Op) -> Dim:
     x, y = o.operands
     contracted = dot_axes(x, y, o.attrs)[2]
-    return o.result.type.size * product(x.shape[i] for i in contracted) * 2
+    return product(o.result.shape) * product(x.shape[i] for i in contracted) * 2
 
 
 _MATMUL: dict[str, Any] = {"lhs_contract": (1,), "rhs_contract": (0,)}
-op("dot", _dot, attrs={"lhs_contract": "ints", "rhs_contract": "ints", "lhs_batch": ("ints", ()), "rhs_batch": ("ints", ())}, category="contract",
-   ref=_dot_ref, element=_dot_element, cost=_dot_cost,
-   doc="Sum of products over the contracting axes, for each index of the batch axes. Result axes: batch, then the rest of x, then the rest of y. "
-       "f16 and bf16 accumulate in f32.",
-   samples=(sample("f32[3,4]", "f32[4,5]", **_MATMUL), sample("f32[4]", "f32[4]", lhs_contract=(0,), rhs_contract=(0,)),
-            sample("f32[2,3,4]", "f32[2,4,5]", lhs_contract=(2,), rhs_contract=(1,), lhs_batch=(0,), rhs_batch=(0,)),
-            sample("f64[3,2,4]", "f64[4,5,3]", lhs_contract=(0, 2), rhs_contract=(2, 0)), sample("i32[2,3]", "i32[4,3]", lhs_contract=(1,), rhs_contract=(1,)),
-            sample("f16[3,7]", "f16[7,2]", **_MATMUL), sample("bf16[3,7]", "bf16[7,2]", **_MATMUL), sample("u8[2,3]", "u8[3,2]", **_MATMUL),
-            sample("f32[2]", "f32[3]", lhs_contract=(), rhs_contract=()), sample("f32", "f32", lhs_contract=(), rhs_contract=()),
-            sample("f32[3,0]", "f32[0,2]", **_MATMUL), sample("f32[0,3]", "f32[3,2]", **_MATMUL),
-            sample("f32[3,2,4]", "f32[5,2]", lhs_contract=(1,), rhs_contract=(1,))))
+op(
+    "dot",
+    _dot,
+    attrs={"lhs_contract": "ints", "rhs_contract": "ints", "lhs_batch": ("ints", ()), "rhs_batch": ("ints", ())},
+    category="contract",
+    ref=_dot_ref,
+    element=_dot_element,
+    cost=_dot_cost,
+    doc="Sum of products over the contracting axes, for each index of the batch axes. Result axes: batch, then "
+    "the rest of x, then the rest of y. "
+    "f16 and bf16 accumulate in f32.",
+    samples=(
+        sample("f32[3,4]", "f32[4,5]", **_MATMUL),
+        sample("f32[4]", "f32[4]", lhs_contract=(0,), rhs_contract=(0,)),
+        sample("f32[2,3,4]", "f32[2,4,5]", lhs_contract=(2,), rhs_contract=(1,), lhs_batch=(0,), rhs_batch=(0,)),
+        sample("f64[3,2,4]", "f64[4,5,3]", lhs_contract=(0, 2), rhs_contract=(2, 0)),
+        sample("i32[2,3]", "i32[4,3]", lhs_contract=(1,), rhs_contract=(1,)),
+        sample("f16[3,7]", "f16[7,2]", **_MATMUL),
+        sample("bf16[3,7]", "bf16[7,2]", **_MATMUL),
+        sample("u8[2,3]", "u8[3,2]", **_MATMUL),
+        sample("f32[2]", "f32[3]", lhs_contract=(), rhs_contract=()),
+        sample("f32", "f32", lhs_contract=(), rhs_contract=()),
+        sample("f32[3,0]", "f32[0,2]", **_MATMUL),
+        sample("f32[0,3]", "f32[3,2]", **_MATMUL),
+        sample("f32[3,2,4]", "f32[5,2]", lhs_contract=(1,), rhs_contract=(1,)),
+    ),
+)
 
 
 # ---- conv ------------------------------------------------------------------------------------------------------------
 
 
 def dilated(n: Dim, factor: int) -> Dim:
-    """The size of an axis of `n` elements with `factor - 1` zeros put between neighbours: (n-1)*factor + 1, 0 for 0."""
+    """The size of an axis of `n` elements with `factor - 1` zeros put between neighbours: (n-1)*factor + 1, 0 "
+    "for 0."""
     if factor == 1 or (isinstance(n, int) and n == 0):
         return n
     full = (n - 1) * factor + 1
@@ -121,8 +145,12 @@ def _conv(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     x, w = tensor_operands("conv", t, 2)
     _same_dtype("conv", x, w)
     if x.rank < 3 or w.rank != x.rank:
-        raise error("FX0210", f"conv: the input {x} needs at least 3 axes (batch, channels, space...) and the weight {w} as many (out, in, space...)",
-                    help="add the missing axes with reshape, for example x[None] for a batch of one")
+        raise error(
+            "FX0210",
+            f"conv: the input {x} needs at least 3 axes (batch, channels, space...) and the weight {w} as many "
+            f"(out, in, space...)",
+            help="add the missing axes with reshape, for example x[None] for a batch of one",
+        )
     space = x.rank - 2
     for key in ("strides", "lhs_dilation", "rhs_dilation"):
         if len(a[key]) != space:
@@ -130,21 +158,41 @@ def _conv(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     if any(d < 1 for d in a.lhs_dilation):
         raise error("FX0210", f"conv: lhs_dilation {a.lhs_dilation} must be positive")
     if a.groups < 1 or (w.shape[0] % a.groups if isinstance(w.shape[0], int) else 0):
-        raise error("FX0210", f"conv: {w.shape[0]} output channels (axis 0 of the weight {w}) do not divide into {a.groups} groups")
+        raise error(
+            "FX0210",
+            f"conv: {w.shape[0]} output channels (axis 0 of the weight {w}) do not divide into {a.groups} groups",
+        )
     if not require_equal(x.shape[1], w.shape[1] * a.groups):
-        raise error("FX0210", f"conv: {x.shape[1]} input channels (axis 1 of {x}) are not {w.shape[1]} (axis 1 of the weight {w}) times {a.groups} groups",
-                    help="the layout is batch, channels, space for the input and out, in/groups, space for the weight")
+        raise error(
+            "FX0210",
+            f"conv: {x.shape[1]} input channels (axis 1 of {x}) are not {w.shape[1]} (axis 1 of the weight {w}) "
+            f"times {a.groups} groups",
+            help="the layout is batch, channels, space for the input and out, in/groups, space for the weight",
+        )
     padding = pairs("conv", a.padding, space)
-    out = [window_extent("conv", i + 2, dilated(x.shape[i + 2], a.lhs_dilation[i]), padding[i], w.shape[i + 2], a.strides[i], a.rhs_dilation[i]) for i in range(space)]
+    out = [
+        window_extent(
+            "conv",
+            i + 2,
+            dilated(x.shape[i + 2], a.lhs_dilation[i]),
+            padding[i],
+            w.shape[i + 2],
+            a.strides[i],
+            a.rhs_dilation[i],
+        )
+        for i in range(space)
+    ]
     return [TensorType(x.dtype, (x.shape[0], w.shape[0], *out))]
 
 
 def _conv_ref(a: Attrs, x: Any, w: Any) -> Any:
     x, w = np.asarray(x), np.asarray(w)
     space, g = x.ndim - 2, a.groups
-    wide, weight = _widened(x), _widened(w)
+    wide, weight = widened(x), widened(w)
     if any(d > 1 for d in a.lhs_dilation):
-        spread = np.zeros((*wide.shape[:2], *[dilated(n, d) for n, d in zip(wide.shape[2:], a.lhs_dilation, strict=True)]), wide.dtype)
+        spread: Any = np.zeros(
+            (*wide.shape[:2], *[dilated(n, d) for n, d in zip(wide.shape[2:], a.lhs_dilation, strict=True)]), wide.dtype
+        )
         spread[(..., *[slice(None, None, d) for d in a.lhs_dilation])] = wide
         wide = spread
     wide = pad_array(wide, [(0, 0), (0, 0), *pairs("conv", a.padding, space)], 0)
@@ -201,7 +249,13 @@ def _conv_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     return cast(b, total, x.dtype)
 
 
-_SAME2: dict[str, Any] = {"strides": (1, 1), "padding": (0, 0, 0, 0), "lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "groups": 1}
+_SAME2: dict[str, Any] = {
+    "strides": (1, 1),
+    "padding": (0, 0, 0, 0),
+    "lhs_dilation": (1, 1),
+    "rhs_dilation": (1, 1),
+    "groups": 1,
+}
 _LINE: dict[str, Any] = {"strides": (1,), "padding": (0, 0), "lhs_dilation": (1,), "rhs_dilation": (1,), "groups": 1}
 
 
@@ -209,16 +263,45 @@ def _conv_sample(x: str, w: str, base: dict[str, Any], **changes: Any) -> Any:
     return sample(x, w, **{**base, **changes})
 
 
-op("conv", _conv, attrs={"strides": "ints", "padding": "ints", "lhs_dilation": "ints", "rhs_dilation": "ints", "groups": ("int", 1)}, category="contract",
-   ref=_conv_ref, element=_conv_element, cost=lambda o: o.result.type.size * product(o.operands[1].type.shape[1:]) * 2,
-   doc="Convolution (cross-correlation) of x[N, C, space...] with w[O, C/groups, space...]. `padding` is (low, high) for each spatial axis (negative: crops); "
-       "`rhs_dilation` spaces the window, `lhs_dilation` puts zeros between the input's elements (a transposed convolution). f16 and bf16 accumulate in f32.",
-   samples=(_conv_sample("f32[2,3,5,5]", "f32[4,3,3,3]", _SAME2), _conv_sample("f32[1,2,5,4]", "f32[3,2,3,3]", _SAME2, padding=(1, 1, 1, 1)),
-            _conv_sample("f32[1,2,7,6]", "f32[2,2,2,3]", _SAME2, strides=(2, 3), padding=(0, 1, 2, 0)), _conv_sample("f32[2,2,7]", "f32[3,2,3]", _LINE, rhs_dilation=(2,), padding=(2, 1)),
-            _conv_sample("f32[1,4,5]", "f32[6,2,3]", _LINE, groups=2), _conv_sample("f64[1,3,6]", "f64[3,1,2]", _LINE, groups=3, strides=(2,)),
-            _conv_sample("f32[1,2,3,4]", "f32[2,2,3,3]", _SAME2, lhs_dilation=(2, 3), padding=(2, 2, 1, 2)), _conv_sample("f32[1,2,4]", "f32[2,2,2]", _LINE, lhs_dilation=(3,), strides=(2,), padding=(1, 1)),
-            _conv_sample("bf16[1,2,5]", "bf16[2,2,3]", _LINE), _conv_sample("f16[1,2,5]", "f16[2,2,3]", _LINE, padding=(1, 1)), _conv_sample("i32[1,1,5]", "i32[2,1,2]", _LINE),
-            _conv_sample("f32[0,2,5]", "f32[2,2,3]", _LINE), _conv_sample("f32[1,0,5]", "f32[2,0,3]", _LINE), _conv_sample("f32[1,1,6]", "f32[1,1,2]", _LINE, padding=(-1, -2)),
-            _conv_sample("f32[1,1,3,3,3]", "f32[2,1,2,2,2]", {"strides": (1, 2, 1), "padding": (0, 0, 1, 0, 0, 1), "lhs_dilation": (1, 1, 1), "rhs_dilation": (1, 1, 2), "groups": 1})))
+op(
+    "conv",
+    _conv,
+    attrs={"strides": "ints", "padding": "ints", "lhs_dilation": "ints", "rhs_dilation": "ints", "groups": ("int", 1)},
+    category="contract",
+    ref=_conv_ref,
+    element=_conv_element,
+    cost=lambda o: o.result.type.size * product(o.operands[1].type.shape[1:]) * 2,
+    doc="Convolution (cross-correlation) of x[N, C, space...] with w[O, C/groups, space...]. `padding` is "
+    "(low, high) for each spatial axis (negative: crops); "
+    "`rhs_dilation` spaces the window, `lhs_dilation` puts zeros between the input's elements (a transposed "
+    "convolution). f16 and bf16 accumulate in f32.",
+    samples=(
+        _conv_sample("f32[2,3,5,5]", "f32[4,3,3,3]", _SAME2),
+        _conv_sample("f32[1,2,5,4]", "f32[3,2,3,3]", _SAME2, padding=(1, 1, 1, 1)),
+        _conv_sample("f32[1,2,7,6]", "f32[2,2,2,3]", _SAME2, strides=(2, 3), padding=(0, 1, 2, 0)),
+        _conv_sample("f32[2,2,7]", "f32[3,2,3]", _LINE, rhs_dilation=(2,), padding=(2, 1)),
+        _conv_sample("f32[1,4,5]", "f32[6,2,3]", _LINE, groups=2),
+        _conv_sample("f64[1,3,6]", "f64[3,1,2]", _LINE, groups=3, strides=(2,)),
+        _conv_sample("f32[1,2,3,4]", "f32[2,2,3,3]", _SAME2, lhs_dilation=(2, 3), padding=(2, 2, 1, 2)),
+        _conv_sample("f32[1,2,4]", "f32[2,2,2]", _LINE, lhs_dilation=(3,), strides=(2,), padding=(1, 1)),
+        _conv_sample("bf16[1,2,5]", "bf16[2,2,3]", _LINE),
+        _conv_sample("f16[1,2,5]", "f16[2,2,3]", _LINE, padding=(1, 1)),
+        _conv_sample("i32[1,1,5]", "i32[2,1,2]", _LINE),
+        _conv_sample("f32[0,2,5]", "f32[2,2,3]", _LINE),
+        _conv_sample("f32[1,0,5]", "f32[2,0,3]", _LINE),
+        _conv_sample("f32[1,1,6]", "f32[1,1,2]", _LINE, padding=(-1, -2)),
+        _conv_sample(
+            "f32[1,1,3,3,3]",
+            "f32[2,1,2,2,2]",
+            {
+                "strides": (1, 2, 1),
+                "padding": (0, 0, 1, 0, 0, 1),
+                "lhs_dilation": (1, 1, 1),
+                "rhs_dilation": (1, 1, 2),
+                "groups": 1,
+            },
+        ),
+    ),
+)
 
 __all__ = ["dilated", "dot_axes"]

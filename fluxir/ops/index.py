@@ -1,11 +1,8 @@
-"""Ops that index: gather, scatter, dynamic slices, sorting and searching, positions of what is nonzero.
+"""Ops that index: gather, scatter and dynamic slices.
 
 Out of range is defined, never undefined: `gather` clamps each index to its axis, `scatter` drops the update, dynamic
 slices clamp their start so that the slice fits. Negative indices are not wrapped (the frontend does that). A gather
 from an axis whose symbolic size happens to be 0 at run time gives zeros.
-
-Order: `sort`, `argsort` and `topk` are stable and treat NaN as greater than everything in ascending order and smaller
-than everything in descending order, so NaN always comes last; -0.0 and 0.0 are equal.
 """
 
 from __future__ import annotations
@@ -20,10 +17,9 @@ from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.dims import Dim, prove_le, require_equal
 from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.opdef import op, sample
-from fluxir.ir.types import INDEX, TensorType, Type
+from fluxir.ir.types import TensorType, Type
 from fluxir.ops.nest import choose, clamp_index, require_fits, require_scalar_index, within
-from fluxir.ops.reduce import _widened
-from fluxir.ops.rules import broadcast_index, broadcast_shapes, check_dtype, normal_axes, normal_axis, tensor_operands
+from fluxir.ops.rules import broadcast_index, broadcast_shapes, check_dtype, normal_axes, tensor_operands
 
 # What samples are made of, where random numbers in a range do not do.
 
@@ -43,14 +39,24 @@ def _made(*parts: Any) -> Any:
 # ---- gather, scatter -------------------------------------------------------------------------------------------------
 
 
-def _index_shape(name: str, x: TensorType, indices: Sequence[TensorType], axes: Sequence[int]) -> tuple[tuple[int, ...], tuple[Dim, ...]]:
+def _index_shape(
+    name: str, x: TensorType, indices: Sequence[TensorType], axes: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[Dim, ...]]:
     """The indexed axes counted from 0 and the common shape of the index tensors."""
     at = normal_axes(name, axes, x.rank)
     if len(at) != len(indices) or not indices:
-        raise error("FX0224", f"{name}: {len(indices)} index tensors for axes {tuple(axes)}", help="give one index tensor for each indexed axis")
+        raise error(
+            "FX0224",
+            f"{name}: {len(indices)} index tensors for axes {tuple(axes)}",
+            help="give one index tensor for each indexed axis",
+        )
     for i in indices:
         if i.dtype.name not in ("i32", "i64"):
-            raise error("FX0214", f"{name}: an index must be i32 or i64, not {i}", help="cast it; for a bool mask use select or nonzero")
+            raise error(
+                "FX0214",
+                f"{name}: an index must be i32 or i64, not {i}",
+                help="cast it; for a bool mask use select or nonzero",
+            )
     return at, broadcast_shapes(name, [i.shape for i in indices])
 
 
@@ -89,7 +95,11 @@ def _gather_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     def read(c: Any) -> Value:
         places = dict(at)
         for axis, i in zip(axes, indices, strict=True):
-            high = c.b.sub(c.dim(x.shape[axis]), c.b.index(1)) if not isinstance(x.shape[axis], int) else c.b.index(x.shape[axis] - 1)
+            high = (
+                c.b.sub(c.dim(x.shape[axis]), c.b.index(1))
+                if not isinstance(x.shape[axis], int)
+                else c.b.index(x.shape[axis] - 1)
+            )
             places[axis] = clamp_index(c.b, c.at(i, broadcast_index(i, index[:common], c)), high)
         return c.at(x, [places[k] for k in range(rank)])  # type: ignore[no-any-return]
 
@@ -104,13 +114,35 @@ def _gather_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     return choose(cx, some, read, lambda c: c.b.const(0 if not x.dtype.is_bool else False, dtype=x.dtype))
 
 
-op("gather", _gather, attrs={"axes": "ints"}, category="index", ref=_gather_ref, element=_gather_element,
-   doc="Elements of x at the index tensors (one for each of `axes`, i32 or i64, broadcast together to shape I). Result shape: I, then x's other axes. "
-       "Out-of-range indices are clamped; negative ones are not wrapped.",
-   samples=(sample("f32[5,3]", "i64[4]", axes=(0,), make=_made(_floats(5, 3), _ints(0, 5, 4))), sample("f32[5,3]", "i32[2,2]", axes=(1,), make=_made(_floats(5, 3), _ints(-2, 6, 2, 2, dtype="i32"))),
-            sample("f32[2,3,4]", "i64[3,1]", "i64[2]", axes=(0, 2), make=_made(_floats(2, 3, 4), _ints(0, 2, 3, 1), _ints(0, 4, 2))),
-            sample("f32[4]", "i64", axes=(0,)), sample("i32[6]", "i32[3]", axes=(0,), low=0, high=9), sample("bool[3,2]", "i64[2]", axes=(0,)), sample("bf16[3,2]", "i64[4]", axes=(-2,)),
-            sample("f32[4,2]", "i64[0]", axes=(0,)), sample("f32[3,0]", "i64[2]", axes=(0,)), sample("u8[2,3]", "i64[2]", "i64[2]", axes=(1, 0))))
+op(
+    "gather",
+    _gather,
+    attrs={"axes": "ints"},
+    category="index",
+    ref=_gather_ref,
+    element=_gather_element,
+    doc="Elements of x at the index tensors (one for each of `axes`, i32 or i64, broadcast together to shape "
+    "I). Result shape: I, then x's other axes. "
+    "Out-of-range indices are clamped; negative ones are not wrapped.",
+    samples=(
+        sample("f32[5,3]", "i64[4]", axes=(0,), make=_made(_floats(5, 3), _ints(0, 5, 4))),
+        sample("f32[5,3]", "i32[2,2]", axes=(1,), make=_made(_floats(5, 3), _ints(-2, 6, 2, 2, dtype="i32"))),
+        sample(
+            "f32[2,3,4]",
+            "i64[3,1]",
+            "i64[2]",
+            axes=(0, 2),
+            make=_made(_floats(2, 3, 4), _ints(0, 2, 3, 1), _ints(0, 4, 2)),
+        ),
+        sample("f32[4]", "i64", axes=(0,)),
+        sample("i32[6]", "i32[3]", axes=(0,), low=0, high=9),
+        sample("bool[3,2]", "i64[2]", axes=(0,)),
+        sample("bf16[3,2]", "i64[4]", axes=(-2,)),
+        sample("f32[4,2]", "i64[0]", axes=(0,)),
+        sample("f32[3,0]", "i64[2]", axes=(0,)),
+        sample("u8[2,3]", "i64[2]", "i64[2]", axes=(1, 0)),
+    ),
+)
 
 SCATTER_MODES = ("set", "add", "mul", "min", "max")
 
@@ -124,11 +156,19 @@ def _scatter(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     if a.mode != "set":
         check_dtype(f"scatter with mode {a.mode!r}", x.dtype, "number")
     if updates.dtype != x.dtype:
-        raise error("FX0201", f"scatter: operand types differ: {x} and updates {updates}", help="cast the updates to x's type")
+        raise error(
+            "FX0201", f"scatter: operand types differ: {x} and updates {updates}", help="cast the updates to x's type"
+        )
     axes, common = _index_shape("scatter", x, indices, a.axes)
     want = x.with_shape((*common, *[x.shape[k] for k in rest_axes(x.rank, axes)]))
-    if updates.rank != want.rank or not all(require_equal(u, w) for u, w in zip(updates.shape, want.shape, strict=True)):
-        raise error("FX0224", f"scatter: updates are {updates}, the indices and {x} need {want}", help="broadcast the updates to that shape")
+    if updates.rank != want.rank or not all(
+        require_equal(u, w) for u, w in zip(updates.shape, want.shape, strict=True)
+    ):
+        raise error(
+            "FX0224",
+            f"scatter: updates are {updates}, the indices and {x} need {want}",
+            help="broadcast the updates to that shape",
+        )
     return [x]
 
 
@@ -154,16 +194,51 @@ def _scatter_ref(a: Attrs, x: Any, updates: Any, *indices: Any) -> Any:
     return np.moveaxis(front, range(len(axes)), axes)
 
 
-op("scatter", _scatter, attrs={"axes": "ints", "mode": ("str", "set")}, category="index", ref=_scatter_ref, cost=lambda o: o.operands[1].type.size,
-   doc="x with `updates` (shape I + x's other axes) put, or combined by `mode` (add, mul, min, max), at the index tensors (as in gather). Out-of-range indices are dropped; "
-       "repeated indices apply in row-major order of I, so that the last one wins in mode set.",
-   samples=(sample("f32[5,3]", "f32[4,3]", "i64[4]", axes=(0,), mode="set", make=_made(_floats(5, 3), _floats(4, 3), _ints(0, 5, 4))),
-            sample("f32[5,3]", "f32[4,3]", "i64[4]", axes=(0,), mode="add", make=_made(_floats(5, 3), _floats(4, 3), _ints(0, 3, 4))),
-            sample("f32[2,4]", "f32[3,2,2]", "i32[3,2]", axes=(1,), mode="mul", make=_made(_floats(2, 4), _floats(3, 2, 2), _ints(-2, 6, 3, 2, dtype="i32"))),
-            sample("i32[4,4]", "i32[3]", "i64[3]", "i64[3]", axes=(0, 1), mode="max"),
-            sample("f64[3,2,4]", "f64[3,2,2]", "i64[3,1]", "i64[2]", axes=(0, 2), mode="min"), sample("bool[4]", "bool[2]", "i64[2]", axes=(0,), mode="set"),
-            sample("f32[4]", "f32", "i64", axes=(0,), mode="add"), sample("f32[4]", "f32[0]", "i64[0]", axes=(0,), mode="add"), sample("f32[0,2]", "f32[3,2]", "i64[3]", axes=(0,), mode="add"),
-            sample("bf16[4]", "bf16[5]", "i64[5]", axes=(0,), mode="add"), sample("u8[4]", "u8[5]", "i64[5]", axes=(0,), mode="mul")))
+op(
+    "scatter",
+    _scatter,
+    attrs={"axes": "ints", "mode": ("str", "set")},
+    category="index",
+    ref=_scatter_ref,
+    cost=lambda o: o.operands[1].type.size,
+    doc="x with `updates` (shape I + x's other axes) put, or combined by `mode` (add, mul, min, max), at the "
+    "index tensors (as in gather). Out-of-range indices are dropped; "
+    "repeated indices apply in row-major order of I, so that the last one wins in mode set.",
+    samples=(
+        sample(
+            "f32[5,3]",
+            "f32[4,3]",
+            "i64[4]",
+            axes=(0,),
+            mode="set",
+            make=_made(_floats(5, 3), _floats(4, 3), _ints(0, 5, 4)),
+        ),
+        sample(
+            "f32[5,3]",
+            "f32[4,3]",
+            "i64[4]",
+            axes=(0,),
+            mode="add",
+            make=_made(_floats(5, 3), _floats(4, 3), _ints(0, 3, 4)),
+        ),
+        sample(
+            "f32[2,4]",
+            "f32[3,2,2]",
+            "i32[3,2]",
+            axes=(1,),
+            mode="mul",
+            make=_made(_floats(2, 4), _floats(3, 2, 2), _ints(-2, 6, 3, 2, dtype="i32")),
+        ),
+        sample("i32[4,4]", "i32[3]", "i64[3]", "i64[3]", axes=(0, 1), mode="max"),
+        sample("f64[3,2,4]", "f64[3,2,2]", "i64[3,1]", "i64[2]", axes=(0, 2), mode="min"),
+        sample("bool[4]", "bool[2]", "i64[2]", axes=(0,), mode="set"),
+        sample("f32[4]", "f32", "i64", axes=(0,), mode="add"),
+        sample("f32[4]", "f32[0]", "i64[0]", axes=(0,), mode="add"),
+        sample("f32[0,2]", "f32[3,2]", "i64[3]", axes=(0,), mode="add"),
+        sample("bf16[4]", "bf16[5]", "i64[5]", axes=(0,), mode="add"),
+        sample("u8[4]", "u8[5]", "i64[5]", axes=(0,), mode="mul"),
+    ),
+)
 
 
 # ---- dynamic slices --------------------------------------------------------------------------------------------------
@@ -197,14 +272,29 @@ def _dynamic_slice(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[
 
 def _dynamic_slice_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     x, *starts = o.operands
-    return cx.at(x, [cx.b.add(s, i) for s, i in zip(_clamped_starts(cx, starts, o.attrs.sizes, x.shape), index, strict=True)])  # type: ignore[no-any-return]
+    at = _clamped_starts(cx, starts, o.attrs.sizes, x.shape)
+    return cx.at(x, [cx.b.add(s, i) for s, i in zip(at, index, strict=True)])  # type: ignore[no-any-return]
 
 
-op("dynamic_slice", _dynamic_slice, attrs={"sizes": "dims"}, category="index", ref=lambda a, x, *s: x[_slices(s, a.sizes, x.shape)], element=_dynamic_slice_element,
-   doc="The part of x of `sizes` that begins at the starts (one i64 scalar for each axis), which are clamped so that it fits.",
-   samples=(sample("f32[5,4]", "i64", "i64", sizes=(2, 3)), sample("f32[5]", "i64", sizes=(2,), make=lambda rng: [np.arange(5, dtype=np.float32), np.int64(4)]),
-            sample("i32[5]", "i64", sizes=(2,), make=lambda rng: [np.arange(5, dtype=np.int32), np.int64(-3)]), sample("bool[3,2]", "i64", "i64", sizes=(3, 1)),
-            sample("f32", sizes=()), sample("f32[4]", "i64", sizes=(0,)), sample("bf16[4]", "i64", sizes=(4,))))
+op(
+    "dynamic_slice",
+    _dynamic_slice,
+    attrs={"sizes": "dims"},
+    category="index",
+    ref=lambda a, x, *s: x[_slices(s, a.sizes, x.shape)],
+    element=_dynamic_slice_element,
+    doc="The part of x of `sizes` that begins at the starts (one i64 scalar for each axis), which are clamped "
+    "so that it fits.",
+    samples=(
+        sample("f32[5,4]", "i64", "i64", sizes=(2, 3)),
+        sample("f32[5]", "i64", sizes=(2,), make=lambda rng: [np.arange(5, dtype=np.float32), np.int64(4)]),
+        sample("i32[5]", "i64", sizes=(2,), make=lambda rng: [np.arange(5, dtype=np.int32), np.int64(-3)]),
+        sample("bool[3,2]", "i64", "i64", sizes=(3, 1)),
+        sample("f32", sizes=()),
+        sample("f32[4]", "i64", sizes=(0,)),
+        sample("bf16[4]", "i64", sizes=(4,)),
+    ),
+)
 
 
 def _dynamic_update(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -212,7 +302,9 @@ def _dynamic_update(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list
         raise error("FX0108", f"dynamic_update takes x, update and a start for each axis, {len(t)} operands given")
     x, update, *starts = tensor_operands("dynamic_update", t)
     if x.dtype != update.dtype:
-        raise error("FX0201", f"dynamic_update: operand types differ: {x} and {update}", help="cast the update to x's type")
+        raise error(
+            "FX0201", f"dynamic_update: operand types differ: {x} and {update}", help="cast the update to x's type"
+        )
     if x.rank != update.rank:
         raise error("FX0220", f"dynamic_update: the update {update} must have as many axes as {x}")
     _starts("dynamic_update", x, starts, update.shape)
@@ -235,142 +327,36 @@ def _dynamic_update_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
         here = within(cx.b, i, s, cx.b.add(s, cx.dim(n)))
         inside = here if inside is None else cx.b.logical_and(inside, here)
     assert inside is not None
-    return choose(cx, inside, lambda c: c.at(update, [c.b.sub(i, s) for i, s in zip(index, at, strict=True)]), lambda c: c.at(x, index))
+    return choose(
+        cx,
+        inside,
+        lambda c: c.at(update, [c.b.sub(i, s) for i, s in zip(index, at, strict=True)]),
+        lambda c: c.at(x, index),
+    )
 
 
-op("dynamic_update", _dynamic_update, category="index", ref=_dynamic_update_ref, element=_dynamic_update_element,
-   doc="x with `update` written over the part that begins at the starts (one i64 scalar for each axis), which are clamped so that it fits.",
-   samples=(sample("f32[5,4]", "f32[2,3]", "i64", "i64"), sample("i32[5]", "i32[2]", "i64", make=lambda rng: [np.arange(5, dtype=np.int32), np.int32([7, 8]), np.int64(9)]),
-            sample("f32", "f32"), sample("f32[4]", "f32[0]", "i64"), sample("bf16[4]", "bf16[4]", "i64"), sample("bool[3,2]", "bool[1,2]", "i64", "i64")))
+op(
+    "dynamic_update",
+    _dynamic_update,
+    category="index",
+    ref=_dynamic_update_ref,
+    element=_dynamic_update_element,
+    doc="x with `update` written over the part that begins at the starts (one i64 scalar for each axis), which "
+    "are clamped so that it fits.",
+    samples=(
+        sample("f32[5,4]", "f32[2,3]", "i64", "i64"),
+        sample(
+            "i32[5]",
+            "i32[2]",
+            "i64",
+            make=lambda rng: [np.arange(5, dtype=np.int32), np.array([7, 8], np.int32), np.int64(9)],
+        ),
+        sample("f32", "f32"),
+        sample("f32[4]", "f32[0]", "i64"),
+        sample("bf16[4]", "bf16[4]", "i64"),
+        sample("bool[3,2]", "bool[1,2]", "i64", "i64"),
+    ),
+)
 
 
-# ---- sort, argsort, topk ---------------------------------------------------------------------------------------------
-
-
-def stable_order(x: Any, axis: int, descending: bool) -> Any:
-    """Indices (i64) that sort a numpy array along `axis`: stable, NaN last in either direction."""
-    wide = _widened(x)
-    if not descending:
-        return np.argsort(wide, axis=axis, kind="stable").astype(np.int64)  # numpy puts NaN last
-    n = wide.shape[axis]
-    order = np.flip(n - 1 - np.argsort(np.flip(wide, axis), axis=axis, kind="stable"), axis).astype(np.int64)
-    if wide.dtype.kind == "f":  # NaN came first: move it behind the rest
-        nan = np.isnan(np.take_along_axis(wide, order, axis))
-        order = np.take_along_axis(order, np.argsort(nan, axis=axis, kind="stable"), axis)
-    return order
-
-
-def _along(name: str, t: tuple[Type, ...], axis: int) -> TensorType:
-    (x,) = tensor_operands(name, t, 1)
-    normal_axis(name, axis, x.rank)
-    return x
-
-
-def _sort_cost(o: Op) -> Dim:
-    t = o.operands[0].type
-    n = t.shape[normal_axis(o.name, o.attrs.get("axis", -1), len(t.shape))]
-    return t.size * (max(1, (n - 1).bit_length()) if isinstance(n, int) else 16)  # comparisons, n log2 n a row
-
-
-_SORTS = (sample("f32[3,5]", axis=1), sample("f32[5,2]", axis=0, descending=True), sample("i32[9]", axis=0, low=-3, high=3), sample("u8[2,4]", axis=-1, descending=True),
-          sample("bool[6]", axis=0), sample("bf16[2,7]", axis=1), sample("f16[7]", axis=0, descending=True), sample("f64[1]", axis=0), sample("f32[0]", axis=0), sample("f32[0,3]", axis=1),
-          sample("f32[6]", axis=0, make=lambda rng: [np.float32([1, np.nan, -np.inf, 0.0, np.nan, -0.0])]),
-          sample("f32[6]", axis=0, descending=True, make=lambda rng: [np.float32([1, np.nan, -np.inf, 0.0, np.inf, -0.0])]))
-
-op("sort", lambda t, a, k: [_along("sort", t, a.axis)], attrs={"axis": "int", "descending": ("bool", False)}, category="index", cost=_sort_cost, samples=_SORTS,
-   ref=lambda a, x: np.take_along_axis(x, stable_order(x, a.axis, a.descending), a.axis),
-   doc="x sorted along `axis`, stable; NaN comes last in either direction.")
-op("argsort", lambda t, a, k: [TensorType(INDEX.dtype, _along("argsort", t, a.axis).shape)], attrs={"axis": "int", "descending": ("bool", False)}, category="index", cost=_sort_cost, samples=_SORTS,
-   ref=lambda a, x: stable_order(x, a.axis, a.descending),
-   doc="Indices (i64) that sort x along `axis`: stable (equal elements keep their order, in descending order too); NaN comes last.")
-
-
-def _topk(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    (x,) = tensor_operands("topk", t, 1)
-    if not x.shape:
-        raise error("FX0220", f"topk needs a last axis, {x} has none")
-    if isinstance(a.k, int) and (a.k < 0 or (isinstance(x.shape[-1], int) and a.k > x.shape[-1])):
-        raise error("FX0221", f"topk: k is {a.k}, it must be 0 to {x.shape[-1]}, the size of the last axis of {x}")
-    require_fits("topk", "k", a.k, x.shape[-1], x.rank - 1)
-    shape = (*x.shape[:-1], a.k)
-    return [x.with_shape(shape), TensorType(INDEX.dtype, shape)]
-
-
-def _topk_ref(a: Attrs, x: Any) -> Any:
-    order = stable_order(x, -1, True)[..., : a.k]
-    return np.take_along_axis(np.asarray(x), order, -1), order
-
-
-op("topk", _topk, attrs={"k": "dim"}, category="index", ref=_topk_ref, cost=_sort_cost,
-   doc="The `k` largest elements along the last axis, largest first, and their indices (i64); of equal ones the first comes first; NaN counts as smallest.",
-   samples=(sample("f32[3,5]", k=2), sample("i32[6]", k=6, low=0, high=3), sample("bf16[2,5]", k=3), sample("f32[4]", k=0), sample("f32[0,4]", k=2), sample("u8[2,3]", k=1),
-            sample("f32[5]", k=4, make=lambda rng: [np.float32([np.nan, 1, np.inf, 1, -np.inf])])))
-
-
-# ---- searchsorted, nonzero -------------------------------------------------------------------------------------------
-
-
-def _searchsorted(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    x, values = tensor_operands("searchsorted", t, 2)
-    if x.rank != 1:
-        raise error("FX0220", f"searchsorted searches a tensor of rank 1, not {x}")
-    if x.dtype != values.dtype:
-        raise error("FX0201", f"searchsorted: operand types differ: {x} and {values}", help="cast operands to one type")
-    if a.side not in ("left", "right"):
-        raise error("FX0221", f"searchsorted: side must be left or right, not {a.side!r}")
-    return [TensorType(INDEX.dtype, values.shape)]
-
-
-def _searchsorted_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
-    x, values = o.operands
-    b = cx.b
-    v = cx.at(values, index)
-
-    def before(ib: Any, p: Value, q: Value) -> Value:  # p < q in sort order, where NaN is greatest
-        less = ib.lt(p, q)
-        return ib.logical_or(less, ib.logical_and(ib.eq(p, p), ib.ne(q, q))) if x.dtype.is_float else less  # type: ignore[no-any-return]
-
-    def halve(ib: Any, lo: Value, hi: Value) -> list[Value]:
-        middle = ib.div(ib.add(lo, hi), ib.index(2))
-        e = cx.inside(ib).at(x, (middle,))
-        right = before(ib, e, v) if o.attrs.side == "left" else ib.logical_not(before(ib, v, e))
-        return [ib.select(right, ib.add(middle, ib.index(1)), lo), ib.select(right, hi, middle)]
-
-    blocks = [b.block([INDEX, INDEX], lambda ib, lo, hi: ib.lt(lo, hi)), b.block([INDEX, INDEX], halve)]
-    return b.emit("while", b.index(0), cx.dim(x.shape[0]), blocks=blocks, carry=2)[0]  # type: ignore[no-any-return]
-
-
-op("searchsorted", _searchsorted, attrs={"side": ("str", "left")}, category="index", element=_searchsorted_element, cost=lambda o: o.result.type.size * 32,
-   ref=lambda a, x, v: np.asarray(np.searchsorted(_widened(x), _widened(v), side=a.side), np.int64),
-   doc="For each value the place (i64) where it goes into the ascending tensor x[n]: before equal elements (`left`) or after them (`right`). NaN is greatest.",
-   samples=(sample("f32[6]", "f32[2,3]", side="left", make=lambda rng: [np.sort(rng.standard_normal(6)).astype(np.float32), rng.standard_normal((2, 3)).astype(np.float32)]),
-            sample("i32[5]", "i32[4]", side="right", make=lambda rng: [np.int32([1, 2, 2, 2, 5]), np.int32([2, 0, 5, 9])]),
-            sample("i64[5]", "i64[4]", side="left", make=lambda rng: [np.int64([1, 2, 2, 2, 5]), np.int64([2, 0, 5, 9])]),
-            sample("f32[4]", "f32[4]", side="left", make=lambda rng: [np.float32([0, 1, np.nan, np.nan]), np.float32([np.nan, 1, -np.inf, np.inf])]),
-            sample("f32[0]", "f32[2]", side="right"), sample("f32[3]", "f32[0]", side="left", make=lambda rng: [np.float32([1, 2, 3]), np.zeros(0, np.float32)]),
-            sample("u8[3]", "u8", side="left", make=lambda rng: [np.uint8([1, 2, 3]), np.uint8(2)])))
-
-
-def _nonzero(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    (x,) = tensor_operands("nonzero", t, 1)
-    if isinstance(a.bound, int) and a.bound < 0:
-        raise error("FX0221", f"nonzero: the bound cannot be negative: {a.bound}")
-    return [TensorType(INDEX.dtype, (a.bound, x.rank)), INDEX]
-
-
-def _nonzero_ref(a: Attrs, x: Any) -> Any:
-    x = np.asarray(x)
-    found = np.flatnonzero(x)  # row-major; NaN counts
-    out = np.zeros((a.bound, x.ndim), np.int64)
-    n = min(len(found), a.bound)
-    if x.ndim:
-        out[:n] = np.stack(np.unravel_index(found[:n], x.shape), axis=1) if x.size else 0
-    return out, np.int64(len(found))
-
-
-op("nonzero", _nonzero, attrs={"bound": "dim"}, category="index", ref=_nonzero_ref, cost=lambda o: o.operands[0].type.size,
-   doc="Indices of the first `bound` nonzero (or true) elements in row-major order, padded with 0, as i64[bound, rank], and how many there are in all (which may exceed the bound). NaN is not zero.",
-   samples=(sample("bool[3,4]", bound=12), sample("f32[5]", bound=3, make=lambda rng: [np.float32([0, 2, np.nan, -0.0, 1])]), sample("i32[2,2,2]", bound=4, low=0, high=2),
-            sample("bool", bound=1), sample("bool[0,3]", bound=2), sample("bool[4]", bound=0), sample("bf16[4]", bound=4)))
-
-__all__ = ["SCATTER_MODES", "rest_axes", "stable_order"]
+__all__ = ["SCATTER_MODES", "rest_axes"]

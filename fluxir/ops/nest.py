@@ -40,8 +40,11 @@ def identity(op: str, d: DType) -> Any:
 
 
 def combine(b: Any, op: str, x: Value, y: Value) -> Value:
-    """One step of the reduction `op`; the largest of truth values is their disjunction, the smallest their conjunction."""
-    name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}[op]
+    """One step of the reduction `op`; the largest of truth values is their disjunction, the smallest their "
+    "conjunction."""
+    name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}[
+        op
+    ]
     if x.dtype.is_bool:
         name = {"maximum": "logical_or", "minimum": "logical_and"}.get(name, name)
     return b.emit(name, x, y)[0]  # type: ignore[no-any-return]
@@ -49,7 +52,7 @@ def combine(b: Any, op: str, x: Value, y: Value) -> Value:
 
 def cast(b: Any, x: Value, d: DType) -> Value:
     """`x` as `d`; itself where it has that type already."""
-    return x if x.dtype == d else b.cast(x, dtype=d)  # type: ignore[no-any-return]
+    return x if x.dtype == d else b.cast(x, dtype=d)
 
 
 def whole(cx: ElementContext, dims: Sequence[Dim]) -> list[Range]:
@@ -97,7 +100,11 @@ def choose(cx: Any, condition: Value, then: Callable[[Any], Value], other: Calla
 def require_scalar_index(name: str, position: str, t: Any) -> None:
     """FX0214 unless `t` is an i64 scalar."""
     if t != INDEX:
-        raise error("FX0214", f"{name}: {position} must be an i64 scalar, not {t}", help="cast it to i64; index one element if it is a tensor")
+        raise error(
+            "FX0214",
+            f"{name}: {position} must be an i64 scalar, not {t}",
+            help="cast it to i64; index one element if it is a tensor",
+        )
 
 
 def require_fits(name: str, what: str, size: Dim, extent: Dim, axis: int) -> None:
@@ -106,7 +113,11 @@ def require_fits(name: str, what: str, size: Dim, extent: Dim, axis: int) -> Non
         return
     if prove_le(extent, size):
         raise error("FX0216", f"{name}: {what} {size} is larger than axis {axis} of size {extent}")
-    raise error("FX0218", f"{name}: {what} {size} may be larger than axis {axis} of size {extent}", help=f"state what makes {size} <= {extent} true, for example a bound on the symbol")
+    raise error(
+        "FX0218",
+        f"{name}: {what} {size} may be larger than axis {axis} of size {extent}",
+        help=f"state what makes {size} <= {extent} true, for example a bound on the symbol",
+    )
 
 
 def tensor_type(d: DType, shape: Sequence[Dim]) -> TensorType:

@@ -34,16 +34,22 @@ def reduced_shape(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> 
 def _require_nonempty(name: str, x: TensorType, axes: Sequence[int]) -> None:
     for axis in axes:
         if isinstance(x.shape[axis], int) and x.shape[axis] == 0:
-            raise error("FX0225", f"{name} over axis {axis} of {x}, which is empty", help="join a starting value to the axis first, or give `initial` where the function takes it")
+            raise error(
+                "FX0225",
+                f"{name} over axis {axis} of {x}, which is empty",
+                help="join a starting value to the axis first, or give `initial` where the function takes it",
+            )
 
 
-def _widened(x: Any) -> Any:
+def widened(x: Any) -> Any:
     """A half-precision array as f32 (exact), anything else as it is: numpy's reductions do not know bfloat16."""
     x = np.asarray(x)
     return x.astype(accumulator(dtype_of(x.dtype)).numpy)
 
 
-def _operand_index(index: Sequence[Value], axes: Sequence[int], inner: Sequence[Value], keepdims: bool, rank: int) -> list[Value]:
+def _operand_index(
+    index: Sequence[Value], axes: Sequence[int], inner: Sequence[Value], keepdims: bool, rank: int
+) -> list[Value]:
     """The operand's index from the result's and the indices along the reduced axes."""
     rest = iter([i for k, i in enumerate(index) if not keepdims or k not in axes])
     return [inner[list(axes).index(k)] if k in axes else next(rest) for k in range(rank)]
@@ -51,7 +57,7 @@ def _operand_index(index: Sequence[Value], axes: Sequence[int], inner: Sequence[
 
 # ---- sum, prod, max, min, any, all -----------------------------------------------------------------------------------
 
-_REDUCE = {"sum": np.sum, "prod": np.prod, "max": np.max, "min": np.min, "any": np.any, "all": np.all}
+_REDUCE: dict[str, Any] = {"sum": np.sum, "prod": np.prod, "max": np.max, "min": np.min, "any": np.any, "all": np.all}
 
 
 def _reduce_ref(name: str) -> Any:
@@ -59,7 +65,7 @@ def _reduce_ref(name: str) -> Any:
 
     def ref(a: Attrs, x: Any) -> Any:
         x = np.asarray(x)
-        wide = _widened(x)
+        wide = widened(x)
         how: dict[str, Any] = {"axis": normal_axes(name, a.axes, x.ndim), "keepdims": a.keepdims}
         if name in ("sum", "prod"):
             how["dtype"] = wide.dtype
@@ -94,20 +100,62 @@ def _reduction(name: str, types: str, doc: str, samples: Sequence[Any]) -> None:
             _require_nonempty(name, x, axes)
         return [x.with_shape(reduced_shape(x.shape, axes, a.keepdims))]
 
-    op(name, infer, attrs={"axes": "ints", "keepdims": ("bool", False)}, category="reduce", ref=_reduce_ref(name), element=_reduce_element,
-       cost=lambda o: o.operands[0].type.size, samples=samples, doc=doc)
+    op(
+        name,
+        infer,
+        attrs={"axes": "ints", "keepdims": ("bool", False)},
+        category="reduce",
+        ref=_reduce_ref(name),
+        element=_reduce_element,
+        cost=lambda o: o.operands[0].type.size,
+        samples=samples,
+        doc=doc,
+    )
 
 
-_SHAPES = (sample("f32[3,4]", axes=(1,)), sample("f32[2,3,4]", axes=(0, 2), keepdims=True), sample("f64[5]", axes=(0,)),
-           sample("i32[2,3]", axes=(0,)), sample("u8[7]", axes=(0,)), sample("f16[3,5]", axes=(1,)), sample("bf16[3,5]", axes=(0,)), sample("i8[4,3]", axes=(0, 1)))
+_SHAPES = (
+    sample("f32[3,4]", axes=(1,)),
+    sample("f32[2,3,4]", axes=(0, 2), keepdims=True),
+    sample("f64[5]", axes=(0,)),
+    sample("i32[2,3]", axes=(0,)),
+    sample("u8[7]", axes=(0,)),
+    sample("f16[3,5]", axes=(1,)),
+    sample("bf16[3,5]", axes=(0,)),
+    sample("i8[4,3]", axes=(0, 1)),
+)
 _EMPTY = (sample("f32[0,3]", axes=(0,)), sample("f32[3,0]", axes=(0,)), sample("f32", axes=()))
 _ORDER = (*_SHAPES, sample("f32[3,0]", axes=(0,)), sample("f32", axes=()), sample("i64[2,2]", axes=(-1,)))
 
-_reduction("sum", "number", "Sum over `axes`. f16 and bf16 add up in f32 and round once; integers wrap; of nothing: 0.", (*_SHAPES, *_EMPTY))
-_reduction("prod", "number", "Product over `axes`. f16 and bf16 multiply in f32 and round once; integers wrap; of nothing: 1.", (*_SHAPES, *_EMPTY))
-_reduction("max", "any", "Largest element over `axes`; NaN if any is NaN. An empty axis is an error.", (*_ORDER, sample("bool[2,3]", axes=(1,))))
-_reduction("min", "any", "Smallest element over `axes`; NaN if any is NaN. An empty axis is an error.", (*_ORDER, sample("bool[2,3]", axes=(1,))))
-_BOOLS = (sample("bool[3,4]", axes=(1,)), sample("bool[2,3]", axes=(0, 1), keepdims=True), sample("bool[0,2]", axes=(0,)), sample("bool", axes=()))
+_reduction(
+    "sum",
+    "number",
+    "Sum over `axes`. f16 and bf16 add up in f32 and round once; integers wrap; of nothing: 0.",
+    (*_SHAPES, *_EMPTY),
+)
+_reduction(
+    "prod",
+    "number",
+    "Product over `axes`. f16 and bf16 multiply in f32 and round once; integers wrap; of nothing: 1.",
+    (*_SHAPES, *_EMPTY),
+)
+_reduction(
+    "max",
+    "any",
+    "Largest element over `axes`; NaN if any is NaN. An empty axis is an error.",
+    (*_ORDER, sample("bool[2,3]", axes=(1,))),
+)
+_reduction(
+    "min",
+    "any",
+    "Smallest element over `axes`; NaN if any is NaN. An empty axis is an error.",
+    (*_ORDER, sample("bool[2,3]", axes=(1,))),
+)
+_BOOLS = (
+    sample("bool[3,4]", axes=(1,)),
+    sample("bool[2,3]", axes=(0, 1), keepdims=True),
+    sample("bool[0,2]", axes=(0,)),
+    sample("bool", axes=()),
+)
 _reduction("any", "bool", "Whether any element over `axes` is true; of nothing: false.", _BOOLS)
 _reduction("all", "bool", "Whether all elements over `axes` are true; of nothing: true.", _BOOLS)
 
@@ -119,7 +167,7 @@ def _arg_ref(name: str) -> Any:
     f = {"argmax": np.argmax, "argmin": np.argmin}[name]
 
     def ref(a: Attrs, x: Any) -> Any:
-        wide = _widened(x)
+        wide = widened(x)
         axis = normal_axis(name, a.axis, wide.ndim)
         if wide.shape[axis] == 0:
             return np.zeros(reduced_shape(wide.shape, (axis,), a.keepdims), np.int64)
@@ -153,14 +201,35 @@ def _arg(name: str, doc: str) -> None:
         _require_nonempty(name, x, (axis,))
         return [TensorType(INDEX.dtype, reduced_shape(x.shape, (axis,), a.keepdims))]
 
-    op(name, infer, attrs={"axis": "int", "keepdims": ("bool", False)}, category="reduce", ref=_arg_ref(name), element=_arg_element,
-       cost=lambda o: o.operands[0].type.size, doc=doc,
-       samples=(sample("f32[3,5]", axis=1), sample("f32[3,5]", axis=0, keepdims=True), sample("i32[6]", axis=0), sample("u8[2,9]", axis=-1),
-                sample("bf16[2,7]", axis=1), sample("f16[7]", axis=0), sample("bool[2,3]", axis=1), sample("f64[0,3]", axis=1)))
+    op(
+        name,
+        infer,
+        attrs={"axis": "int", "keepdims": ("bool", False)},
+        category="reduce",
+        ref=_arg_ref(name),
+        element=_arg_element,
+        cost=lambda o: o.operands[0].type.size,
+        doc=doc,
+        samples=(
+            sample("f32[3,5]", axis=1),
+            sample("f32[3,5]", axis=0, keepdims=True),
+            sample("i32[6]", axis=0),
+            sample("u8[2,9]", axis=-1),
+            sample("bf16[2,7]", axis=1),
+            sample("f16[7]", axis=0),
+            sample("bool[2,3]", axis=1),
+            sample("f64[0,3]", axis=1),
+        ),
+    )
 
 
-_arg("argmax", "Index (i64) of the largest element along `axis`: the first of equal ones; the first NaN if there is one.")
-_arg("argmin", "Index (i64) of the smallest element along `axis`: the first of equal ones; the first NaN if there is one.")
+_arg(
+    "argmax", "Index (i64) of the largest element along `axis`: the first of equal ones; the first NaN if there is one."
+)
+_arg(
+    "argmin",
+    "Index (i64) of the smallest element along `axis`: the first of equal ones; the first NaN if there is one.",
+)
 
 
 # ---- cumulative ops --------------------------------------------------------------------------------------------------
@@ -175,7 +244,7 @@ def _cumulative_ref(name: str) -> Any:
     def ref(a: Attrs, x: Any) -> Any:
         x = np.asarray(x)
         axis = normal_axis(name, a.axis, x.ndim)
-        wide = _widened(x)
+        wide = widened(x)
         wide = np.flip(wide, axis) if a.reverse else wide
         out = f.accumulate(wide, axis=axis, dtype=wide.dtype).astype(x.dtype)
         return np.flip(out, axis) if a.reverse else out
@@ -190,10 +259,26 @@ def _cumulative(name: str, types: str, doc: str) -> None:
         normal_axis(name, a.axis, x.rank)
         return [x]
 
-    op(name, infer, attrs={"axis": "int", "reverse": ("bool", False)}, category="reduce", ref=_cumulative_ref(name), cost=lambda o: o.operands[0].type.size,
-       doc=doc + " `reverse` runs from the end of the axis. f16 and bf16 accumulate in f32.",
-       samples=(sample("f32[3,5]", axis=1), sample("f32[3,5]", axis=0, reverse=True), sample("i32[6]", axis=0), sample("f64[2,3,4]", axis=1),
-                sample("f16[9]", axis=0), sample("bf16[2,9]", axis=-1, reverse=True), sample("u8[4,2]", axis=0), sample("f32[0,3]", axis=0), sample("f32[3,0]", axis=0)))
+    op(
+        name,
+        infer,
+        attrs={"axis": "int", "reverse": ("bool", False)},
+        category="reduce",
+        ref=_cumulative_ref(name),
+        cost=lambda o: o.operands[0].type.size,
+        doc=doc + " `reverse` runs from the end of the axis. f16 and bf16 accumulate in f32.",
+        samples=(
+            sample("f32[3,5]", axis=1),
+            sample("f32[3,5]", axis=0, reverse=True),
+            sample("i32[6]", axis=0),
+            sample("f64[2,3,4]", axis=1),
+            sample("f16[9]", axis=0),
+            sample("bf16[2,9]", axis=-1, reverse=True),
+            sample("u8[4,2]", axis=0),
+            sample("f32[0,3]", axis=0),
+            sample("f32[3,0]", axis=0),
+        ),
+    )
 
 
 _cumulative("cumsum", "number", "Sums of the elements up to each place along `axis` (that one included).")
@@ -205,13 +290,18 @@ _cumulative("cummin", "number", "Smallest element up to each place along `axis`;
 # ---- sliding windows -------------------------------------------------------------------------------------------------
 
 
-def window_extent(name: str, axis: int, size: Dim, padding: tuple[int, int], window: Dim, stride: int, dilation: int) -> Dim:
+def window_extent(
+    name: str, axis: int, size: Dim, padding: tuple[int, int], window: Dim, stride: int, dilation: int
+) -> Dim:
     """How many places a dilated window takes along an axis of `size` with `padding` before and after.
 
     Errors: FX0210 if the window is larger than the padded axis for all sizes, FX0218 if it may be.
     """
     if stride < 1 or dilation < 1:
-        raise error("FX0210", f"{name}: strides and dilations must be positive (axis {axis}: stride {stride}, dilation {dilation})")
+        raise error(
+            "FX0210",
+            f"{name}: strides and dilations must be positive (axis {axis}: stride {stride}, dilation {dilation})",
+        )
     reach = (window - 1) * dilation + 1
     room = size + padding[0] + padding[1]
     if reach == 1 and prove_le(0, room):  # no window along this axis, which may then be empty
@@ -227,24 +317,36 @@ def window_extent(name: str, axis: int, size: Dim, padding: tuple[int, int], win
 def pairs(name: str, padding: Sequence[int], axes: int) -> list[tuple[int, int]]:
     """`(lo0, hi0, lo1, hi1, ...)` as pairs, one for each of `axes`; FX0223 if the count is wrong."""
     if len(padding) != 2 * axes:
-        raise error("FX0223", f"{name}: padding has {len(padding)} numbers, {axes} axes need {2 * axes}: low and high for each", help="padding=(low0, high0, low1, high1, ...)")
+        raise error(
+            "FX0223",
+            f"{name}: padding has {len(padding)} numbers, {axes} axes need {2 * axes}: low and high for each",
+            help="padding=(low0, high0, low1, high1, ...)",
+        )
     return [(padding[2 * i], padding[2 * i + 1]) for i in range(axes)]
 
 
 def pad_array(x: Any, padding: Sequence[tuple[int, int]], fill: Any) -> Any:
     """A numpy array padded with `fill` on every axis; negative padding crops."""
     x = x[tuple(slice(max(0, -lo), max(0, n + min(0, hi))) for n, (lo, hi) in zip(x.shape, padding, strict=True))]
-    return np.pad(x, [(max(0, lo), max(0, hi)) for lo, hi in padding], constant_values=fill) if any(lo > 0 or hi > 0 for lo, hi in padding) else x
+    return (
+        np.pad(x, [(max(0, lo), max(0, hi)) for lo, hi in padding], constant_values=fill)
+        if any(lo > 0 or hi > 0 for lo, hi in padding)
+        else x
+    )
 
 
 def windows_of(x: Any, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Any:
     """All windows of an array over all its axes as a view [places..., window...] (numpy stride tricks, read only)."""
     places = [(n - (w - 1) * d - 1) // s + 1 for n, w, s, d in zip(x.shape, window, strides, dilation, strict=True)]
-    steps = [s * k for s, k in zip(strides, x.strides, strict=True)] + [d * k for d, k in zip(dilation, x.strides, strict=True)]
+    steps = [s * k for s, k in zip(strides, x.strides, strict=True)] + [
+        d * k for d, k in zip(dilation, x.strides, strict=True)
+    ]
     return np.lib.stride_tricks.as_strided(x, (*places, *window), steps, writeable=False)
 
 
-def window_range(cx: Any, place: Value, size: Value, window: Dim, stride: int, padding: tuple[int, int], dilation: int) -> tuple[Value, Value, Value]:
+def window_range(
+    cx: Any, place: Value, size: Value, window: Dim, stride: int, padding: tuple[int, int], dilation: int
+) -> tuple[Value, Value, Value]:
     """For one axis: which window offsets k read inside the axis (from, to), and the position `base` of k = 0.
 
     Offset k reads position base + k*dilation, which for from <= k < to lies in 0..size: no other guard is needed.
@@ -268,7 +370,11 @@ def _window(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     check_dtype(name, x.dtype, "number")
     for key in ("window", "strides", "dilation"):
         if len(a[key]) != x.rank:
-            raise error("FX0210", f"{name}: {key} {a[key]} has {len(a[key])} numbers, {x} has {x.rank} axes", help="give 1 for axes the window does not slide over")
+            raise error(
+                "FX0210",
+                f"{name}: {key} {a[key]} has {len(a[key])} numbers, {x} has {x.rank} axes",
+                help="give 1 for axes the window does not slide over",
+            )
     if any(w < 1 for w in a.window):
         raise error("FX0210", f"{name}: the window {a.window} must be positive")
     padding = pairs(name, a.padding, x.rank)
@@ -278,10 +384,14 @@ def _window(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
 
 def _window_ref(a: Attrs, x: Any) -> Any:
     x = np.asarray(x)
-    wide = _widened(x)
+    wide = widened(x)
     start = wide.dtype.type(identity(a.op, dtype_of(wide.dtype)))
-    view = windows_of(pad_array(wide, pairs("reduce_window", a.padding, x.ndim), start), a.window, a.strides, a.dilation)
-    return np.asarray(_ACCUMULATE[a.op].reduce(view, axis=tuple(range(x.ndim, 2 * x.ndim)), dtype=wide.dtype, initial=start)).astype(x.dtype)
+    view = windows_of(
+        pad_array(wide, pairs("reduce_window", a.padding, x.ndim), start), a.window, a.strides, a.dilation
+    )
+    return np.asarray(
+        _ACCUMULATE[a.op].reduce(view, axis=tuple(range(x.ndim, 2 * x.ndim)), dtype=wide.dtype, initial=start)
+    ).astype(x.dtype)
 
 
 def _window_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
@@ -291,7 +401,9 @@ def _window_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     padding = pairs("reduce_window", a.padding, len(t.shape))
     every = zip(index, t.shape, a.window, a.strides, padding, a.dilation, strict=True)
     plan = [window_range(cx, i, cx.dim(n), w, s, p, d) for i, n, w, s, p, d in every]
-    loops = [k for k, w in enumerate(a.window) if w != 1 or padding[k][0] > 0 or padding[k][1] > 0]  # else: read at base
+    loops = [
+        k for k, w in enumerate(a.window) if w != 1 or padding[k][0] > 0 or padding[k][1] > 0
+    ]  # else: read at base
 
     def body(c: Any, inner: tuple[Value, ...], carry: list[Value]) -> list[Value]:
         at = [base for _, _, base in plan]
@@ -304,17 +416,30 @@ def _window_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     return cast(cx.b, total, t.dtype)
 
 
-op("reduce_window", _window, attrs={"op": "str", "window": "ints", "strides": "ints", "padding": "ints", "dilation": "ints"}, category="reduce",
-   ref=_window_ref, element=_window_element, cost=lambda o: o.result.type.size * product(o.attrs.window),
-   doc="Slide a window over all axes of x and reduce it with `op` (max, min, sum, prod). `padding` is (low, high) for each axis and holds the op's identity "
-       "(negative: crops); `dilation` spaces the window's elements. A window with nothing but padding gives the identity.",
-   samples=(sample("f32[1,2,4,5]", op="max", window=(1, 1, 2, 2), strides=(1, 1, 2, 2), padding=(0,) * 8, dilation=(1,) * 4),
-            sample("f32[2,6]", op="sum", window=(1, 3), strides=(1, 2), padding=(0, 0, 1, 1), dilation=(1, 1)),
-            sample("f32[7]", op="min", window=(3,), strides=(1,), padding=(2, 1), dilation=(2,)),
-            sample("f64[5]", op="prod", window=(2,), strides=(2,), padding=(0, 1), dilation=(1,)),
-            sample("i32[4,4]", op="sum", window=(2, 3), strides=(1, 1), padding=(1, 0, 0, 2), dilation=(1, 1)),
-            sample("bf16[6]", op="sum", window=(4,), strides=(1,), padding=(0, 0), dilation=(1,)),
-            sample("u8[6]", op="max", window=(2,), strides=(3,), padding=(-1, 0), dilation=(1,)),
-            sample("f32[0,4]", op="max", window=(1, 2), strides=(1, 1), padding=(0,) * 4, dilation=(1, 1))))
+op(
+    "reduce_window",
+    _window,
+    attrs={"op": "str", "window": "ints", "strides": "ints", "padding": "ints", "dilation": "ints"},
+    category="reduce",
+    ref=_window_ref,
+    element=_window_element,
+    cost=lambda o: o.result.type.size * product(o.attrs.window),
+    doc="Slide a window over all axes of x and reduce it with `op` (max, min, sum, prod). `padding` is (low, "
+    "high) for each axis and holds the op's identity "
+    "(negative: crops); `dilation` spaces the window's elements. A window with nothing but padding gives the "
+    "identity.",
+    samples=(
+        sample(
+            "f32[1,2,4,5]", op="max", window=(1, 1, 2, 2), strides=(1, 1, 2, 2), padding=(0,) * 8, dilation=(1,) * 4
+        ),
+        sample("f32[2,6]", op="sum", window=(1, 3), strides=(1, 2), padding=(0, 0, 1, 1), dilation=(1, 1)),
+        sample("f32[7]", op="min", window=(3,), strides=(1,), padding=(2, 1), dilation=(2,)),
+        sample("f64[5]", op="prod", window=(2,), strides=(2,), padding=(0, 1), dilation=(1,)),
+        sample("i32[4,4]", op="sum", window=(2, 3), strides=(1, 1), padding=(1, 0, 0, 2), dilation=(1, 1)),
+        sample("bf16[6]", op="sum", window=(4,), strides=(1,), padding=(0, 0), dilation=(1,)),
+        sample("u8[6]", op="max", window=(2,), strides=(3,), padding=(-1, 0), dilation=(1,)),
+        sample("f32[0,4]", op="max", window=(1, 2), strides=(1, 1), padding=(0,) * 4, dilation=(1, 1)),
+    ),
+)
 
 __all__ = ["CUMULATIVE", "pad_array", "pairs", "reduced_shape", "window_extent", "window_range", "windows_of"]
