@@ -1,13 +1,15 @@
 """Two builders that give recipes a meaning without the rest of the compiler, and oracles to compare with.
 
 `NumpyBuilder` executes each op at once on numpy arrays: the plain meaning. `LlvmBuilder` writes LLVM IR, so that a
-recipe becomes a vectorised loop with true fused multiply-adds: what the tests run on millions of inputs.
+recipe becomes a vectorised loop with true fused multiply-adds: what the tests run on millions of inputs. An oracle is
+written against the same builder in the next wider type, with the C library's functions.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,11 @@ NUMPY: dict[str, Any] = {
     "bool": np.bool_,
 }
 LLVM = {"f32": "float", "f64": "double", "i32": "i32", "i64": "i64", "u32": "i32", "u64": "i64", "bool": "i1"}
+# "wide" is the C library's long double: it exists in oracles only
+LLVM["wide"], _WIDE_SUFFIX = {63: ("x86_fp80", "f80"), 112: ("fp128", "f128")}[np.finfo(np.longdouble).nmant]
+NUMPY["wide"] = np.longdouble
+FLOATS = ("f32", "f64", "wide")  # by precision
+ORACLE_OF = {"f32": "f64", "f64": "wide"}
 
 
 @functools.cache
@@ -168,7 +175,9 @@ class LlvmBuilder:
         return Register(name, dtype)
 
     def const(self, value: Any, like: Register) -> Register:
-        if like.dtype in ("f32", "f64"):
+        if like.dtype == "wide":
+            return self.cast(self.const(value, Register("", "f64")), "wide")
+        if like.dtype in FLOATS:
             rounded = float(NUMPY[like.dtype](value))
             return Register("0x%016X" % struct.unpack("<Q", struct.pack("<d", rounded)), like.dtype)
         assert isinstance(value, (int, np.integer)), value
@@ -184,7 +193,7 @@ class LlvmBuilder:
 
     def _call(self, intrinsic: str, *operands: Register) -> Register:
         t = LLVM[operands[0].dtype]
-        name = f"llvm.{intrinsic}.{operands[0].dtype}"
+        name = f"llvm.{intrinsic}.{operands[0].dtype.replace('wide', _WIDE_SUFFIX)}"
         self.declared.add(f"declare {t} @{name}({', '.join([t] * len(operands))})")
         return self._emit(f"call {t} @{name}({', '.join(f'{t} {o.text}' for o in operands)})", operands[0].dtype)
 
@@ -192,7 +201,7 @@ class LlvmBuilder:
         return self._call("fma", *self._lift((x, y, z)))
 
     def neg(self, x: Register) -> Register:
-        return self._emit(f"fneg {LLVM[x.dtype]} {x.text}" if x.dtype[0] == "f" else f"sub {LLVM[x.dtype]} 0, {x.text}", x.dtype)
+        return self._emit(f"fneg {LLVM[x.dtype]} {x.text}" if x.dtype in FLOATS else f"sub {LLVM[x.dtype]} 0, {x.text}", x.dtype)
 
     def select(self, c: Register, x: Any, y: Any) -> Register:
         a, b = self._lift((x, y))
@@ -208,18 +217,24 @@ class LlvmBuilder:
         if x.dtype == dtype:
             return x
         a, b = x.dtype, dtype
-        wider = int(b[1:]) > int(a[1:])
-        if a[0] == "f" and b[0] == "f":
-            op = "fpext" if wider else "fptrunc"
-        elif a[0] == "f":
+        if a in FLOATS and b in FLOATS:
+            op = "fpext" if FLOATS.index(b) > FLOATS.index(a) else "fptrunc"
+        elif a in FLOATS:
             op = "fptosi" if b[0] == "i" else "fptoui"
-        elif b[0] == "f":
+        elif b in FLOATS:
             op = "sitofp" if a[0] == "i" else "uitofp"
         elif a[1:] == b[1:]:
             return Register(x.text, dtype)
         else:
-            op = ("sext" if a[0] == "i" else "zext") if wider else "trunc"
+            op = ("sext" if a[0] == "i" else "zext") if int(b[1:]) > int(a[1:]) else "trunc"
         return self._emit(f"{op} {LLVM[a]} {x.text} to {LLVM[b]}", dtype)
+
+    def libm(self, name: str, *operands: Register) -> Register:
+        """A call of the C library's function, in its `long double` form for wide operands. For oracles only."""
+        t = LLVM[operands[0].dtype]
+        symbol = name + ("l" if operands[0].dtype == "wide" else "")
+        self.declared.add(f"declare {t} @{symbol}({', '.join([t] * len(operands))})")
+        return self._emit(f"call {t} @{symbol}({', '.join(f'{t} {o.text}' for o in operands)})", operands[0].dtype)
 
     def isnan(self, x: Register) -> Register:
         return self._emit(f"fcmp uno {LLVM[x.dtype]} {x.text}, {x.text}", "bool")
@@ -235,7 +250,7 @@ class LlvmBuilder:
 
             def compare(x: Any, y: Any) -> Register:
                 a, b = self._lift((x, y))
-                if a.dtype[0] == "f":
+                if a.dtype in FLOATS:
                     op = "fcmp " + ("une" if name == "ne" else "o" + name)
                 else:
                     op = "icmp " + (name if name in ("eq", "ne") else ("s" if a.dtype[0] == "i" else "u") + name)
@@ -260,7 +275,7 @@ class LlvmBuilder:
 
         def binary(x: Any, y: Any) -> Register:
             a, b = self._lift((x, y))
-            op = plain[name][0 if a.dtype[0] == "f" else 1]
+            op = plain[name][0 if a.dtype in FLOATS else 1]
             if op == "shr":
                 op = "ashr" if a.dtype[0] == "i" else "lshr"
             assert op, (name, a.dtype)
@@ -269,127 +284,109 @@ class LlvmBuilder:
         return binary
 
 
-def _loop(body: Callable[[LlvmBuilder, list[Register]], tuple[str, str]], argument_types: Sequence[str], result_type: str) -> str:
+def loop_text(body: Callable[..., Register], argument_types: Sequence[str]) -> str:
     """LLVM IR of `void kernel(i64 n, ptr out, ptr in0, ...)` that applies `body` to each element."""
     b = LlvmBuilder()
-    names = [f"%a{i}" for i in range(len(argument_types))]
-    out = body(b, [Register(n, t) for n, t in zip(names, argument_types, strict=True)])
-    lines = [f"define void @kernel(i64 %n, ptr noalias %out, {', '.join(f'ptr noalias %in{i}' for i in range(len(names)))}) {{"]
+    out = body(b, *[Register(f"%a{i}", t) for i, t in enumerate(argument_types)])
+    pointers = "".join(f", ptr noalias %in{i}" for i in range(len(argument_types)))
+    lines = [f"define void @kernel(i64 %n, ptr noalias %out{pointers}) {{"]
     lines += ["entry:", "  br label %loop", "loop:", "  %i = phi i64 [ 0, %entry ], [ %next, %loop ]"]
     for i, t in enumerate(argument_types):
         lines.append(f"  %p{i} = getelementptr {LLVM[t]}, ptr %in{i}, i64 %i")
         lines.append(f"  %a{i} = load {LLVM[t]}, ptr %p{i}")
     lines += b.lines
-    lines += [f"  %q = getelementptr {out[0]}, ptr %out, i64 %i", f"  store {out[0]} {out[1]}, ptr %q"]
+    t = LLVM[out.dtype]
+    lines += [f"  %q = getelementptr {t}, ptr %out, i64 %i", f"  store {t} {out.text}, ptr %q"]
     lines += ["  %next = add nuw i64 %i, 1", "  %more = icmp ult i64 %next, %n", "  br i1 %more, label %loop, label %done"]
     lines += ["done:", "  ret void", "}"]
     return "\n".join(sorted(b.declared) + lines)
 
 
-@functools.cache
 def _machine() -> Any:
+    """A new target machine: an engine takes its own away from us."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
-    )
-
-
-_alive: list[Any] = []
-
-
-def _native(text: str) -> Callable[..., None]:
-    module = llvm.parse_assembly(text)
-    module.verify()
-    machine = _machine()
-    options = llvm.create_pipeline_tuning_options()
-    options.loop_vectorization = True
-    options.loop_interleaving = False
-    llvm.create_pass_builder(machine, options).getModulePassManager().run(module, llvm.create_pass_builder(machine, options))
-    engine = llvm.create_mcjit_compiler(module, _machine_copy())
-    engine.finalize_object()
-    _alive.append(engine)
-    count = text.split("{", 1)[0].count("ptr")
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * count)
-    return prototype(engine.get_function_address("kernel"))
-
-
-def _machine_copy() -> Any:
-    """MCJIT takes its target machine away from us, so each engine gets its own."""
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
 
 
-def recipe_text(recipe: Callable[..., Any], dtype: str, arity: int) -> str:
-    """The loop around a recipe, as LLVM IR before optimisation."""
+def optimise(text: str) -> Any:
+    """The parsed, verified and optimised (vectorised) module."""
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options()
+    options.loop_vectorization = True
+    options.loop_interleaving = False
+    builder = llvm.create_pass_builder(_machine(), options)
+    builder.getModulePassManager().run(module, builder)
+    return module
 
-    def body(b: LlvmBuilder, registers: list[Register]) -> tuple[str, str]:
-        out = recipe(b, *registers)
-        assert out.dtype == dtype, out
-        return LLVM[dtype], out.text
 
-    return _loop(body, [dtype] * arity, dtype)
+_alive: list[Any] = []
+
+
+def compile_loop(body: Callable[..., Register], argument_types: Sequence[str], result_type: str) -> Callable[..., np.ndarray]:
+    """`body` as a native loop over arrays of the given element types."""
+    engine = llvm.create_mcjit_compiler(optimise(loop_text(body, argument_types)), _machine())
+    engine.finalize_object()
+    _alive.append(engine)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * (len(argument_types) + 1))
+    kernel = prototype(engine.get_function_address("kernel"))
+
+    def run(*inputs: np.ndarray) -> np.ndarray:
+        arrays = [np.ascontiguousarray(i, dtype=NUMPY[t]) for i, t in zip(inputs, argument_types, strict=True)]
+        out = np.zeros(arrays[0].shape, dtype=NUMPY[result_type])
+        assert all(a.shape == out.shape for a in arrays)
+        kernel(out.size, out.ctypes.data, *[a.ctypes.data for a in arrays])
+        return out
+
+    return run
 
 
 def compile_recipe(recipe: Callable[..., Any], dtype: str, arity: int = 1) -> Callable[..., np.ndarray]:
     """The recipe as a native vector loop over arrays."""
-    kernel = _native(recipe_text(recipe, dtype, arity))
-
-    def run(*inputs: np.ndarray) -> np.ndarray:
-        arrays = [np.ascontiguousarray(i, dtype=NUMPY[dtype]) for i in inputs]
-        out = np.empty(arrays[0].shape, dtype=NUMPY[dtype])
-        kernel(out.size, out.ctypes.data, *[a.ctypes.data for a in arrays])
-        return out
-
-    return run
+    return compile_loop(recipe, [dtype] * arity, dtype)
 
 
-# ---- oracles
+def compile_oracle(oracle: Callable[..., Any], dtype: str, arity: int = 1) -> Callable[..., np.ndarray]:
+    """The oracle for recipes of type `dtype`, from arrays of that type to arrays of the next wider one."""
+    wide = ORACLE_OF[dtype]
+    return compile_loop(lambda b, *x: oracle(b, *[b.cast(v, wide) for v in x]), [dtype] * arity, wide)
 
 
-def _longdouble_name() -> tuple[str, str]:
-    bits = np.finfo(np.longdouble).nmant
-    return {63: ("x86_fp80", "fpext double {} to x86_fp80"), 112: ("fp128", "fpext double {} to fp128")}[bits]
+def compile_error(recipe: Callable[..., Any], oracle: Callable[..., Any], dtype: str, arity: int = 1) -> Callable[..., np.ndarray]:
+    """The recipe's error against the oracle, in ulp of the correctly rounded result, as a loop.
 
+    Overflow counts as the power of two above the largest number; a NaN for a number, a number for a NaN, and a zero of
+    the wrong sign are infinitely wrong.
+    """
+    wide = ORACLE_OF[dtype]
+    mantissa, least, largest = (23, -126, 127) if dtype == "f32" else (52, -1022, 1023)
+    integer = "i32" if dtype == "f32" else "i64"
 
-@functools.cache
-def wide_libm(function: str, arity: int = 1) -> Callable[..., np.ndarray]:
-    """The C library's `long double` function as a loop from float64 to np.longdouble arrays."""
-    wide, extend = _longdouble_name()
+    def body(b: LlvmBuilder, *x: Register) -> Register:
+        got = recipe(b, *x)
+        want = oracle(b, *[b.cast(v, wide) for v in x])
+        rounded = b.cast(want, dtype)
+        exponent_mask = (2 * largest + 1) << mantissa
+        binade = b.bitcast(b.bit_and(b.bitcast(rounded, integer), exponent_mask), dtype)
+        binade = b.select(b.gt(binade, 2.0**largest), 2.0**largest, binade)
+        binade = b.select(b.lt(binade, 2.0**least), 2.0**least, binade)
+        ulp = b.cast(b.mul(binade, 2.0**-mantissa), wide)
+        beyond = b.mul(b.cast(b.const(2.0**largest, got), wide), 2.0)
 
-    def body(b: LlvmBuilder, registers: list[Register]) -> tuple[str, str]:
-        wides = [b._emit(extend.format(r.text), "f64").text for r in registers]
-        b.declared.add(f"declare {wide} @{function}l({', '.join([wide] * arity)})")
-        result = b._emit(f"call {wide} @{function}l({', '.join(f'{wide} {w}' for w in wides)})", "f64")
-        return wide, result.text
+        def clamp(v: Register) -> Register:
+            v = b.select(b.gt(v, beyond), beyond, v)
+            return b.select(b.lt(v, b.neg(beyond)), b.neg(beyond), v)
 
-    kernel = _native(_loop(body, ["f64"] * arity, "f64"))
+        error = b.div(b.abs(b.sub(clamp(b.cast(got, wide)), clamp(want))), ulp)
+        error = b.select(b.isnan(error), math.inf, error)
+        both_nan = b.logical_and(b.isnan(got), b.isnan(want))
+        error = b.select(both_nan, 0.0, error)
+        both_zero = b.logical_and(b.eq(got, 0.0), b.eq(rounded, 0.0))
+        signs_differ = b.lt(b.bit_xor(b.bitcast(got, integer), b.bitcast(rounded, integer)), 0)
+        error = b.select(b.logical_and(both_zero, signs_differ), math.inf, error)
+        return b.cast(error, "f64")
 
-    def run(*inputs: np.ndarray) -> np.ndarray:
-        arrays = [np.ascontiguousarray(i, dtype=np.float64) for i in inputs]
-        out = np.zeros(arrays[0].shape, dtype=np.longdouble)
-        kernel(out.size, out.ctypes.data, *[a.ctypes.data for a in arrays])
-        return out
-
-    return run
-
-
-@functools.cache
-def libm(function: str, arity: int = 1) -> Callable[..., np.ndarray]:
-    """The C library's `double` function as a loop over float64 arrays."""
-
-    def body(b: LlvmBuilder, registers: list[Register]) -> tuple[str, str]:
-        b.declared.add(f"declare double @{function}({', '.join(['double'] * arity)})")
-        result = b._emit(f"call double @{function}({', '.join(f'double {r.text}' for r in registers)})", "f64")
-        return "double", result.text
-
-    kernel = _native(_loop(body, ["f64"] * arity, "f64"))
-
-    def run(*inputs: np.ndarray) -> np.ndarray:
-        arrays = [np.ascontiguousarray(i, dtype=np.float64) for i in inputs]
-        out = np.empty(arrays[0].shape)
-        kernel(out.size, out.ctypes.data, *[a.ctypes.data for a in arrays])
-        return out
-
-    return run
+    return compile_loop(body, [dtype] * arity, "f64")

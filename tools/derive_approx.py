@@ -269,13 +269,10 @@ FITS: dict[str, Pair] = {
         "f32": Fit(lambda m: mp.cbrt(1 / m), mpf(1), mpf(2), 4, mp.cbrt),
         "f64": Fit(lambda m: mp.cbrt(1 / m), mpf(1), mpf(2), 5, mp.cbrt),
     },
-    "pow_log": {  # 2 atanh(s)/s - 2 = z (2/3 + z P(z)): the first two terms are taken in twice the precision
-        "f64": Fit(lambda z: (atanh_tail(z) / 2 - mpf(1) / 3) / z, mpf(0), mpf("0.02945"), 8, lambda z: z**2)
+    "pow_log": {  # atanh(s)/s - 1 = z (1/3 + z P(z)): the first term is taken in twice the precision
+        fmt: Fit(lambda z: (atanh_tail(z) / 2 - mpf(1) / 3) / z, mpf(0), mpf("0.02945"), n, lambda z: z**2)
+        for fmt, n in (("f32", 4), ("f64", 8))
     },
-    "log2_short": {  # log2(1 + f)/f in f64 to f32 accuracy, for pow
-        "f64": Fit(lambda f: mp.log1p(f) / f / LN2, ROOT_LOW, ROOT_HIGH, 14, lambda f: f / mp.log1p(f) * LN2)
-    },
-    "exp2_short": {"f64": Fit(lambda r: mp.expm1(r * LN2) / r, mpf(-0.5), mpf(0.5), 6, lambda r: r / mp.exp(r * LN2))},
     "lgamma_two": {
         "f64": Fit(lgamma_two_tail, mpf("-0.5"), mpf("0.5"), 19, lambda t: t**2 / mp.loggamma(2 + t)),
     },

@@ -1,9 +1,8 @@
 """pow, cbrt and rsqrt.
 
-Method: pow is 2**(y log2|x|). For f32 it is computed in f64. For f64 the logarithm is an unevaluated sum of two floats:
-with s = (m - 1)/(m + 1), the terms in s and s^3 are taken in twice the precision, which leaves an error of about 2**-65
-of the logarithm (Tang, "Table-driven implementation of the logarithm function", 1990, gives the analysis; there is no
-table here). cbrt is a short polynomial for x**(-1/3), Newton steps without division, and a last step on the
+Method: pow is 2**(y log2|x|) with the logarithm as an unevaluated sum of two floats: with s = (m - 1)/(m + 1), the terms
+in s and s^3 are taken in twice the precision, and the rest is so much smaller that the logarithm is good to about 12 bits
+more than the format (the idea of fdlibm's e_pow.c, K. C. Ng; Muller, "Elementary Functions", section 11.5). cbrt is a short polynomial for x**(-1/3), Newton steps without division, and a last step on the
 residue of the cube root itself.
 """
 
@@ -13,8 +12,8 @@ import math
 
 from fluxir.ops.approx.coefficients import COEFFICIENTS, CONSTANTS
 from fluxir.ops.approx.common import (
-    F64,
     Builder,
+    Format,
     Value,
     at_least,
     at_most,
@@ -92,27 +91,19 @@ def _pow_at_edges(b: Builder, x: Value, y: Value, magnitude: Value, result: Valu
     return select(b, b.logical_or(b.eq(x, 1.0), b.eq(y, 0.0)), 1.0, result)
 
 
-def _exp2_of_sum(b: Builder, high: Value, low: Value, name: str) -> Value:
-    """2**(high + low) in f64, for |high| < 2**50; 0 or infinity where it must be."""
-    low = select(b, b.lt(b.abs(high), 1200.0), low, 0.0)
-    high = at_least(b, at_most(b, high, 1030.0), -1080.0)
+def _exp2_of_sum(b: Builder, high: Value, low: Value, fmt: Format) -> Value:
+    """2**(high + low); 0 or infinity where it must be. |low| is below an ulp of `high`."""
+    bottom, top = (-160.0, 130.0) if fmt.name == "f32" else (-1080.0, 1030.0)
+    low = select(b, b.eq(high, at_least(b, at_most(b, high, top), bottom)), low, 0.0)
+    high = at_least(b, at_most(b, high, top), bottom)
     n_float, n = nearest_integer(b, high)
     r = b.add(b.sub(high, n_float), low)
-    return scale(b, b.add(b.mul(r, horner(b, r, COEFFICIENTS[name]["f64"])), 1.0), n, F64)
+    return scale(b, b.add(b.mul(r, horner(b, r, COEFFICIENTS["exp2"][fmt.name])), 1.0), n, fmt)
 
 
-def _pow_f32(b: Builder, x: Value, y: Value) -> Value:
-    """x**y of f32 values for positive finite x, computed in f64 with about 40 good bits of the logarithm."""
-    m, n = split_exponent(b, b.cast(x, dtype="f64"), F64, subnormal=False)
-    f = b.sub(m, 1.0)
-    logarithm = b.fma(f, horner(b, f, COEFFICIENTS["log2_short"]["f64"]), integer_to_float(b, n, F64))
-    product = b.mul(b.cast(y, dtype="f64"), logarithm)
-    return b.cast(_exp2_of_sum(b, product, b.const(0.0, like=product), "exp2_short"), dtype="f32")
-
-
-def _pow_f64(b: Builder, x: Value, y: Value) -> Value:
-    """x**y of f64 values for positive finite x and |y| up to 2**80."""
-    m, n = split_exponent(b, x, F64)
+def _log2_as_sum(b: Builder, x: Value, fmt: Format) -> tuple[Value, Value]:
+    """log2(x) of positive finite x as a sum of two floats."""
+    m, n = split_exponent(b, x, fmt)
     # s + s_low = (m - 1) / (m + 1)
     f = b.sub(m, 1.0)
     divisor, divisor_low = fast_two_sum(b, b.const(2.0, like=x), f)
@@ -122,28 +113,28 @@ def _pow_f64(b: Builder, x: Value, y: Value) -> Value:
     # log2 m = 2 log2(e) s (1 + u) with u = z/3 + z^2 P(z), z = s^2
     z, z_low = two_product(b, s, s)
     z_low = b.fma(b.add(s, s), s_low, z_low)
-    third, third_low = CONSTANTS["third"]["f64"]
+    third, third_low = CONSTANTS["third"][fmt.name]
     first, first_low = two_product(b, z, b.const(third, like=z))
     first_low = b.fma(z_low, third, b.fma(z, third_low, first_low))
-    u, u_low = fast_two_sum(b, first, b.mul(b.mul(z, z), horner(b, z, COEFFICIENTS["pow_log"]["f64"])))
+    u, u_low = fast_two_sum(b, first, b.mul(b.mul(z, z), horner(b, z, COEFFICIENTS["pow_log"][fmt.name])))
     u_low = b.add(u_low, first_low)
-    factor, factor_low = CONSTANTS["two_log2_e"]["f64"]
+    factor, factor_low = CONSTANTS["two_log2_e"][fmt.name]
     g, g_low = two_product(b, s, b.const(factor, like=s))
     g_low = b.fma(s_low, factor, b.fma(s, factor_low, g_low))
     h, h_low = two_product(b, g, u)
     h_low = b.fma(g_low, u, b.fma(g, u_low, h_low))
     high, low = fast_two_sum(b, g, h)
-    low = b.add(low, b.add(g_low, h_low))
-    total, total_low = fast_two_sum(b, integer_to_float(b, n, F64), high)
-    total_low = b.add(total_low, low)
-    product, product_low = two_product(b, y, total)
-    return _exp2_of_sum(b, product, b.fma(y, total_low, product_low), "exp2")
+    total, total_low = fast_two_sum(b, integer_to_float(b, n, fmt), high)
+    return total, b.add(total_low, b.add(low, b.add(g_low, h_low)))
 
 
 def pow(b: Builder, x: Value, y: Value) -> Value:
     """x**y with the special cases of C99: pow(x, 0) = pow(1, y) = 1 even for NaN, signs by the parity of y."""
+    fmt = format_of(x)
     magnitude = b.abs(x)
     # beyond 2**80 every |x| but 1 gives 0 or infinity already, and 1 is not multiplied by infinity
     limited = at_least(b, at_most(b, y, 2.0**80), -(2.0**80))
-    result = (_pow_f32 if format_of(x).name == "f32" else _pow_f64)(b, magnitude, limited)
+    logarithm, logarithm_low = _log2_as_sum(b, magnitude, fmt)
+    product, product_low = two_product(b, limited, logarithm)
+    result = _exp2_of_sum(b, product, b.fma(limited, logarithm_low, product_low), fmt)
     return _pow_at_edges(b, x, y, magnitude, result)
