@@ -6,7 +6,8 @@ Invariant: asking for a version imports none of the packages asked about.
 from __future__ import annotations
 
 import platform
-from pathlib import Path
+
+from .. import __version__
 
 __all__ = ["PACKAGES", "fluxir_version", "package_version", "versions"]
 
@@ -14,17 +15,8 @@ PACKAGES = ("numpy", "llvmlite", "lark", "click", "ml_dtypes", "platformdirs")
 
 
 def fluxir_version() -> str:
-    """The version of this package; read from pyproject.toml in a source tree that was never installed."""
-    installed = package_version("fluxir")
-    if installed is not None:
-        return installed
-    import tomllib
-
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    try:
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-    except (OSError, ValueError, KeyError):
-        return "unknown"
+    """The version of this package."""
+    return __version__
 
 
 def package_version(name: str) -> str | None:

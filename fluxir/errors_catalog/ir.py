@@ -123,11 +123,11 @@ declare(
 
 declare(
     "FX0109",
-    "IR text is too large or too deeply nested",
+    "limit of size, nesting or steps reached",
     "limit",
     """
-    A limit that protects from runaway or hostile input was reached: the size of the text, the depth of nested regions or
-    types, or the number of dimensions.
+    A limit that protects from runaway or hostile input was reached: the size of the text, the depth of nested regions,
+    types or trees, the depth of calls, or the number of steps the interpreter takes.
 
     Programs made by fluxir stay far below. If yours is honest and larger, move repeated parts into functions and `call`
     them, or roll repeated layers into a `scan`.

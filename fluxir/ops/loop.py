@@ -113,7 +113,7 @@ def _load_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
 
 def _in_bounds(o: Op, mem: Any, at: tuple[int, ...], lanes: int) -> None:
     if any(not 0 <= i < n for i, n in zip(at, mem.shape, strict=True)) or (at and at[-1] + lanes > mem.shape[-1]):
-        raise error("FX0501", f"{o.name} out of bounds: index {at} (lanes {lanes}) of memory {mem.shape}", loc=o.loc)
+        raise error("FX0515", f"{o.name} out of bounds: index {at} (lanes {lanes}) of memory {mem.shape}", loc=o.loc)
 
 
 op("load", _load, attrs={"lanes": ("int", 0), "align": ("int", 0)}, level="loop", category="memory", eval=_load_eval,
