@@ -143,8 +143,8 @@ def _fma_f64(x: float, y: float, z: float) -> float:
     try:
         r = top / bottom
     except OverflowError:
-        return math.copysign(math.inf, top)
-    return r if r else math.copysign(0.0, top)
+        return math.inf if top > 0 else -math.inf
+    return r if r else (0.0 if top > 0 else -0.0)
 
 
 # ---- transcendentals -------------------------------------------------------------------------------------------------
