@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fluxir.ops import compare, contract, control, index, loop, math, order, reduce
+from fluxir.ops import compare, contract, control, index, loop, math, nn, order, random, reduce, shape
 
-__all__ = ["compare", "contract", "control", "index", "loop", "math", "order", "reduce"]
+__all__ = ["compare", "contract", "control", "index", "loop", "math", "nn", "order", "random", "reduce", "shape"]

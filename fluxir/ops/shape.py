@@ -1,0 +1,562 @@
+"""Ops that move elements without computing on them: reshape, transpose, broadcast, slice, pad, concat, reverse, iota.
+
+Every size may be symbolic. What a type rule cannot prove about sizes (that a slice lies inside its axis, that a
+result is not negative) is an error that names the fact to state, never a check left to run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fluxir.errors import FluxError, error
+from fluxir.ir.core import Attrs, Block, Op, Value
+from fluxir.ir.dims import Dim, ceildiv, facts, maximum, mul, product, prove_equal, prove_lt, require_equal
+from fluxir.ir.opdef import op, sample
+from fluxir.ir.types import TensorType, Type
+from fluxir.ops import meaning
+from fluxir.ops.bounds import at_most
+from fluxir.ops.nest import choose
+from fluxir.ops.rules import normal_axes, normal_axis, tensor_operands
+
+Shape = tuple[Dim, ...]
+
+
+def show(shape: Sequence[Dim]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+def require_sizes(name: str, shape: Sequence[Dim]) -> Shape:
+    """FX0218 unless every size is at least 0 for all values the facts allow."""
+    for axis, d in enumerate(shape):
+        if not at_most(0, d):
+            lo, hi = facts().range(d)
+            word = "is" if hi < 0 else "may be"
+            raise error(
+                "FX0218",
+                f"{name}: the size {d} of axis {axis} {word} negative",
+                help=None if hi < 0 else "state a bound on the symbol that makes it at least 0, such as B >= 2",
+            )
+    return tuple(shape)
+
+
+# ---- reshape ---------------------------------------------------------------------------------------------------------
+
+
+def _reshape(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    (x,) = tensor_operands("reshape", t, 1)
+    shape = require_sizes("reshape", a.shape)
+    old, new = x.size, product(shape)
+    if not require_equal(old, new):
+        raise _size_error(x, shape, old, new)
+    return [x.with_shape(shape)]
+
+
+def _size_error(x: TensorType, shape: Shape, old: Dim, new: Dim) -> FluxError:
+    head = f"reshape of {x} to {show(shape)}: {old} elements cannot become {new}"
+    if facts().equal(old, new) is None:
+        return error(
+            "FX0204",
+            f"{head} unless {old} == {new}, which is not known",
+            help=f"state the fact {old} == {new}, or give the shape in terms of {old}",
+        )
+    fits = []
+    for i, d in enumerate(shape):
+        rest = product(shape[:i] + shape[i + 1 :])
+        if isinstance(old, int) and isinstance(rest, int) and rest and old % rest == 0 and d != old // rest:
+            fits.append(f"axis {i} would have to be {old // rest}")
+    return error(
+        "FX0204", head, help=" or ".join(fits) or "use a slice, pad or broadcast to change the number of elements"
+    )
+
+
+def factor_groups(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of axes of `source` and `target` with equal products, in order; axes of size 1 are left out.
+
+    Both shapes hold the same number of elements. `[B,4,4] -> [B,16]` gives `[([0], [0]), ([1, 2], [1])]`.
+    """
+    old = [i for i, d in enumerate(source) if d != 1]
+    new = [i for i, d in enumerate(target) if d != 1]
+    ends = [product(target[i] for i in new[: m + 1]) for m in range(len(new))]
+    groups, start, used, total = [], 0, 0, 1
+    for n, axis in enumerate(old):
+        total = mul(total, source[axis])
+        cut = next((m for m in range(used, len(new)) if prove_equal(total, ends[m])), None)
+        if cut is not None and n + 1 < len(old):
+            groups.append((old[start : n + 1], new[used : cut + 1]))
+            start, used = n + 1, cut + 1
+    if start < len(old) or used < len(new):
+        groups.append((old[start:], new[used:]))
+    return groups
+
+
+def _reshape_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    """Per group the linear index; only a split divides. Merging [B,4,4] -> [B,16] reads from i*4 + j undone."""
+    b, source, target = cx.b, o.operands[0].type.shape, o.attrs.shape
+    at = [b.index(0)] * len(source)
+    for old, new in factor_groups(source, target):
+        linear: Value | None = None
+        for axis in new:
+            linear = index[axis] if linear is None else b.add(b.mul(linear, cx.dim(target[axis])), index[axis])
+        if linear is None:
+            continue  # all these axes have size 1 at run time
+        for axis in reversed(old[1:]):
+            n = cx.dim(source[axis])
+            at[axis], linear = b.fmod(linear, n), b.div(linear, n)
+        if old:
+            at[old[0]] = linear
+    return cx.at(o.operands[0], at)  # type: ignore[no-any-return]
+
+
+op(
+    "reshape",
+    _reshape,
+    attrs={"shape": "dims"},
+    category="shape",
+    ref=lambda a, x: np.reshape(x, a.shape),
+    element=_reshape_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[3,4,4]", shape=(3, 16)),
+        sample("f32[3,16]", shape=(3, 4, 2, 2)),
+        sample("i32[6,4]", shape=(4, 6)),
+        sample("f64[2,3]", shape=(1, 6, 1)),
+        sample("f16[1]", shape=()),
+        sample("bf16", shape=(1, 1)),
+        sample("bool[0,3]", shape=(5, 0)),
+        sample("u8[4,1,3,5]", shape=(12, 5)),
+    ),
+    doc="The same elements in row-major order with another shape of the same number of elements.",
+)
+
+# ---- transpose -------------------------------------------------------------------------------------------------------
+
+
+def _transpose(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    (x,) = tensor_operands("transpose", t, 1)
+    if sorted(a.perm) != list(range(x.rank)):
+        raise error(
+            "FX0207",
+            f"transpose: {a.perm} is not a permutation of the {x.rank} axes of {x}",
+            help=f"name each of {', '.join(map(str, range(x.rank))) or 'no axes'} once",
+        )
+    return [x.with_shape(x.shape[i] for i in a.perm)]
+
+
+def _transpose_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    at: list[Any] = [None] * len(index)
+    for i, source in zip(index, o.attrs.perm, strict=True):
+        at[source] = i
+    return cx.at(o.operands[0], at)  # type: ignore[no-any-return]
+
+
+op(
+    "transpose",
+    _transpose,
+    attrs={"perm": "ints"},
+    category="shape",
+    ref=lambda a, x: np.transpose(x, a.perm),
+    element=_transpose_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[3,4]", perm=(1, 0)),
+        sample("i32[2,3,4]", perm=(2, 0, 1)),
+        sample("f64", perm=()),
+        sample("bool[0,2]", perm=(1, 0)),
+        sample("bf16[2,3]", perm=(1, 0)),
+    ),
+    doc="Axis i of the result is axis perm[i] of x.",
+)
+
+# ---- broadcast -------------------------------------------------------------------------------------------------------
+
+
+def broadcast_axes(a: Attrs, rank: int) -> tuple[int, ...]:
+    """The result axis of each operand axis of a `broadcast`."""
+    return a.axes if a.axes is not None else tuple(range(len(a.shape) - rank, len(a.shape)))
+
+
+def _broadcast(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    (x,) = tensor_operands("broadcast", t, 1)
+    shape = require_sizes("broadcast", a.shape)
+    axes = broadcast_axes(a, x.rank)
+    if len(axes) != x.rank or any(not 0 <= i < len(shape) for i in axes):
+        raise error(
+            "FX0202",
+            f"broadcast: {x} has {x.rank} axes, which cannot become axes {axes} of {show(shape)}",
+            help="`axes` gives for each axis of the operand its place in the result",
+        )
+    if len(set(axes)) != len(axes):
+        raise error("FX0206", f"broadcast: an axis is repeated in {axes}")
+    for i, d in zip(axes, x.shape, strict=True):
+        if d != 1 and not require_equal(d, shape[i]):
+            raise error(
+                "FX0202",
+                f"broadcast of {x} to {show(shape)}: {d} is not {shape[i]} (axis {i} of the result)",
+                help="an axis must have the size of the result's or 1",
+            )
+    return [x.with_shape(shape)]
+
+
+def _broadcast_ref(a: Attrs, x: Any) -> Any:
+    axes = broadcast_axes(a, np.ndim(x))
+    order = np.argsort(axes)
+    shape = [1] * len(a.shape)
+    for i, d in zip(axes, np.shape(x), strict=True):
+        shape[i] = d
+    return np.broadcast_to(np.transpose(x, order).reshape(shape), a.shape).copy()
+
+
+def _broadcast_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    (x,) = o.operands
+    axes = broadcast_axes(o.attrs, len(x.type.shape))
+    at = [cx.b.index(0) if d == 1 else index[i] for i, d in zip(axes, x.type.shape, strict=True)]
+    return cx.at(x, at)  # type: ignore[no-any-return]
+
+
+op(
+    "broadcast",
+    _broadcast,
+    attrs={"shape": "dims", "axes": ("ints", None)},
+    category="shape",
+    ref=_broadcast_ref,
+    element=_broadcast_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[4]", shape=(3, 4)),
+        sample("f32[3]", shape=(3, 4), axes=(0,)),
+        sample("i32[2,3]", shape=(3, 5, 2), axes=(2, 0)),
+        sample("f64[1,3]", shape=(2, 4, 3)),
+        sample("bool", shape=(2, 2)),
+        sample("bf16[1]", shape=(0, 3)),
+        sample("u8", shape=()),
+    ),
+    doc="Repeat along new axes and axes of size 1; `axes` gives the result axis of each operand axis (default: the last ones).",
+)
+
+# ---- slice -----------------------------------------------------------------------------------------------------------
+
+
+def _strides(a: Attrs, rank: int) -> tuple[int, ...]:
+    return a.stride if a.stride is not None else (1,) * rank
+
+
+def _slice(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    (x,) = tensor_operands("slice", t, 1)
+    strides = _strides(a, x.rank)
+    if not len(a.start) == len(a.limit) == len(strides) == x.rank:
+        raise error(
+            "FX0216",
+            f"slice: {x} has {x.rank} axes, start, limit and stride name {len(a.start)}, {len(a.limit)} and {len(strides)}",
+        )
+    out: list[Dim] = []
+    for axis, (size, start, limit, step) in enumerate(zip(x.shape, a.start, a.limit, strides, strict=True)):
+        if step < 1:
+            raise error(
+                "FX0216",
+                f"slice: the stride of axis {axis} is {step}, it must be positive",
+                help="`reverse` first for a negative step",
+            )
+        for low, high in ((0, start), (start, limit), (limit, size)):
+            if not at_most(low, high):
+                raise _slice_error(x, axis, start, limit, low, high)
+        out.append(ceildiv(limit - start, step))
+    return [x.with_shape(out)]
+
+
+def _slice_error(x: TensorType, axis: int, start: Dim, limit: Dim, low: Dim, high: Dim) -> FluxError:
+    head = f"slice [{start}:{limit}] of axis {axis} of {x}"
+    if prove_lt(high, low):
+        return error(
+            "FX0216", f"{head}: {low} is larger than {high}", help="bounds satisfy 0 <= start <= limit <= size"
+        )
+    return error(
+        "FX0218",
+        f"{head}: {low} <= {high} is not known",
+        help=f"state a fact that makes {low} <= {high} true, such as a bound on a symbol",
+    )
+
+
+def _slice_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    b = cx.b
+    at = []
+    for i, start, step in zip(index, o.attrs.start, _strides(o.attrs, len(index)), strict=True):
+        scaled = i if step == 1 else b.mul(i, b.index(step))
+        at.append(scaled if start == 0 else b.add(scaled, cx.dim(start)))
+    return cx.at(o.operands[0], at)  # type: ignore[no-any-return]
+
+
+def _slice_ref(a: Attrs, x: Any) -> Any:
+    parts = zip(a.start, a.limit, _strides(a, np.ndim(x)), strict=True)
+    return np.asarray(x)[tuple(slice(s, e, k) for s, e, k in parts)].copy()
+
+
+op(
+    "slice",
+    _slice,
+    attrs={"start": "dims", "limit": "dims", "stride": ("ints", None)},
+    category="shape",
+    ref=_slice_ref,
+    element=_slice_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[5,6]", start=(1, 0), limit=(4, 6)),
+        sample("f32[7]", start=(1,), limit=(6,), stride=(2,)),
+        sample("i32[5,6]", start=(0, 2), limit=(5, 2)),
+        sample("f64", start=(), limit=()),
+        sample("bf16[0,4]", start=(0, 1), limit=(0, 3)),
+        sample("bool[4,3]", start=(0, 0), limit=(4, 3), stride=(3, 2)),
+    ),
+    doc="The elements start, start + stride, ... below limit of each axis; strides are positive.",
+)
+
+# ---- pad -------------------------------------------------------------------------------------------------------------
+
+
+def _interior(a: Attrs, rank: int) -> tuple[int, ...]:
+    return a.interior if a.interior is not None else (0,) * rank
+
+
+def _pad(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    x, value = tensor_operands("pad", t, 2)
+    if value != TensorType(x.dtype):
+        raise error(
+            "FX0201", f"pad: the value must be a {x.dtype} scalar, not {value}", help="cast it to the tensor's type"
+        )
+    between = _interior(a, x.rank)
+    if not len(a.low) == len(a.high) == len(between) == x.rank:
+        raise error(
+            "FX0223",
+            f"pad: {x} has {x.rank} axes, low, high and interior name {len(a.low)}, {len(a.high)} and {len(between)}",
+        )
+    if any(n < 0 for n in between):
+        raise error("FX0223", f"pad: interior padding cannot be negative: {between}")
+    shape = []
+    for d, low, high, gap in zip(x.shape, a.low, a.high, between, strict=True):
+        spread = maximum(mul(d - 1, gap + 1) + 1, 0) if gap else d
+        shape.append(spread + low + high)
+    return [x.with_shape(require_sizes("pad", shape))]
+
+
+def _pad_ref(a: Attrs, x: Any, value: Any) -> Any:
+    x = np.asarray(x)
+    between = _interior(a, x.ndim)
+    spread = tuple(max((n - 1) * (g + 1) + 1, 0) if g else n for n, g in zip(x.shape, between, strict=True))
+    wide = np.full(
+        tuple(s + max(lo, 0) + max(hi, 0) for s, lo, hi in zip(spread, a.low, a.high, strict=True)), value, x.dtype
+    )
+    inside = tuple(slice(max(lo, 0), max(lo, 0) + s, g + 1) for lo, s, g in zip(a.low, spread, between, strict=True))
+    wide[inside] = x
+    cut = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for lo, hi, n in zip(a.low, a.high, wide.shape, strict=True))
+    return wide[cut]
+
+
+def _pad_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    """The element read where all indices fall on one of the operand, under a branch: an empty operand has none to read."""
+    b = cx.b
+    x, value = o.operands
+    a = o.attrs
+    at: list[Value] = []
+    tests: list[Value] = []
+    for i, size, low, high, gap in zip(index, x.type.shape, a.low, a.high, _interior(a, len(index)), strict=True):
+        p = i if low == 0 else b.sub(i, cx.dim(low))
+        before = not at_most(low, 0)  # some result elements lie before the first of the operand
+        if before:
+            tests.append(b.ge(p, b.index(0)))
+        if gap:
+            step = b.index(gap + 1)
+            tests.append(b.eq(b.fmod(p, step), b.index(0)))
+            p = b.div(p, step)  # negative p is excluded by the first test
+        if gap or not at_most(high, 0):
+            tests.append(b.lt(p, cx.dim(size)))
+        at.append(p)
+    if not tests:
+        return cx.at(x, at)  # type: ignore[no-any-return]
+    inside = tests[0]
+    for test in tests[1:]:
+        inside = b.logical_and(inside, test)
+    return choose(cx, inside, lambda c: c.at(x, at), lambda c: c.at(value, ()))
+
+
+op(
+    "pad",
+    _pad,
+    attrs={"low": "dims", "high": "dims", "interior": ("ints", None)},
+    category="shape",
+    ref=_pad_ref,
+    element=_pad_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[3,4]", "f32", low=(1, 0), high=(2, 1)),
+        sample("f32[5]", "f32", low=(-1,), high=(-2,)),
+        sample("f32[4]", "f32", low=(1,), high=(-3,), interior=(2,)),
+        sample("i32[2,3]", "i32", low=(0, -1), high=(1, 2), interior=(1, 0)),
+        sample("f64[0,2]", "f64", low=(2, 0), high=(1, 0)),
+        sample("f16[0]", "f16", low=(1,), high=(1,), interior=(1,)),
+        sample("bf16", "bf16", low=(), high=()),
+        sample("bool[3]", "bool", low=(-2,), high=(4,)),
+        sample("f32[4]", "f32", low=(-2,), high=(0,), interior=(1,)),
+    ),
+    doc="pad(x, value): `low` and `high` elements around each axis (negative ones crop) and `interior` between neighbours.",
+)
+
+# ---- concat ----------------------------------------------------------------------------------------------------------
+
+
+def _concat(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    xs = tensor_operands("concat", t)
+    if not xs:
+        raise error("FX0208", "concat needs at least one operand")
+    first = xs[0]
+    if first.rank == 0:
+        raise error("FX0220", "concat: scalars have no axis to join along", help="give them one with reshape or stack")
+    axis = normal_axis("concat", a.axis, first.rank)
+    total: Dim = 0
+    for n, x in enumerate(xs):
+        if x.dtype != first.dtype:
+            raise error("FX0201", f"concat: operand 0 is {first}, operand {n} is {x}", help="cast them to one type")
+        if x.rank != first.rank:
+            raise error("FX0208", f"concat: operand 0 is {first}, operand {n} is {x}: their ranks differ")
+        for i, (d, e) in enumerate(zip(first.shape, x.shape, strict=True)):
+            if i != axis and not require_equal(d, e):
+                raise error(
+                    "FX0208",
+                    f"concat: {d} (operand 0, axis {i}) is not {e} (operand {n}, axis {i})",
+                    help=f"only axis {axis} may differ",
+                )
+        total = total + x.shape[axis]
+    return [first.with_shape(total if i == axis else d for i, d in enumerate(first.shape))]
+
+
+def _concat_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    """A balanced tree of branches over the offsets: log2(n) comparisons for n operands."""
+    axis = normal_axis("concat", o.attrs.axis, len(index))
+    sizes = [x.type.shape[axis] for x in o.operands]
+    offsets: list[Dim] = [0]
+    for d in sizes:
+        offsets.append(offsets[-1] + d)
+
+    def pick(c: Any, lo: int, hi: int) -> Value:
+        if hi - lo == 1:
+            p = index[axis] if offsets[lo] == 0 else c.b.sub(index[axis], c.dim(offsets[lo]))
+            return c.at(o.operands[lo], [*index[:axis], p, *index[axis + 1 :]])  # type: ignore[no-any-return]
+        mid = (lo + hi) // 2
+        before = c.b.lt(index[axis], c.dim(offsets[mid]))
+        return choose(c, before, lambda inner: pick(inner, lo, mid), lambda inner: pick(inner, mid, hi))
+
+    return pick(cx, 0, len(o.operands))
+
+
+op(
+    "concat",
+    _concat,
+    attrs={"axis": "int"},
+    category="shape",
+    ref=lambda a, *xs: np.concatenate(xs, axis=a.axis),
+    element=_concat_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[2,3]", "f32[4,3]", axis=0),
+        sample("i32[2,3]", "i32[2,1]", "i32[2,2]", axis=-1),
+        sample("f64[0]", "f64[3]", "f64[1]", "f64[2]", "f64[2]", axis=0),
+        sample("bool[2]", axis=0),
+        sample("bf16[2,0]", "bf16[2,0]", axis=1),
+        sample("f16[1,2,2]", "f16[1,3,2]", axis=1),
+    ),
+    doc="The operands joined along `axis`; all other sizes are equal.",
+)
+
+# ---- reverse, iota, stop_gradient ------------------------------------------------------------------------------------
+
+
+def _reverse(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    (x,) = tensor_operands("reverse", t, 1)
+    normal_axes("reverse", a.axes, x.rank)
+    return [x]
+
+
+def _reverse_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    (x,) = o.operands
+    axes = normal_axes("reverse", o.attrs.axes, len(index))
+    at = [
+        cx.b.sub(cx.dim(d - 1), i) if n in axes else i for n, (i, d) in enumerate(zip(index, x.type.shape, strict=True))
+    ]
+    return cx.at(x, at)  # type: ignore[no-any-return]
+
+
+op(
+    "reverse",
+    _reverse,
+    attrs={"axes": "ints"},
+    category="shape",
+    ref=lambda a, x: np.flip(x, a.axes).copy(),
+    element=_reverse_element,
+    cost=lambda o: 0,
+    samples=(
+        sample("f32[3,4]", axes=(1,)),
+        sample("i32[3,2,2]", axes=(0, -1)),
+        sample("f64[4]", axes=()),
+        sample("bool[0,2]", axes=(0,)),
+        sample("bf16", axes=()),
+    ),
+    doc="The elements of the given axes in reverse order.",
+)
+
+
+def _iota(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    tensor_operands("iota", t, 0)
+    shape = require_sizes("iota", a.shape)
+    normal_axis("iota", a.axis, len(shape))
+    if a.dtype.is_bool:
+        raise error("FX0209", "iota does not make bool", help="compare an integer iota with something")
+    return [TensorType(a.dtype, shape)]
+
+
+def _iota_ref(a: Attrs) -> Any:
+    axis = normal_axis("iota", a.axis, len(a.shape))
+    line = meaning.cast(np.arange(a.shape[axis], dtype=np.int64), a.dtype)
+    return np.broadcast_to(line.reshape([-1 if i == axis else 1 for i in range(len(a.shape))]), a.shape).copy()
+
+
+def _iota_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+    i = index[normal_axis("iota", o.attrs.axis, len(index))]
+    return i if o.attrs.dtype.name == "i64" else cx.b.cast(i, dtype=o.attrs.dtype)  # type: ignore[no-any-return]
+
+
+op(
+    "iota",
+    _iota,
+    attrs={"shape": "dims", "axis": "int", "dtype": "dtype"},
+    category="shape",
+    ref=_iota_ref,
+    element=_iota_element,
+    cost=lambda o: 0,
+    samples=(
+        sample(shape=(5,), axis=0, dtype="i64"),
+        sample(shape=(2, 3), axis=-1, dtype="f32"),
+        sample(shape=(3, 2), axis=0, dtype="u8"),
+        sample(shape=(0, 2), axis=1, dtype="i32"),
+        sample(shape=(4,), axis=0, dtype="bf16"),
+    ),
+    doc="The index along `axis`, 0 to n - 1, as `dtype` (integers wrap).",
+)
+
+
+def _stop_gradient(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    return [tensor_operands("stop_gradient", t, 1)[0]]
+
+
+op(
+    "stop_gradient",
+    _stop_gradient,
+    category="shape",
+    ref=lambda a, x: x,
+    element=lambda cx, o, index: cx.at(o.operands[0], index),
+    cost=lambda o: 0,
+    samples=(("f32[3]",), ("i32[2,2]",), ("bool",), ("bf16[0]",)),
+    doc="x itself; derivatives do not flow through it.",
+)
+
+__all__ = ["broadcast_axes", "factor_groups", "show"]
