@@ -1,0 +1,7 @@
+"""Tensor level to tensor level: importing this package registers every pass."""
+
+from __future__ import annotations
+
+from fluxir.passes import cleanup, expand, fuse, manager, plan
+
+__all__ = ["cleanup", "expand", "fuse", "manager", "plan"]

@@ -180,7 +180,9 @@ class _Grouping:
         if g.root is not None and g.kind != "rowwise" and g.root in users:
             return self.prologue_fits(op, g)
         if g.kind == "rowwise":
-            return self.row_fits(op, g) and self.fan_out_fits(op, users)
+            return self.row_fits(op, g) and (self.once_a_row(op, g) or self.fan_out_fits(op, users))
+        if self.leads_to_row(op, g):
+            return True
         return self.fan_out_fits(op, users) and not any(u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice") and not self.cheap(op) for u in users)
 
     def fan_out_fits(self, op: Op, users: list[Op]) -> bool:
@@ -189,6 +191,31 @@ class _Grouping:
             return True
         size = op.results[0].type.size  # type: ignore[union-attr]
         return all(prove_le(u.results[0].type.size, size) for u in users)  # type: ignore[union-attr]
+
+    def leads_to_row(self, op: Op, g: Group) -> bool:
+        """A value per row (of size 1 along some axes) that comes from a reduction of the group's own shape: with it the
+        group becomes rowwise, and the value is computed once a row."""
+        shapes = {shape_of(o.results[0]) for o in g.outs}
+        if len(shapes) != 1 or not elementwise(op):
+            return False
+        (full,) = shapes
+        shape = shape_of(op.results[0])
+        if len(shape) != len(full) or shape == full or any(a not in (1, b) for a, b in zip(shape, full, strict=True)):
+            return False
+        todo, seen = [op], {op}
+        while todo and len(seen) < 16:
+            o = todo.pop()
+            for v in o.operands:
+                p = v.owner
+                if p is None or p in seen:
+                    continue
+                if p.name in REDUCTIONS and shape_of(p.operands[0]) == full and shape_of(p.result) == shape:
+                    axes = self.reduced(p)
+                    return all(self.in_row_space(m, full, axes) for m in g.members)
+                if elementwise(p) and shape_of(p.results[0]) == shape:
+                    seen.add(p)
+                    todo.append(p)
+        return False
 
     def epilogue_fits(self, op: Op, g: Group) -> bool:
         """All that follows the structured op in the group is elementwise on its very output."""
@@ -221,6 +248,12 @@ class _Grouping:
             return self.cheap(op)
         return self.in_row_space(op, g.full, g.axes)
 
+    def once_a_row(self, op: Op, g: Group) -> bool:
+        """The value is indexed by the row alone, so the kernel computes it once a row."""
+        assert g.full is not None and g.axes is not None
+        kept = tuple(d for i, d in enumerate(g.full) if i not in g.axes)
+        return shape_of(op.results[0]) in (kept, tuple(1 if i in g.axes else d for i, d in enumerate(g.full)))
+
     def in_row_space(self, op: Op, full: tuple[Dim, ...], axes: tuple[int, ...]) -> bool:
         """The result is indexed by the full index, by the row (reduced axes dropped or of size 1), or broadcasts along it."""
         shape = shape_of(op.results[0])
@@ -246,9 +279,13 @@ class _Grouping:
 
     def extra_output_home(self, op: Op, homes: list[Group]) -> Group | None:
         """A group that may also write this op's value, which others need too: same index space, and no cycle."""
-        if len(homes) != 1 or not elementwise(op):
+        if len(homes) != 1:
             return None
         g = homes[0]
+        if op.name in REDUCTIONS and g.kind == "rowwise":
+            return None if self.reaches_from_outside(op, g) else g
+        if not elementwise(op):
+            return None
         shape = shape_of(op.result)
         if g.kind == "pointwise":
             if any(shape_of(o.results[0]) != shape for o in g.outs) or not all(elementwise(m) or m.name == "const" for m in g.members):
