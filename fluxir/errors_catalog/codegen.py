@@ -166,3 +166,16 @@ declare(
     index; for loop IR made by fluxir this is a defect: please report the program.
     """,
 )
+
+declare(
+    "FX0516",
+    "threads of a block wait for each other forever",
+    "user",
+    """
+    The interpreter of a GPU kernel found threads that wait in different places: some at a barrier that others never reach
+    (because they took another branch of an `if`), or lanes of a warp at a shuffle that not all lanes take part in.
+
+    Move the barrier out of the branch: all threads of a block must reach the same barrier, all lanes of a warp the same
+    shuffle. For loop IR made by fluxir this is a defect: please report the program.
+    """,
+)

@@ -1,0 +1,310 @@
+"""The templates of sort, argsort and topk. All are stable and put NaN last, in either direction.
+
+- CPU: one task a row. A bottom-up merge sort between the two halves of a workspace (O(n log n)); `topk` with a small k
+  keeps the k best in order instead (insertion, O(n + k log n) moves on random input, no workspace).
+- GPU: rows known to have at most `RANK_LIMIT` elements are sorted by rank (each element counts those before it: no
+  workspace, no barrier); longer rows by one block a row, a merge sort in which every element finds its place in the
+  neighbouring run by binary search, with a barrier between passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Attrs, Op, Value
+from fluxir.ir.dims import Dim, maximum, product
+from fluxir.ir.types import BOOL, INDEX, MemType
+from fluxir.ops.nest import cast
+from fluxir.ops.rules import normal_axis
+from fluxir.schedule.group import Group, shape_of
+from fluxir.schedule.loops import for_, grain_of, if_, kernel, memory, region, unravel
+from fluxir.schedule.special import SpecialSchedule, inputs_of, insert, over, reader, register, step_of, without
+from fluxir.schedule.templates import Kernels
+
+RANK_LIMIT = 1024  # longest row that a GPU sorts by rank
+INSERT_LIMIT = 64  # largest k for which the CPU keeps the best k instead of sorting
+BLOCK = 256  # threads of a GPU block that sorts one row
+
+Write = Callable[[Builder, Value, Value, Value], None]  # (builder, rank, value, index)
+
+
+class Rows:
+    """The rows a sorting op works on: how to compare, read and write one element of a row."""
+
+    def __init__(self, group: Group, op: Op) -> None:
+        self.group, self.op = group, op
+        (self.x,) = op.operands
+        self.shape = shape_of(self.x)
+        self.axis = normal_axis(op.name, op.attrs.get("axis", -1), len(self.shape))
+        self.descending = op.name == "topk" or op.attrs["descending"]
+        self.length = self.shape[self.axis]
+        self.others = without(self.shape, self.axis)
+        self.keep: Dim = op.attrs["k"] if op.name == "topk" else self.length
+        self.dtype = self.x.type.dtype
+        self.outputs = [memory(r.type) for r in op.results]
+
+    def before(self, b: Builder, p: Value, q: Value) -> Value:
+        """Whether p comes strictly before q."""
+        less = b.gt(p, q) if self.descending else b.lt(p, q)
+        if self.dtype.is_float:
+            less = b.logical_or(less, b.logical_and(b.eq(p, p), b.ne(q, q)))
+        return less  # type: ignore[no-any-return]
+
+    def read(self, b: Builder, ins: Sequence[Value], row: Sequence[Value], i: Value) -> Value:
+        return reader(b, self.group, ins).at(self.x, insert(row, self.axis, i))
+
+    def write(
+        self, b: Builder, outs: Sequence[Value], row: Sequence[Value], rank: Value, value: Value, i: Value
+    ) -> None:
+        at = insert(row, self.axis, rank)
+        for mem, r in zip(outs, self.op.results):
+            is_index = self.op.name == "argsort" or r.index == 1
+            b.store(mem, i if is_index else value, *at)
+
+    def scratch(self) -> tuple[MemType, MemType]:
+        """Two copies of each row: values, and where they came from."""
+        rows = product(self.others)
+        return MemType(self.dtype, (2, rows, self.length)), MemType(INDEX.dtype, (2, rows, self.length))
+
+
+def kernel_sorting(group: Group, op: Op, target: Any) -> Kernels:
+    """sort, argsort, topk."""
+    rows = Rows(group, op)
+    if target.kind == "cpu":
+        few = op.name == "topk" and isinstance(rows.keep, int) and rows.keep <= INSERT_LIMIT
+        return _by_insertion(rows) if few else _by_merging(rows)
+    return _by_rank(rows) if isinstance(rows.length, int) and rows.length <= RANK_LIMIT else _by_block(rows)
+
+
+def _made(
+    rows: Rows, kind: str, method: str, n: Dim, body: Any, scratch: Sequence[MemType] = (), grain: Dim = 1
+) -> Kernels:
+    group = rows.group
+    made = over(
+        kind,
+        rows.op.name,
+        n,
+        inputs_of(group),
+        [*rows.outputs, *scratch],
+        body,
+        grain=grain,
+        names=[v.name for v in group.args],
+        method=method,
+        loc=group.loc,
+    )
+    return Kernels((step_of(made, group, range(len(rows.outputs)), range(len(scratch))),), tuple(scratch))
+
+
+# ---- CPU -------------------------------------------------------------------------------------------------------------
+
+
+def _by_merging(rows: Rows) -> Kernels:
+    n = rows.length
+
+    def sort_row(b: Builder, r: Value, ins: Sequence[Value], memories: Sequence[Value]) -> None:
+        *outs, values, origins = memories
+        row = unravel(b, r, rows.others)
+        size, zero, one = b.index(n), b.index(0), b.index(1)
+
+        def fill(ib: Builder, i: Value) -> None:
+            ib.store(values, rows.read(ib, ins, row, i), zero, r, i)
+            ib.store(origins, i, zero, r, i)
+
+        for_(b, 0, size, fill)
+
+        def merge_all(ib: Builder, width: Value, half: Value) -> list[Value]:
+            """One pass: neighbouring runs of `width` in `half` become runs of twice that in the other half."""
+            other = ib.sub(one, half)
+            step = ib.mul(width, ib.index(2))
+
+            def merge(jb: Builder, lo: Value) -> None:
+                middle = jb.minimum(jb.add(lo, width), size)
+                hi = jb.minimum(jb.add(lo, step), size)
+                end = jb.sub(size, one)
+
+                def place(kb: Builder, k: Value, i: Value, j: Value) -> list[Value]:
+                    # Reads are held inside the row: what a finished run would give is not used.
+                    left, right = kb.minimum(i, end), kb.minimum(j, end)
+                    p, q = kb.load(values, half, r, left), kb.load(values, half, r, right)
+                    take_right = kb.logical_and(kb.lt(j, hi), kb.logical_or(kb.ge(i, middle), rows.before(kb, q, p)))
+                    source = kb.select(take_right, right, left)
+                    kb.store(values, kb.select(take_right, q, p), other, r, k)
+                    kb.store(origins, kb.load(origins, half, r, source), other, r, k)
+                    moved = cast(kb, take_right, INDEX.dtype)
+                    return [kb.add(i, kb.sub(one, moved)), kb.add(j, moved)]
+
+                for_(jb, lo, hi, place, [lo, middle], vectorize=False)
+
+            for_(ib, 0, size, merge, step=step, vectorize=False)
+            return [step, other]
+
+        going = region(b, [INDEX, INDEX], lambda ib, width, half: ib.lt(width, size))
+        _, half = b.emit("while", one, zero, carry=2, blocks=[going, region(b, [INDEX, INDEX], merge_all)])
+
+        def give(ib: Builder, i: Value) -> None:
+            rows.write(ib, outs, row, i, ib.load(values, half, r, i), ib.load(origins, half, r, i))
+
+        for_(b, 0, rows.keep, give)
+
+    return _made(rows, "cpu", "merge", product(rows.others), sort_row, rows.scratch(), grain_of(n * 16))
+
+
+def _by_insertion(rows: Rows) -> Kernels:
+    """topk with a small k: the best so far stand in order in the result; a better one pushes those after it along."""
+    k = rows.keep
+
+    def best(b: Builder, r: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        values, origins = outs
+        row = unravel(b, r, rows.others)
+        one = b.index(1)
+
+        def take(ib: Builder, i: Value) -> None:
+            e = rows.read(ib, ins, row, i)
+            have = ib.minimum(i, ib.index(k))  # how many stand there already
+
+            def better(jb: Builder, place: Value) -> Value:
+                """Whether e goes before the one that stands just before `place` (read only if there is one)."""
+                return if_(
+                    jb,
+                    jb.gt(place, jb.index(0)),
+                    lambda kb: rows.before(kb, e, kb.load(values, *row, kb.sub(place, one))),
+                    lambda kb: kb.const(False, dtype=BOOL.dtype),
+                )[0]
+
+            def push(jb: Builder, place: Value) -> Value:
+                """Move the one before `place` to `place`, or drop it where that is outside."""
+                source = jb.sub(place, one)
+
+                def move(kb: Builder) -> None:
+                    kb.store(values, kb.load(values, *row, source), *row, place)
+                    kb.store(origins, kb.load(origins, *row, source), *row, place)
+
+                if_(jb, jb.lt(place, jb.index(k)), move)
+                return source
+
+            (place,) = ib.emit("while", have, carry=1, blocks=[region(ib, [INDEX], better), region(ib, [INDEX], push)])
+
+            def put(jb: Builder) -> None:
+                rows.write(jb, outs, row, place, e, i)
+
+            if_(ib, ib.lt(place, ib.index(k)), put)
+
+        for_(b, 0, rows.length, take, vectorize=False)
+
+    n = product(rows.others) if k != 0 else 0
+    return _made(rows, "cpu", "insertion", n, best, grain=grain_of(rows.length * 4))
+
+
+# ---- GPU -------------------------------------------------------------------------------------------------------------
+
+
+def _by_rank(rows: Rows) -> Kernels:
+    """One thread an element: its rank is the number of elements before it, equal ones in their order."""
+    n = rows.length
+
+    def rank_of(b: Builder, task: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        *row, i = unravel(b, task, (*rows.others, n))
+        e = rows.read(b, ins, row, i)
+
+        def earlier(ib: Builder, j: Value, rank: Value) -> Value:
+            behind = rows.before(ib, e, rows.read(ib, ins, row, j))
+            return ib.add(rank, cast(ib, ib.logical_not(behind), INDEX.dtype))  # type: ignore[no-any-return]
+
+        def later(ib: Builder, j: Value, rank: Value) -> Value:
+            return ib.add(rank, cast(ib, rows.before(ib, rows.read(ib, ins, row, j), e), INDEX.dtype))  # type: ignore[no-any-return]
+
+        (rank,) = for_(b, 0, i, earlier, [b.index(0)])
+        (rank,) = for_(b, b.add(i, b.index(1)), n, later, [rank])
+        if rows.op.name != "topk":
+            rows.write(b, outs, row, rank, e, i)
+        else:
+            if_(b, b.lt(rank, b.index(rows.keep)), lambda ib: rows.write(ib, outs, row, rank, e, i))
+
+    return _made(rows, "nvptx", "rank", product(rows.shape), rank_of)
+
+
+def _by_block(rows: Rows) -> Kernels:
+    """One block a row: a merge sort whose passes place every element by binary search in the neighbouring run."""
+    n, group = rows.length, rows.group
+    values_type, origins_type = rows.scratch()
+
+    def emit(b: Builder, ins: Sequence[Value], memories: Sequence[Value]) -> None:
+        *outs, values, origins = memories
+        r, thread = b.block_id(axis=0), b.thread_id(axis=0)
+        size, zero, one, threads = b.index(n), b.index(0), b.index(1), b.index(BLOCK)
+
+        def work(ib: Builder) -> None:
+            row = unravel(ib, r, rows.others)
+
+            def fill(jb: Builder, i: Value) -> None:
+                jb.store(values, rows.read(jb, ins, row, i), zero, r, i)
+                jb.store(origins, i, zero, r, i)
+
+            for_(ib, thread, size, fill, step=threads)
+            ib.barrier()
+
+            def merge_all(jb: Builder, width: Value, half: Value) -> list[Value]:
+                other = jb.sub(one, half)
+                step = jb.mul(width, jb.index(2))
+
+                def place(kb: Builder, t: Value) -> None:
+                    lo = kb.mul(kb.div(t, step), step)
+                    middle = kb.minimum(kb.add(lo, width), size)
+                    hi = kb.minimum(kb.add(lo, step), size)
+                    e = kb.load(values, half, r, t)
+                    left = kb.lt(t, middle)
+                    first = kb.select(left, middle, lo)
+                    last = kb.select(left, hi, middle)
+
+                    def ahead(mb: Builder, a: Value, z: Value) -> list[Value]:
+                        """Halve the range a..z of the other run: everything before a goes before e, nothing "
+                        "from z on."""
+                        m = mb.div(mb.add(a, z), mb.index(2))
+                        q = mb.load(values, half, r, m)
+                        goes = mb.select(left, rows.before(mb, q, e), mb.logical_not(rows.before(mb, e, q)))
+                        return [mb.select(goes, mb.add(m, one), a), mb.select(goes, z, m)]
+
+                    searching = region(kb, [INDEX, INDEX], lambda mb, a, z: mb.lt(a, z))
+                    found, _ = kb.emit(
+                        "while", first, last, carry=2, blocks=[searching, region(kb, [INDEX, INDEX], ahead)]
+                    )
+                    own = kb.sub(t, kb.select(left, lo, middle))
+                    at = kb.add(lo, kb.add(own, kb.sub(found, first)))
+                    kb.store(values, e, other, r, at)
+                    kb.store(origins, kb.load(origins, half, r, t), other, r, at)
+
+                for_(jb, thread, size, place, step=threads)
+                jb.barrier()
+                return [step, other]
+
+            going = region(ib, [INDEX, INDEX], lambda jb, width, half: jb.lt(width, size))
+            _, half = ib.emit("while", one, zero, carry=2, blocks=[going, region(ib, [INDEX, INDEX], merge_all)])
+
+            def give(jb: Builder, i: Value) -> None:
+                rows.write(jb, outs, row, i, jb.load(values, half, r, i), jb.load(origins, half, r, i))
+
+            for_(ib, thread, rows.keep, give, step=threads)
+
+        if_(b, b.lt(r, b.index(product(rows.others))), work)  # the same for all threads of a block
+
+    schedule = SpecialSchedule("block merge", product(rows.others))
+    made = kernel(
+        rows.op.name,
+        inputs_of(group),
+        [*rows.outputs, values_type, origins_type],
+        emit,
+        names=[v.name for v in group.args],
+        schedule=schedule,
+        loc=group.loc,
+    )
+    attrs = Attrs({**made.attrs, "grid": (maximum(1, product(rows.others)), 1, 1), "block": (BLOCK, 1, 1)})
+    step = step_of(replace(made, attrs=attrs), group, range(len(rows.outputs)), (0, 1))
+    return Kernels((step,), (values_type, origins_type))
+
+
+register(("sort", "argsort", "topk"), kernel_sorting)
+
+__all__ = ["BLOCK", "INSERT_LIMIT", "RANK_LIMIT", "kernel_sorting"]
