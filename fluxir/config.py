@@ -153,8 +153,8 @@ class Config:
     `get`."""
 
     target: str = _setting(
-        "", "target name or empty", _text(r"[\w.:+,=-]{0,200}", "write a target such as cpu, cpu:x86-64-v3 or sm_90"),
-        "What to compile for, as `fluxir targets` lists them. Empty: the machine the chosen device stands for.",
+        "cpu", "target name", _text(r"[\w.:+,=-]{1,200}", "write a target such as cpu, cpu:x86-64-v3 or sm_90"),
+        "What to compile for; `fluxir targets` lists the names.",
     )  # fmt: skip
     device: str = _setting(
         "cpu", "cpu|cuda|cuda:N|vgpu", _text(r"cpu|cuda(:\d{1,4})?|vgpu", "choose cpu, cuda, cuda:N or vgpu"),
