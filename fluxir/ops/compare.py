@@ -114,7 +114,7 @@ elementwise(
     doc="All bits flipped.",
 )
 
-_SHIFTS = tuple(sample(t, t, low=0, high=12) for t in ("i32[5]", "u8[6]", "i64[2,3]", "u32")) + (
+_SHIFTS = tuple(sample(t, t, low=0, high=12) for t in ("i32[5]", "u8[6]", "i64[2,3]", "u32", "i16[0]")) + (
     sample("i8[6]", "i8[6]", low=-9, high=9),
 )
 elementwise("shift_left", ref=np.left_shift, arity=2, types="integer", llvm={"int": "shl", "uint": "shl"}, samples=_SHIFTS,

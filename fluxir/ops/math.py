@@ -28,7 +28,9 @@ from fluxir.ops.rules import elementwise
 
 def _const_element(cx: ElementContext, o: Op, index: Any) -> Value:
     a = o.attrs.value
-    if a.size == 1 or (a.size and (a == a.flat[0]).all()):
+    if a.size == 0:  # no element is ever asked for; the code of one must still be well typed
+        return cx.b.const(np.zeros((), a.dtype)[()] if a.dtype.kind != "V" else 0.0, dtype=dtype_of(a.dtype))
+    if a.size == 1 or (a == a.flat[0]).all():
         return cx.b.const(a.flat[0] if a.dtype.kind != "V" else float(a.flat[0]), dtype=dtype_of(a.dtype))
     return cx.at(o.result, index)  # a real array: the context reads it from memory
 

@@ -36,6 +36,12 @@ def _wide(b: Builder, x: Value) -> Value:
     return cast(b, x, accumulator(x.type.dtype))
 
 
+def _select(b: Builder, c: Value, x: Value | float, y: Value | float) -> Value:
+    """`b.select`, where a number takes the type of the other branch."""
+    like = x if isinstance(x, Value) else y
+    return b.select(c, *[v if isinstance(v, Value) else b.const(v, like=TensorType(like.type.dtype)) for v in (x, y)])  # type: ignore[no-any-return,union-attr]
+
+
 def _wide_array(x: Any) -> Any:
     x = np.asarray(x)
     return x.astype(np.float32) if meaning.is_half(x) else x
@@ -85,7 +91,7 @@ def _np_softplus(x: Any) -> Any:
 
 
 def _elu(b: Builder, x: Value, alpha: float) -> Value:
-    return b.select(b.gt(x, 0.0), x, b.mul(b.expm1(b.minimum(x, 0.0)), alpha))  # type: ignore[no-any-return]
+    return _select(b, b.gt(x, 0.0), x, b.mul(b.expm1(b.minimum(x, 0.0)), alpha))  # type: ignore[no-any-return]
 
 
 def _np_elu(x: Any, alpha: float) -> Any:
@@ -104,7 +110,7 @@ def _gelu(b: Builder, x: Value, approximate: bool) -> Value:
     if approximate:  # x/2 (1 + tanh u) is x sigmoid(2u), which keeps its accuracy for negative x
         cube = b.mul(b.mul(x, x), x)
         u = b.mul(b.add(x, b.mul(cube, 0.044715)), 2.0 * math.sqrt(2.0 / math.pi))
-        return b.select(b.eq(x, -INF), 0.0, b.mul(x, b.sigmoid(u)))  # type: ignore[no-any-return]
+        return _select(b, b.eq(x, -INF), 0.0, b.mul(x, b.sigmoid(u)))  # type: ignore[no-any-return]
     return b.mul(b.mul(x, 0.5), b.add(b.erf(b.mul(x, math.sqrt(0.5))), 1.0))  # type: ignore[no-any-return]
 
 
@@ -126,7 +132,7 @@ _activation("relu", lambda b, x: b.maximum(x, 0.0), lambda x: np.maximum(x, 0), 
 _activation("relu6", lambda b, x: b.clamp(x, 0.0, 6.0), lambda x: np.clip(x, 0, 6), "min(max(x, 0), 6).")
 _activation(
     "leaky_relu",
-    lambda b, x, slope: b.select(b.ge(x, 0.0), x, b.mul(x, slope)),
+    lambda b, x, slope: _select(b, b.ge(x, 0.0), x, b.mul(x, slope)),
     lambda x, slope: np.where(x >= 0, x, x * np.asarray(slope, x.dtype)),
     "x where x >= 0, else slope * x.",
     {"slope": ("float", 0.01)},
@@ -236,7 +242,7 @@ def _logsumexp(b: Builder, o: Op) -> Value:
     (x,) = o.operands
     axes, w = o.attrs.axes, _wide(b, x)
     top = b.max(w, axes=axes, keepdims=True)
-    base = b.select(b.isfinite(top), top, 0.0)  # -inf - -inf would be NaN
+    base = _select(b, b.isfinite(top), top, 0.0)  # -inf - -inf would be NaN
     total = b.add(b.log(b.sum(b.exp(b.sub(w, base)), axes=axes, keepdims=True)), base)
     out = cast(b, total, x.type.dtype)
     return out if o.attrs.keepdims else b.reshape(out, shape=o.result.type.shape)  # type: ignore[no-any-return]
@@ -535,8 +541,8 @@ def _attention_type(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list
     return [q.with_shape((*q.shape[:-1], v.shape[-1]))]
 
 
-def _attention_scale(scale: float | None, d: int) -> float:
-    return 1.0 / math.sqrt(d) if scale is None else scale
+def _attention_scale(scale: float | None, depth: int) -> float:
+    return 1.0 / math.sqrt(max(depth, 1)) if scale is None else scale
 
 
 def _attention(b: Builder, o: Op) -> Value:
@@ -547,35 +553,26 @@ def _attention(b: Builder, o: Op) -> Value:
     s = _wide(b, b.dot(q, k, lhs_contract=(rank - 1,), rhs_contract=(rank - 1,), lhs_batch=batch, rhs_batch=batch))
     depth = q.type.shape[-1]
     if o.attrs.scale is not None or isinstance(depth, int):
-        s = b.mul(
-            s,
-            _attention_scale(o.attrs.scale, depth if isinstance(depth, int) else 1)
-            if depth != 0 or o.attrs.scale is not None
-            else 1.0,
-        )
+        s = b.mul(s, _attention_scale(o.attrs.scale, depth if isinstance(depth, int) else 1))
     else:
         s = b.mul(s, b.rsqrt(b.cast(b.dim(value=depth), dtype=s.type.dtype)))
     for mask in masks:
-        s = b.select(mask, s, -INF) if mask.type.dtype.is_bool else b.add(s, _wide(b, mask))
+        s = _select(b, mask, s, -INF) if mask.type.dtype.is_bool else b.add(s, _wide(b, mask))
     if o.attrs.causal:
         shape = s.type.shape[-2:]
         row, column = (b.iota(shape=shape, axis=i, dtype="i64") for i in (0, 1))
-        s = b.select(b.le(column, row), s, -INF)
+        s = _select(b, b.le(column, row), s, -INF)
     top = b.max(s, axes=(rank - 1,), keepdims=True)
-    e = b.exp(b.sub(s, b.select(b.eq(top, -INF), 0.0, top)))
+    e = b.exp(b.sub(s, _select(b, b.eq(top, -INF), 0.0, top)))
     total = b.sum(e, axes=(rank - 1,), keepdims=True)
-    p = cast(b, b.div(e, b.select(b.eq(total, 0.0), 1.0, total)), dtype)
+    p = cast(b, b.div(e, _select(b, b.eq(total, 0.0), 1.0, total)), dtype)
     return b.dot(p, v, lhs_contract=(rank - 1,), rhs_contract=(rank - 2,), lhs_batch=batch, rhs_batch=batch)  # type: ignore[no-any-return]
 
 
 def _attention_ref(a: Attrs, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     wide = [np.asarray(x).astype(np.float64) for x in (q, k, v)]
     depth = wide[0].shape[-1]
-    s = (
-        wide[0]
-        @ np.swapaxes(wide[1], -1, -2)
-        * (_attention_scale(a.scale, depth) if depth or a.scale is not None else 1.0)
-    )
+    s = wide[0] @ np.swapaxes(wide[1], -1, -2) * _attention_scale(a.scale, depth)
     if mask is not None:
         m = np.asarray(mask)
         s = np.where(m, s, -np.inf) if m.dtype == np.bool_ else s + m.astype(np.float64)
@@ -625,7 +622,7 @@ def _cross_entropy(b: Builder, o: Op) -> Value:
     wanted = b.clamp(cast(b, labels, DTYPES["i64"]), b.const(0, dtype="i64"), last)
     wanted = b.broadcast(wanted, shape=shape, axes=tuple(i for i in range(len(shape)) if i != axis))
     hit = b.eq(b.iota(shape=shape, axis=axis, dtype="i64"), wanted)
-    picked = b.sum(b.select(hit, d, 0.0), axes=(axis,))
+    picked = b.sum(_select(b, hit, d, 0.0), axes=(axis,))
     return cast(b, b.sub(b.log(b.sum(b.exp(d), axes=(axis,))), picked), x.type.dtype)
 
 

@@ -31,7 +31,7 @@ def philox(counter: Any, key: Any) -> Any:
     c = [np.asarray(counter)[..., i].astype(np.uint64) for i in range(4)]
     k = [np.uint64(key[0]), np.uint64(key[1])]
     low = np.uint64(0xFFFFFFFF)
-    for r in range(ROUNDS):
+    for _ in range(ROUNDS):
         p0, p1 = c[0] * np.uint64(MULTIPLIERS[0]), c[2] * np.uint64(MULTIPLIERS[1])
         half = np.uint64(32)
         c = [(p1 >> half) ^ c[1] ^ k[0], p1 & low, (p0 >> half) ^ c[3] ^ k[1], p0 & low]

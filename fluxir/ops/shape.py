@@ -14,7 +14,7 @@ import numpy as np
 from fluxir.errors import FluxError, error
 from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.dims import Dim, ceildiv, facts, maximum, mul, product, prove_equal, prove_lt, require_equal
-from fluxir.ir.opdef import op, sample
+from fluxir.ir.opdef import Sample, op, sample
 from fluxir.ir.types import TensorType, Type
 from fluxir.ops import meaning
 from fluxir.ops.bounds import at_most
@@ -32,7 +32,7 @@ def require_sizes(name: str, shape: Sequence[Dim]) -> Shape:
     """FX0218 unless every size is at least 0 for all values the facts allow."""
     for axis, d in enumerate(shape):
         if not at_most(0, d):
-            lo, hi = facts().range(d)
+            _, hi = facts().range(d)
             word = "is" if hi < 0 else "may be"
             raise error(
                 "FX0218",
@@ -380,6 +380,11 @@ def _pad_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     return choose(cx, inside, lambda c: c.at(x, at), lambda c: c.at(value, ()))
 
 
+def _padded(*types: str, **attrs: Any) -> Sample:
+    """A sample whose `low` and `high` are the op's attributes, not the range of its inputs."""
+    return Sample(types, attrs)
+
+
 op(
     "pad",
     _pad,
@@ -389,15 +394,15 @@ op(
     element=_pad_element,
     cost=lambda o: 0,
     samples=(
-        sample("f32[3,4]", "f32", low=(1, 0), high=(2, 1)),
-        sample("f32[5]", "f32", low=(-1,), high=(-2,)),
-        sample("f32[4]", "f32", low=(1,), high=(-3,), interior=(2,)),
-        sample("i32[2,3]", "i32", low=(0, -1), high=(1, 2), interior=(1, 0)),
-        sample("f64[0,2]", "f64", low=(2, 0), high=(1, 0)),
-        sample("f16[0]", "f16", low=(1,), high=(1,), interior=(1,)),
-        sample("bf16", "bf16", low=(), high=()),
-        sample("bool[3]", "bool", low=(-2,), high=(4,)),
-        sample("f32[4]", "f32", low=(-2,), high=(0,), interior=(1,)),
+        _padded("f32[3,4]", "f32", low=(1, 0), high=(2, 1)),
+        _padded("f32[5]", "f32", low=(-1,), high=(-2,)),
+        _padded("f32[4]", "f32", low=(1,), high=(-3,), interior=(2,)),
+        _padded("i32[2,3]", "i32", low=(0, -1), high=(1, 2), interior=(1, 0)),
+        _padded("f64[0,2]", "f64", low=(2, 0), high=(1, 0)),
+        _padded("f16[0]", "f16", low=(1,), high=(1,), interior=(1,)),
+        _padded("bf16", "bf16", low=(), high=()),
+        _padded("bool[3]", "bool", low=(-2,), high=(4,)),
+        _padded("f32[4]", "f32", low=(-2,), high=(0,), interior=(1,)),
     ),
     doc="pad(x, value): `low` and `high` elements around each axis (negative ones crop) and `interior` between neighbours.",
 )
