@@ -1,0 +1,87 @@
+"""The process's thread pool and the runtime context that compiled code is called with.
+
+`context(threads)` gives the address of a context `{ i64 threads, ptr parallel, ptr state }` (the layout that
+`fluxir/codegen/abi.py` describes); workers are native threads that never touch Python. Invariants: there is one pool a
+process; workers are only ever added; results do not depend on their number, since which indices form one body call has
+no influence on the results; a forked child starts with no workers and makes its own. Where threads cannot be had
+(another system, a limit) everything runs on the calling thread: slower, with the same results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+from fluxir.runtime.native import STATE_BYTES, WORKERS, native
+
+__all__ = ["context"]
+
+_lock = threading.Lock()
+_contexts: dict[int, ctypes.Array[ctypes.c_int64]] = {}
+_memory = (ctypes.c_char * (STATE_BYTES + 64))()
+_state = -(-ctypes.addressof(_memory) // 64) * 64
+_workers = 0
+
+
+def context(threads: int) -> int:
+    """The address of the runtime context for at most `threads` threads; starts the workers it needs."""
+    found = _contexts.get(threads)
+    if found is None or _workers < threads - 1:
+        with _lock:
+            found = _make(threads)
+    return ctypes.addressof(found)
+
+
+def _make(threads: int) -> ctypes.Array[ctypes.c_int64]:
+    found = _contexts.get(threads)
+    if found is None:
+        found = (ctypes.c_int64 * 3)(threads, native().parallel if threads > 1 else 0, _state)
+        _contexts[threads] = found
+    if threads > 1:
+        _start(threads - 1)
+    return found
+
+
+def _start(count: int) -> None:
+    """Have `count` workers, as far as the system allows."""
+    global _workers
+    if sys.platform != "linux" or _refused:
+        return
+    c = ctypes.CDLL(None)
+    create, detach = c.pthread_create, c.pthread_detach
+    create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    detach.argtypes = [ctypes.c_ulong]
+    # A new thread inherits the mask: signals are for Python's own threads.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        while _workers < count:
+            thread = ctypes.c_ulong()
+            if create(ctypes.byref(thread), None, native().worker, _state) != 0:
+                _refused.append(True)
+                break
+            detach(thread)
+            _workers += 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    ctypes.c_int64.from_address(_state + WORKERS).value = _workers
+
+
+_refused: list[bool] = []
+"""Not empty once the system has refused a thread: it is not asked again."""
+
+
+def _after_fork() -> None:
+    """In the child only the forking thread lives on, and a job of another thread may look unfinished."""
+    global _workers, _lock
+    _lock = threading.Lock()
+    _workers = 0
+    _refused.clear()
+    ctypes.memset(_state, 0, STATE_BYTES)
+
+
+with contextlib.suppress(AttributeError):
+    os.register_at_fork(after_in_child=_after_fork)

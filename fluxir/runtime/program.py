@@ -1,0 +1,209 @@
+"""A compiled CPU program that can be called: `Program.load("m.fxb")`, `program(x, w)`.
+
+Inputs are numpy arrays, anything with `__dlpack__` or `__array__`, and Python numbers for rank-0 inputs. Dtypes are
+never converted (FX0603); strided or misaligned arrays are copied; the copy is not kept. Results are fresh numpy arrays,
+aligned to 64 bytes where they are large, or the arrays given as `out`.
+
+A call takes the fast way when its arrays look like those of the call before (see `native.py`): no shape is read in
+Python, no size evaluated. Otherwise the inputs are brought into form, their shapes pick (or make) a *plan*: the
+values of the size symbols, the guards checked, output shapes, arena size. Thread-safe: plans never change, each
+thread has its own arena.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluxir import config
+from fluxir.errors import FluxError, error
+from fluxir.runtime import arguments, native, pool, sizes
+from fluxir.runtime.elf import load_object
+from fluxir.target import host
+
+__all__ = ["Program"]
+
+Array = NDArray[Any]
+_ALIGNED_FROM = 16384  # bytes from which a result is worth the time that aligning it takes
+_MAX_PLANS = 256
+
+
+class _Plan:
+    """All that follows from the shapes of the inputs. `address` is the table that the native `invoke` reads."""
+
+    __slots__ = ("address", "arena", "dims", "keep", "outputs")
+
+    def __init__(self, program: Program, shapes: Sequence[tuple[int, ...]]) -> None:
+        values = arguments.solve(program.spec, shapes)
+        self.dims = (ctypes.c_int64 * max(1, len(values)))(*[values[s] for s in program.spec["symbols"]])
+        self.outputs = [
+            (tuple(sizes.evaluate(d, values) for d in o["shape"]), t)
+            for o, t in zip(program.spec["outputs"], program.output_dtypes, strict=True)
+        ]
+        self.arena = sizes.evaluate(program.spec["arena"], values)
+        expected = (ctypes.c_int64 * max(1, 3 * len(shapes)))()
+        rows = []
+        for i, (shape, t) in enumerate(zip(shapes, program.input_dtypes, strict=True)):
+            row = (ctypes.c_int64 * max(1, len(shape)))(*shape)
+            rows.append(row)
+            expected[3 * i : 3 * i + 3] = [id(t), len(shape), ctypes.addressof(row)]
+        table = (ctypes.c_int64 * 8)(
+            program.entry, len(shapes), len(self.outputs), len(program.constants),
+            ctypes.addressof(self.dims), ctypes.addressof(program.constant_table), id(np.ndarray), ctypes.addressof(expected),
+        )  # fmt: skip
+        self.address = ctypes.addressof(table)
+        self.keep = (table, expected, rows)
+
+
+class Program:
+    """A loaded program. `spec` is described in `fluxir/codegen/abi.py`; `constants` are its arrays in order."""
+
+    def __init__(self, spec: Mapping[str, Any], code: bytes, constants: Sequence[Array] = ()) -> None:
+        """Load object code. FX0509 where this machine lacks an instruction set the code uses, FX0514 where it does not load."""
+        _check_target(spec["target"])
+        self.spec = dict(spec)
+        self.constants = [_aligned_copy(a) for a in constants]
+        self.constant_table = (ctypes.c_void_p * max(1, len(self.constants)))(*[a.ctypes.data for a in self.constants])
+        self.input_dtypes = [arguments.dtype(t["dtype"]) for t in spec["inputs"]]
+        self.output_dtypes = [arguments.dtype(t["dtype"]) for t in spec["outputs"]]
+        self.code = load_object(code)
+        self.entry = self.code.address(spec["entry"])
+        self._raw = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(self.entry)
+        self._fast = native.native().invoke if native.layout_is_known() else None
+        self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
+        self._last: _Plan | None = None
+        self._local = threading.local()
+        self._config: config.Config | None = None
+        self._context = 0
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | bytes) -> Program:
+        """Load an artifact from a path or its bytes. FX0801 to FX0803 where it cannot be read or trusted."""
+        from fluxir.runtime.artifact import read_artifact
+
+        a = read_artifact(source)
+        return cls(a.spec, a.code, a.constants)
+
+    # ---- calling
+    def __call__(self, *args: Any, out: Any = None, **named: Any) -> Any:
+        """Run on arrays by position or by input name. One array, or a tuple of them where there are several results.
+
+        `out`: the array (or sequence of arrays) that takes the results. Raises FX0601 to FX0612.
+        """
+        values = arguments.bind(self.spec, args, named) if named or len(args) != len(self.input_dtypes) else list(args)
+        if out is not None and len(self.output_dtypes) == 1 and isinstance(out, np.ndarray):
+            out = [out]
+        results = self.call_flat(values, out)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def call_flat(self, arrays: Sequence[Any], out: Sequence[Array] | None = None) -> list[Array]:
+        """Run on the inputs in order; returns the results in order (`out` itself where given)."""
+        settings = config.get()
+        if settings is not self._config:
+            self._configure(settings)
+        plan = self._last
+        if plan is not None and out is None and self._fast is not None:
+            given = arrays if type(arrays) is list else list(arrays)
+            results = [np.empty(shape, t) if _small(shape, t) else empty(shape, t) for shape, t in plan.outputs]
+            status = self._fast(plan.address, given, results, self._arena(plan.arena) if plan.arena else 0, self._context)
+            if status == 0:
+                return results
+            if status != native.NOT_READY:
+                raise self._failure(status)
+        return self._slow(arrays, out)
+
+    def _slow(self, arrays: Sequence[Any], out: Sequence[Array] | None) -> list[Array]:
+        """Bring the inputs into form, find the plan of their shapes, and run."""
+        given = arguments.prepare(self.spec, self.input_dtypes, arrays)
+        key = tuple([a.shape for a in given])
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = _Plan(self, key)
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        if out is None:
+            results = [empty(shape, t) for shape, t in plan.outputs]
+        else:
+            results = list(out)
+            arguments.check_out(self.spec, plan.outputs, results, given)
+        arena = self._arena(plan.arena) if plan.arena else 0
+        pointers = [a.ctypes.data for a in (*given, *results, *self.constants)]
+        status = self._raw((ctypes.c_void_p * max(1, len(pointers)))(*pointers), plan.dims, arena, self._context)
+        if status:
+            raise self._failure(status)
+        self._last = plan
+        return results
+
+    def _configure(self, settings: config.Config) -> None:
+        self._context = pool.context(settings.threads())
+        self._config = settings
+
+    def _arena(self, nbytes: int) -> int:
+        """The address of this thread's arena, at least `nbytes` long. FX0609 where there is no memory."""
+        local = self._local
+        if getattr(local, "size", 0) < nbytes:
+            local.memory = None  # freed before the larger one is asked for
+            local.size = 0
+            try:
+                local.memory = empty((nbytes,), np.dtype(np.uint8), aligned=True)
+            except MemoryError:
+                raise error("FX0609", f"the program {self.spec['name']} needs {nbytes} bytes for temporaries, which the system refused") from None
+            local.size = nbytes
+            local.address = local.memory.ctypes.data
+        return int(local.address)
+
+    def _failure(self, status: int) -> FluxError:
+        code, message = self.spec["errors"].get(str(status), ("FX0514", f"the program stopped with the unknown number {status}"))
+        return error(code, f"{self.spec['name']}: {message}")
+
+    def __repr__(self) -> str:
+        def show(tensors: Sequence[Mapping[str, Any]]) -> str:
+            return ", ".join(f"{t['name']}: {arguments.show_type(t)}" for t in tensors)
+
+        return f"<Program {self.spec['name']}({show(self.spec['inputs'])}) -> ({show(self.spec['outputs'])}) for {self.spec['target']['name']}>"
+
+
+def _small(shape: tuple[int, ...], t: np.dtype[Any]) -> bool:
+    n = t.itemsize
+    for d in shape:
+        n *= d
+    return n < _ALIGNED_FROM
+
+
+def empty(shape: tuple[int, ...], t: np.dtype[Any], aligned: bool = False) -> Array:
+    """An uninitialised array; where it is large (or `aligned`) its data starts at a multiple of 64 bytes."""
+    if not aligned and _small(shape, t):
+        return np.empty(shape, t)
+    nbytes = t.itemsize
+    for d in shape:
+        nbytes *= d
+    raw = np.empty(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes].view(t).reshape(shape)
+
+
+def _aligned_copy(a: Array) -> Array:
+    """`a` itself where it is contiguous and aligned to its elements, else a copy that is."""
+    return a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", copy=True)
+
+
+def _check_target(target: Mapping[str, Any]) -> None:
+    if target.get("kind") != "cpu":
+        raise error("FX0707", f"the program was compiled for {target.get('name')}, which is no CPU target", help="run it with --device cuda or vgpu")
+    machine = host()
+    if not machine.level:
+        raise error("FX0509", f"the program is x86-64 code, and this machine is {machine.machine}")
+    missing = sorted(set(target["features"]) - set(machine.features))
+    if missing:
+        raise error(
+            "FX0509",
+            f"the program was compiled for {target['name']}, and this machine ({machine.model}) lacks {', '.join(missing)}",
+            help=f"compile it for this machine, or for --target cpu:x86-64-v{machine.level}",
+        )
