@@ -2,7 +2,8 @@
 
 `print_module(m)` then `parser.parse_module` then `print_module` is byte-identical. Values are numbered `%0 %1 ...`
 in order within a function unless they have a unique name. Constants of up to 16 elements are written out; larger
-ones are `#digest` references into `resource` lines at the end of the module (hex-free base64 of the raw bytes).
+ones are `#digest` references into `resource` lines at the end of the module (base64 of the raw bytes). Attributes that
+have their default value are left out. A rank-0 tensor type in an attribute is `!f32[]`, an element type `!f32`.
 """
 
 from __future__ import annotations
@@ -22,19 +23,25 @@ from fluxir.ir.types import MemType, TensorType, VectorType
 INLINE_CONSTANT = 16  # elements
 KEYWORD = {"tensor": "func", "kernel": "kernel", "host": "host"}
 _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+_FILE = re.compile(r"[\w./-]+\Z")
+_SCOPE = re.compile(r"[\w.<>]+\Z")
+_KEY = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
+_RESULT = re.compile(
+    r"(?!(?:bool|bf16|[iuf][0-9]+)(?:x[0-9]+)?\Z|module\Z|return\Z|yield\Z)[A-Za-z_]\w*\Z", re.ASCII
+)  # neither a type nor a keyword
 
 
 def print_module(m: Module, locations: bool = True) -> str:
     """The module as text; with `locations`, ops carry `@ file:line:col`."""
     p = _Printer(locations)
-    out = [f"module @{m.name}" + p.attr_list(m.attrs)]
+    out = [f"module {symbol_name(m.name)}" + p.attr_list(m.attrs)]
     facts = m.facts.describe()
     if facts:
         out.append("dims " + ", ".join(facts))
     for f in m.funcs.values():
         out.append(p.func(f))
     for digest, a in p.resources.items():
-        data = base64.b64encode(np.ascontiguousarray(a).tobytes()).decode()
+        data = base64.b64encode(a.tobytes()).decode()
         out.append(f'resource #{digest} : {TensorType.of(dtype_of(a.dtype), a.shape)} = "{data}"')
     return "\n".join(out) + "\n"
 
@@ -57,6 +64,7 @@ class _Printer:
         self.names: dict[Value, str] = {}
         self.used: set[str] = set()
         self.next = 0
+        self.places: dict[Any, str] = {}
 
     # ---- names
     def define(self, v: Value) -> str:
@@ -76,10 +84,11 @@ class _Printer:
     def func(self, f: Func) -> str:
         self.names, self.used, self.next = {}, set(), 0
         args = ", ".join(f"{self.define(a)}: {a.type}" for a in f.args)
-        head = f"{KEYWORD[f.level]} @{f.name}({args})"
+        head = f"{KEYWORD[f.level]} {symbol_name(f.name)}({args})"
         if f.outs or f.level == "tensor":
             results = [
-                (f"{f.result_names[i]}: " if i < len(f.result_names) and f.result_names[i] else "") + str(v.type)
+                (f"{_result_name(f.result_names[i])}: " if i < len(f.result_names) and f.result_names[i] else "")
+                + str(v.type)
                 for i, v in enumerate(f.outs)
             ]
             head += f" -> ({', '.join(results)})"
@@ -98,7 +107,7 @@ class _Printer:
 
     def op(self, op: Op, indent: str, lines: list[str]) -> None:
         operands = ", ".join(self.use(v) for v in op.operands)
-        tail = f"{op.name}({operands})" + self.attr_list(op.attrs, op)
+        tail = op.name + (f"({operands})" if op.operands else "") + self.attr_list(op.attrs, op)
         if op.results:
             types = ", ".join(str(r.type) for r in op.results)
             tail += f" : {types}"
@@ -124,45 +133,55 @@ class _Printer:
     def location(self, loc: Any) -> str:
         if not (self.locations and loc):
             return ""
-        func = f" in {loc.func}" if loc.func and re.fullmatch(r"[\w.<>]+", loc.func) else ""
-        return f" @ {_location_file(loc.file)}:{loc.line}:{loc.col}{func}"
+        known = self.places.get(loc)
+        if known is None:
+            func = " in " + (loc.func if _SCOPE.match(loc.func) else quote(loc.func)) if loc.func else ""
+            file = loc.file if _FILE.match(loc.file) else quote(loc.file)
+            col = f":{loc.col}" if loc.col > 0 else ""
+            known = self.places[loc] = f"  @ {file}:{max(loc.line, 0)}{col}{func}"
+        return known
 
     # ---- attributes
     def attr_list(self, attrs: dict[str, Any], op: Op | None = None) -> str:
         shown = []
         for k, v in attrs.items():
             spec = op.defn.attrs.get(k) if op else None
-            if spec is not None and not isinstance(v, np.ndarray) and type(v) is type(spec.default) and v == spec.default:
+            if spec is not None and (
+                v is spec.default or (type(v) is type(spec.default) and self.attr(v) == self.attr(spec.default))
+            ):
                 continue
-            shown.append(f"{k}={self.attr(v)}")
+            shown.append(f"{_attr_key(k)}={self.attr(v)}")
         return f" [{', '.join(shown)}]" if shown else ""
 
     def attr(self, v: Any) -> str:
         match v:
             case np.ndarray():
                 return self.array(v)
-            case bool():
+            case bool() | np.bool_():
                 return "true" if v else "false"
             case None:
                 return "none"
-            case int():
-                return str(v)
-            case float():
-                return format_float(v)
+            case int() | np.integer():
+                return str(int(v))
+            case float() | np.floating():
+                return format_float(float(v))
             case str():
                 return quote(v)
             case Poly():
                 return f"<{v}>"
+            case TensorType() if not v.shape:
+                return f"!{v}[]"
             case DType() | TensorType() | VectorType() | MemType():
                 return f"!{v}"
             case tuple() | list():
                 return "(" + ", ".join(self.attr(x) for x in v) + ("," if len(v) == 1 else "") + ")"
             case dict():
-                return "{" + ", ".join(f"{k}: {self.attr(x)}" for k, x in v.items()) + "}"
+                return "{" + ", ".join(f"{_attr_key(k)}: {self.attr(x)}" for k, x in v.items()) + "}"
         raise TypeError(f"attribute {v!r} of type {type(v).__name__} has no text form")
 
     def array(self, a: np.ndarray[Any, Any]) -> str:
         dtype = dtype_of(a.dtype)
+        a = np.asarray(a, dtype.numpy)  # the machine's own byte order
         t = TensorType.of(dtype, a.shape)
         if a.size > INLINE_CONSTANT:
             digest = array_digest(a)
@@ -171,7 +190,10 @@ class _Printer:
         flat = a.ravel().tolist() if dtype.name != "bf16" else [float(x) for x in a.ravel()]
         if dtype.is_float:
             bits = a.ravel().view(f"u{dtype.itemsize}")
-            items = [format_float(x) if math.isfinite(x) or math.isinf(x) else f"nan:{int(w):x}" for x, w in zip(flat, bits, strict=True)]
+            items = [
+                format_float(x) if math.isfinite(x) or math.isinf(x) else f"nan:{int(w):x}"
+                for x, w in zip(flat, bits, strict=True)
+            ]
         else:
             items = ["true" if x is True else "false" if x is False else str(x) for x in flat]
         return f"dense<{t}: {' '.join(items)}>"
@@ -193,5 +215,14 @@ def quote(s: str) -> str:
     return json.dumps(s)
 
 
-def _location_file(name: str) -> str:
-    return name if re.fullmatch(r"[\w./\-]+", name) else quote(name)
+def symbol_name(name: str) -> str:
+    """A module's or function's name as it is printed: `@main`, or `@"any text"`."""
+    return "@" + (name if _IDENT.match(name) else quote(name))
+
+
+def _attr_key(key: str) -> str:
+    return key if _KEY.match(key) else quote(key)
+
+
+def _result_name(name: str) -> str:
+    return name if _RESULT.match(name) else quote(name)
