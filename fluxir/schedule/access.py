@@ -2,7 +2,8 @@
 
 A *map* says which loop axis runs along each axis of a value: a tuple with one entry an axis, -1 where the size is 1.
 `analyse` finds the one map of every value of a group whose ops are elementwise, broadcasts, transposes, reshapes that
-add or drop 1s, and reductions of the whole loop space; it gives None for any other group. `collapse` rewrites such a
+add or drop 1s, and reductions of the whole loop space. With `opaque=True` other ops may stand before the reductions
+(a slice, a gather): their operands then have no map. It gives None for any other group. `collapse` rewrites such a
 group to fewer loop axes: axes merge where every memory holds both next to each other or neither (so that a bias over
 `[B,C,H,W]` becomes `[B,C,H*W]`). The rewritten group computes the same bytes in reinterpreted memory.
 """
@@ -32,6 +33,7 @@ class Access:
     maps: dict[Value, Map]
     leaves: dict[Value, set[Map]]
     results: tuple[Map, ...]
+    opaque: bool = False
 
 
 def is_elementwise(op: Op) -> bool:
@@ -43,7 +45,11 @@ def identity_map(space: Sequence[Dim]) -> Map:
 
 
 def analyse(
-    group: Group, space: Sequence[Dim], seeds: Sequence[tuple[Value, Map]], reduced: Sequence[int] = ()
+    group: Group,
+    space: Sequence[Dim],
+    seeds: Sequence[tuple[Value, Map]],
+    reduced: Sequence[int] = (),
+    opaque: bool = False,
 ) -> Access | None:
     """Maps of all values, propagated from `seeds` (the group's results) to the arguments; None where that fails."""
     space = tuple(space)
@@ -51,30 +57,38 @@ def analyse(
     for v, m in seeds:
         found.setdefault(v, set()).add(m)
     maps: dict[Value, Map] = {}
+    after = _after_reductions(group) if opaque else set()
+    hidden: set[Value] = set()  # read by an opaque op
     for op in reversed(group.ops):
         if op.name == "const":
             continue
-        if len(op.results) != 1:
-            return None
-        here = found.get(op.result)
-        if here is None:
+        here = {m for r in op.results for m in found.get(r, ())}
+        below = any(r in hidden for r in op.results)
+        if not here and not below:
             continue
-        if len(here) > 1:
-            return None
-        maps[op.result] = m = next(iter(here))
-        read = _operand_maps(op, m, space, tuple(reduced))
+        read = None
+        if len(here) == 1 and len(op.results) == 1 and not below:
+            maps[op.result] = m = next(iter(here))
+            read = _operand_maps(op, m, space, tuple(reduced))
         if read is None:
-            return None
+            if not opaque or op.name in REDUCTIONS or any(r in after for r in op.results):
+                return None
+            hidden.update(op.operands)
+            continue
         for v, vm in zip(op.operands, read):
             found.setdefault(v, set()).add(vm)
     by_value = dict(seeds)
-    return Access(
-        space,
-        tuple(reduced),
-        maps,
-        {v: found.get(v, set()) for v in group.args},
-        tuple(by_value[v] for v in group.outs),
-    )
+    leaves = {v: found.get(v, set()) for v in group.args}
+    return Access(space, tuple(reduced), maps, leaves, tuple(by_value[v] for v in group.outs), bool(hidden))
+
+
+def _after_reductions(group: Group) -> set[Value]:
+    """Values that depend on a reduction."""
+    after: set[Value] = set()
+    for op in group.ops:
+        if op.name in REDUCTIONS or any(v in after for v in op.operands):
+            after.update(op.results)
+    return after
 
 
 def _operand_maps(op: Op, m: Map, space: tuple[Dim, ...], reduced: tuple[int, ...]) -> list[Map] | None:

@@ -1,0 +1,118 @@
+"""Element evaluation on vectors: `lanes` neighbouring elements along one loop variable at once.
+
+`Lanes` stands beside `Elements`: elementwise ops are emitted on vectors, memory whose last axis runs with the variable
+is loaded whole, and anything else is computed lane by lane by the scalar rules, so that every op works. A value that
+does not depend on the variable stays a scalar until a vector is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Value
+from fluxir.ir.types import TensorType, VectorType
+from fluxir.ops.rules import broadcast_index
+from fluxir.schedule.access import is_elementwise
+from fluxir.schedule.element import Elements
+from fluxir.schedule.group import shape_of
+
+
+class RowElements(Elements):
+    """Elements with `fixed` values: results of reductions at this row, whatever the index."""
+
+    def __init__(self, b: Builder, memory: dict[Value, Value], fixed: dict[Value, Value]) -> None:
+        super().__init__(b, memory)
+        self.fixed = fixed
+
+    def at(self, value: Value, index: Sequence[Value]) -> Value:
+        return self.fixed[value] if value in self.fixed else super().at(value, index)
+
+    def inside(self, b: Builder) -> RowElements:
+        inner = RowElements(b, self.memory, self.fixed)
+        inner._known = dict(self._known)
+        b._consts = dict(self.b._consts)
+        return inner
+
+
+class Lanes:
+    """Vectors of the elements at `var + 0 .. var + lanes - 1`. `fixed` holds vectors already known at this place."""
+
+    def __init__(self, elements: Elements, var: Value, lanes: int, fixed: dict[Value, Value] | None = None) -> None:
+        self.elements, self.b, self.lanes = elements, elements.b, lanes
+        self.var = var
+        self.varying = {var}
+        self.fixed = fixed or {}
+        self._known: dict[tuple[Value, tuple[Value, ...]], Value] = {}
+
+    def vector(self, value: Value, index: Sequence[Value]) -> Value:
+        """The elements as a vector, splat if they are all the same."""
+        return self.splat(self.at(value, index))
+
+    def splat(self, x: Value) -> Value:
+        return x if isinstance(x.type, VectorType) else self.b.emit("splat", x, lanes=self.lanes)[0]
+
+    def at(self, value: Value, index: Sequence[Value]) -> Value:
+        """The elements: a vector, or a scalar where they do not depend on the variable."""
+        if value in self.fixed:
+            return self.fixed[value]
+        if not any(i in self.varying for i in index):
+            return self.elements.at(value, index)
+        key = (value, tuple(index))
+        if key not in self._known:
+            self._known[key] = self._compute(value, list(index))
+        return self._known[key]
+
+    def _compute(self, value: Value, index: list[Value]) -> Value:
+        b, memory = self.b, self.elements.memory
+        if value in memory:
+            if index[-1] in self.varying and not any(i in self.varying for i in index[:-1]):
+                return b.emit("load", memory[value], *index, lanes=self.lanes)[0]
+            return self._by_lane(value, index)
+        op = value.owner
+        assert op is not None, f"{value!r} has no memory"
+        if is_elementwise(op):
+            parts = [self.at(v, broadcast_index(v, index, self.elements)) for v in op.operands]
+            if any(isinstance(p.type, VectorType) for p in parts):
+                parts = [self.splat(p) for p in parts]
+            return b.emit(op.name, *parts, **op.attrs)[0]
+        match op.name:
+            case "const":
+                return self.elements.at(value, index)
+            case "stop_gradient":
+                return self.at(op.operands[0], index)
+            case "transpose":
+                rank = len(index)
+                back: list[Value] = list(index)
+                for j, k in enumerate(op.attrs["perm"]):
+                    back[k % rank] = index[j]
+                return self.at(op.operands[0], back)
+            case "broadcast":
+                (x,) = op.operands
+                shape = shape_of(x)
+                axes = op.attrs["axes"]
+                axes = range(len(index) - len(shape), len(index)) if axes is None else axes
+                return self.at(x, [b.index(0) if d == 1 else index[a] for d, a in zip(shape, axes)])
+            case "slice" if all(s == 1 for s in op.attrs["stride"] or ()):
+                moved = []
+                for i, s in zip(index, op.attrs["start"]):
+                    j = i if s == 0 else b.add(i, b.index(s))
+                    if i in self.varying:
+                        self.varying.add(j)
+                    moved.append(j)
+                return self.at(op.operands[0], moved)
+        return self._by_lane(value, index)
+
+    def _by_lane(self, value: Value, index: list[Value]) -> Value:
+        b = self.b
+        assert isinstance(value.type, TensorType)
+        out: Value | None = None
+        for lane in range(self.lanes):
+            at = [b.add(i, b.index(lane)) if i in self.varying and lane else i for i in index]
+            x = self.elements.at(value, at)
+            out = b.emit("splat", x, lanes=self.lanes)[0] if out is None else b.emit("insert", out, x, lane=lane)[0]
+        assert out is not None
+        return out
+
+
+__all__ = ["Lanes", "RowElements"]
