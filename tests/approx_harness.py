@@ -201,7 +201,9 @@ class LlvmBuilder:
         return self._call("fma", *self._lift((x, y, z)))
 
     def neg(self, x: Register) -> Register:
-        return self._emit(f"fneg {LLVM[x.dtype]} {x.text}" if x.dtype in FLOATS else f"sub {LLVM[x.dtype]} 0, {x.text}", x.dtype)
+        return self._emit(
+            f"fneg {LLVM[x.dtype]} {x.text}" if x.dtype in FLOATS else f"sub {LLVM[x.dtype]} 0, {x.text}", x.dtype
+        )
 
     def select(self, c: Register, x: Any, y: Any) -> Register:
         a, b = self._lift((x, y))
@@ -297,7 +299,11 @@ def loop_text(body: Callable[..., Register], argument_types: Sequence[str]) -> s
     lines += b.lines
     t = LLVM[out.dtype]
     lines += [f"  %q = getelementptr {t}, ptr %out, i64 %i", f"  store {t} {out.text}, ptr %q"]
-    lines += ["  %next = add nuw i64 %i, 1", "  %more = icmp ult i64 %next, %n", "  br i1 %more, label %loop, label %done"]
+    lines += [
+        "  %next = add nuw i64 %i, 1",
+        "  %more = icmp ult i64 %next, %n",
+        "  br i1 %more, label %loop, label %done",
+    ]
     lines += ["done:", "  ret void", "}"]
     return "\n".join(sorted(b.declared) + lines)
 
@@ -326,7 +332,9 @@ def optimise(text: str) -> Any:
 _alive: list[Any] = []
 
 
-def compile_loop(body: Callable[..., Register], argument_types: Sequence[str], result_type: str) -> Callable[..., np.ndarray]:
+def compile_loop(
+    body: Callable[..., Register], argument_types: Sequence[str], result_type: str
+) -> Callable[..., np.ndarray]:
     """`body` as a native loop over arrays of the given element types."""
     engine = llvm.create_mcjit_compiler(optimise(loop_text(body, argument_types)), _machine())
     engine.finalize_object()
@@ -355,7 +363,9 @@ def compile_oracle(oracle: Callable[..., Any], dtype: str, arity: int = 1) -> Ca
     return compile_loop(lambda b, *x: oracle(b, *[b.cast(v, wide) for v in x]), [dtype] * arity, wide)
 
 
-def compile_error(recipe: Callable[..., Any], oracle: Callable[..., Any], dtype: str, arity: int = 1) -> Callable[..., np.ndarray]:
+def compile_error(
+    recipe: Callable[..., Any], oracle: Callable[..., Any], dtype: str, arity: int = 1
+) -> Callable[..., np.ndarray]:
     """The recipe's error against the oracle, in ulp of the correctly rounded result, as a loop.
 
     Overflow counts as the power of two above the largest number; a NaN for a number, a number for a NaN, and a zero of

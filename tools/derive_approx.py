@@ -209,7 +209,9 @@ def erfcx_fit(center: str, low: str, high: str, terms: int) -> Fit:
         a = c * (1 + t) / (1 - t)
         return mp.erfc(a) * mp.exp(a * a) * (1 + 2 * a)
 
-    return Fit(target, (mpf(low) - c) / (mpf(low) + c), (mpf(high) - c) / (mpf(high) + c), terms, lambda t: 1 / target(t))
+    return Fit(
+        target, (mpf(low) - c) / (mpf(low) + c), (mpf(high) - c) / (mpf(high) + c), terms, lambda t: 1 / target(t)
+    )
 
 
 def stirling_tail(v: mpf) -> mpf:
@@ -247,7 +249,11 @@ FITS: dict[str, Pair] = {
     "sin": {fmt: odd_fit(mp.sin, QUARTER_PI, n) for fmt, n in (("f32", 3), ("f64", 6))},
     "cos": {
         fmt: Fit(
-            lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2, mpf(0), QUARTER_PI**2, n, lambda z: z**2 / mp.cos(mp.sqrt(z))
+            lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2,
+            mpf(0),
+            QUARTER_PI**2,
+            n,
+            lambda z: z**2 / mp.cos(mp.sqrt(z)),
         )
         for fmt, n in (("f32", 3), ("f64", 6))
     },
@@ -255,7 +261,11 @@ FITS: dict[str, Pair] = {
     "atan": {fmt: odd_fit(mp.atan, mpf("0.4143"), n) for fmt, n in (("f32", 5), ("f64", 11))},
     "erf": {
         fmt: Fit(
-            lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1, mpf(0), limit**2, n, lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z))
+            lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1,
+            mpf(0),
+            limit**2,
+            n,
+            lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z)),
         )
         for fmt, limit, n in (("f32", mpf("0.9"), 6), ("f64", mpf(1), 12))
     },
@@ -274,7 +284,7 @@ FITS: dict[str, Pair] = {
         for fmt, n in (("f32", 4), ("f64", 8))
     },
     "lgamma_two": {
-        "f64": Fit(lgamma_two_tail, mpf("-0.5"), mpf("0.5"), 19, lambda t: t**2 / mp.loggamma(2 + t)),
+        "f64": Fit(lgamma_two_tail, mpf("-0.5859"), mpf("0.5"), 20, lambda t: t**2 / mp.loggamma(2 + t)),
     },
     "stirling": {"f64": Fit(stirling_tail, mpf("1e-6"), mpf(1) / 64, 6, lambda v: mp.sqrt(v) / 8)},
     "sinpi": {
@@ -342,6 +352,8 @@ to the function. `CONSTANTS[name][format]` are real numbers as unevaluated sums 
 """
 
 from __future__ import annotations
+
+# fmt: off
 '''
 
 
@@ -391,11 +403,16 @@ def constants() -> str:
     return "\n".join(lines) + "\n"
 
 
+def source() -> str:
+    """The text of `coefficients.py`."""
+    return HEADER + "\n" + derive(list(FITS)) + "\n" + constants()
+
+
 def main(arguments: Sequence[str]) -> None:
     if arguments:
         print(derive(arguments))
         return
-    OUTPUT.write_text(HEADER + "\n" + derive(list(FITS)) + "\n" + constants())
+    OUTPUT.write_text(source())
 
 
 if __name__ == "__main__":

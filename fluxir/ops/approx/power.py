@@ -2,8 +2,9 @@
 
 Method: pow is 2**(y log2|x|) with the logarithm as an unevaluated sum of two floats: with s = (m - 1)/(m + 1), the terms
 in s and s^3 are taken in twice the precision, and the rest is so much smaller that the logarithm is good to about 12 bits
-more than the format (the idea of fdlibm's e_pow.c, K. C. Ng; Muller, "Elementary Functions", section 11.5). cbrt is a short polynomial for x**(-1/3), Newton steps without division, and a last step on the
-residue of the cube root itself.
+more than the format (the idea of fdlibm's e_pow.c, K. C. Ng; Muller, "Elementary Functions", 3rd ed., section 11.5).
+cbrt is a short polynomial for x**(-1/3), Newton steps without division, and a last step on the residue of the cube root
+itself.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ def cbrt(b: Builder, x: Value) -> Value:
     magnitude = b.abs(x)
     lift, third_of_lift = (24, 8) if fmt.name == "f32" else (54, 18)
     is_small = b.lt(magnitude, SMALLEST_NORMAL[fmt.name])
-    bits = b.bitcast(
-        to_bits(b, b.select(is_small, b.mul(magnitude, 2.0**lift), magnitude)), dtype=fmt.uint_name
-    )
+    bits = b.bitcast(to_bits(b, b.select(is_small, b.mul(magnitude, 2.0**lift), magnitude)), dtype=fmt.uint_name)
     # x = m 2**r 2**(3 q) with m in [1, 2) and r in 0..2; `offset` makes the bias a multiple of three
     offset = -fmt.bias % 3
     exponent = b.add(b.shift_right(bits, fmt.mantissa), offset)

@@ -2,7 +2,7 @@
 
 Method: erf is an odd polynomial near zero and 1 - exp(-polynomial) beyond. erfc(a) is exp(-a^2) / (1 + 2a) times a
 polynomial in t = (a - c)/(a + c) (after Shepherd and Laframboise, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x",
-1981), with a^2 as an unevaluated sum of two floats. lgamma is brought to [3/2, 5/2) by its recurrence below 8, is
+1981), with a^2 as an unevaluated sum of two floats. lgamma is brought to [sqrt(2), 5/2) by its recurrence below 8, is
 Stirling's series above (Abramowitz and Stegun 6.1.40), and uses the reflection formula for negative arguments. f32 lgamma
 is computed in f64.
 """
@@ -17,6 +17,7 @@ from fluxir.ops.approx.common import (
     Builder,
     Format,
     Value,
+    at_least,
     at_most,
     flip_sign,
     format_of,
@@ -26,10 +27,9 @@ from fluxir.ops.approx.common import (
     sign_bits,
     two_product,
 )
-from fluxir.ops.approx.exponential import exp_sum_times
 from fluxir.ops.approx.exponential import exp as exp_recipe
+from fluxir.ops.approx.exponential import exp_sum_times
 from fluxir.ops.approx.logarithm import log_deficit, log_positive, split_exponent
-
 
 NEAR = {"f32": 0.9, "f64": 1.0}
 """Below, erf is its odd polynomial x + x P(x^2)."""
@@ -67,9 +67,9 @@ def erfc(b: Builder, x: Value) -> Value:
 def _lgamma_positive(b: Builder, x: Value) -> Value:
     """log Gamma(x) for positive f64 x."""
     is_large = b.ge(x, 8.0)
-    # below 3/2 the recurrence goes up by one or two steps, above 5/2 down by as many as it takes
-    is_tiny, is_below = b.lt(x, 0.5), b.lt(x, 1.5)
-    shift = b.floor(b.sub(at_most(b, x, 8.0), 1.5))
+    # below sqrt(2) the recurrence goes up by one or two steps, above 5/2 down by as many as it takes
+    is_tiny, is_below = b.lt(x, 0.5), b.lt(x, math.sqrt(2.0))
+    shift = at_least(b, b.floor(b.sub(at_most(b, x, 8.0), 1.5)), 0.0)
     product = b.const(1.0, like=x)
     for i in range(1, 7):
         product = b.mul(product, select(b, b.ge(shift, float(i)), b.sub(x, float(i)), 1.0))
@@ -88,7 +88,7 @@ def _lgamma_positive(b: Builder, x: Value) -> Value:
     # around 1, where log x = t - deficit: -gamma t + deficit + t^2 P(t)
     gamma, gamma_low = CONSTANTS["euler_gamma"]["f64"]
     around_one = b.fma(t, -gamma, b.fma(t, -gamma_low, b.add(bend, deficit)))
-    is_around_one = b.logical_and(b.ge(x, 0.75), b.lt(x, 1.375))
+    is_around_one = b.logical_and(b.ge(x, 0.75), is_below)
     small = b.add(around_two, b.select(is_below, b.neg(logarithm), logarithm))
     small = b.select(is_around_one, around_one, small)
     inverse = b.div(1.0, x)
