@@ -39,15 +39,15 @@ def identity(op: str, d: DType) -> Any:
     raise AssertionError(op)
 
 
+COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}
+_TRUTH = {"maximum": "logical_or", "minimum": "logical_and"}
+
+
 def combine(b: Any, op: str, x: Value, y: Value) -> Value:
-    """One step of the reduction `op`; the largest of truth values is their disjunction, the smallest their "
-    "conjunction."""
-    name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}[
-        op
-    ]
-    if x.dtype.is_bool:
-        name = {"maximum": "logical_or", "minimum": "logical_and"}.get(name, name)
-    return b.emit(name, x, y)[0]  # type: ignore[no-any-return]
+    """One step of the reduction `op`: `COMBINE`'s op, or for truth values, the largest of which is their disjunction and
+    the smallest their conjunction, the logical one."""
+    name = COMBINE[op]
+    return b.emit(_TRUTH.get(name, name) if x.dtype.is_bool else name, x, y)[0]  # type: ignore[no-any-return]
 
 
 def cast(b: Any, x: Value, d: DType) -> Value:

@@ -124,13 +124,27 @@ def copy_of(group: Group, x: Value, target: Any) -> Kernels:
             needed.update(op.operands)
     which = [i for i, v in enumerate(group.args) if v in needed]
     part = Group(Block([group.args[i] for i in which], ops[::-1], [x]), "pointwise", "copy", group.loc)
-    _, made = select(part, target)
+    made = select(part, target)[1] if target.kind == "cpu" else _copy_by_threads(part, x)
 
     def ref(r: Ref) -> Ref:
         return ("input", which[r[1]]) if r[0] == "input" else r
 
     steps = tuple(Step(s.kernel, tuple(ref(r) for r in s.operands), s.outputs, s.inplace) for s in made.steps)
     return Kernels(steps, made.scratch)
+
+
+def _copy_by_threads(part: Group, x: Value) -> Kernels:
+    """One GPU thread an element, so that neighbours read and write neighbours."""
+    shape = shape_of(x)
+
+    def copy(b: Builder, i: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        at = unravel(b, i, shape)
+        b.store(outs[0], reader(b, part, ins).at(x, at), *at)
+
+    made = over(
+        "nvptx", "copy", product(shape), inputs_of(part), [memory(x.type)], copy, method="threads", loc=part.loc
+    )
+    return Kernels((step_of(made, part, [0]),))
 
 
 register(("scatter",), kernel_scatter)

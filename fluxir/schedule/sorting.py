@@ -183,7 +183,7 @@ def _by_insertion(rows: Rows) -> Kernels:
                     kb.store(origins, kb.load(origins, *row, source), *row, place)
 
                 if_(jb, jb.lt(place, jb.index(k)), move)
-                return source
+                return source  # type: ignore[no-any-return]
 
             (place,) = ib.emit("while", have, carry=1, blocks=[region(ib, [INDEX], better), region(ib, [INDEX], push)])
 
