@@ -19,7 +19,7 @@ from typing import Any
 from fluxir.errors import Location, error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Func, Op, Value
-from fluxir.ir.dtypes import DType
+from fluxir.ir.dtypes import dtype_of, DType
 from fluxir.ir.opdef import OpDef, lookup
 from fluxir.ir.types import MemType
 from fluxir.target import Target
@@ -101,7 +101,7 @@ def _rule(d: OpDef, operands: Sequence[Value], attrs: Mapping[str, Any], needs: 
     if d.category not in ("elementwise", "compare") or not operands or isinstance(operands[0].type, MemType):
         return None
     if d.name == "cast":
-        return _cast_rule(operands[0].dtype, attrs["dtype"], needs)
+        return _cast_rule(operands[0].dtype, dtype_of(attrs["dtype"]), needs)
     if d.name in _MOVES:
         return None
     t: DType = operands[0].dtype
