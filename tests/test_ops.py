@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fluxir.ops  # noqa: F401  declares the ops
+from fluxir import driver
 from fluxir.errors import FluxError
 from fluxir.ir import dims
 from fluxir.ir.build import Builder, build_func
@@ -23,6 +24,7 @@ from fluxir.ir.opdef import REGISTRY, OpDef, Sample
 from fluxir.ir.printer import print_module
 from fluxir.ir.types import INDEX, MemType, TensorType, VectorType, tensor
 from fluxir.ir.verify import verify_module
+from fluxir.runtime.program import Program
 from fluxir.schedule.element import Elements
 
 # Ops whose results depend on each other: they have templates of their own instead of an element rule.
@@ -426,3 +428,38 @@ def test_vectors_take_every_elementwise_op() -> None:
             )
             scalar = program(defn, case, [TensorType(t.dtype) for t in types], case.attrs).entry.outs[0].type
             assert func.outs[0].type == VectorType(scalar.dtype, 4)
+
+
+# ---- 6. compiled for the CPU -----------------------------------------------------------------------------------------
+
+
+def all_samples(defn: OpDef) -> tuple[Module, list[Any]]:
+    """One function that applies the op to each of its samples, and the inputs for all of them."""
+    cases = defn.samples
+    types = [[tensor(t) for t in case.types] for case in cases]
+
+    def body(b: Builder, *args: Value) -> list[Value]:
+        rest, out = list(args), []
+        for case, ts in zip(cases, types, strict=True):
+            out += b.emit(defn.name, *rest[: len(ts)], **case.attrs)
+            del rest[: len(ts)]
+        return out
+
+    flat = [t for ts in types for t in ts]
+    func = build_func("f", flat, body, [f"x{i}" for i in range(len(flat))])
+    return Module("m", {"f": func}), [a for case in cases for a in inputs_of(case)]
+
+
+def compile_for_cpu(module: Module) -> Program:
+    target = driver.as_target("cpu")
+    code = driver.generate(driver.build(module, target).stages["loops"], target)
+    return Program(code.spec, code.object, code.constants)
+
+
+@EACH_OP
+def test_compiled_for_cpu_agrees_with_meaning(defn: OpDef) -> None:
+    module, arrays = all_samples(defn)
+    got = compile_for_cpu(module).call_flat(arrays)
+    owner = [case for case in defn.samples for _ in program(defn, case).entry.outs]
+    for case, g, w in zip(owner, got, interpret(module, arrays), strict=True):
+        assert_close(g, w, defn, case)

@@ -37,7 +37,7 @@ def _const_element(cx: ElementContext, o: Op, index: Any) -> Value:
 
 op("const", lambda t, a, k: [TensorType.of(dtype_of(a.value.dtype), a.value.shape)], attrs={"value": "array"}, level="both", category="constant",
    ref=lambda a: a.value, element=_const_element, doc="A constant array (rank 0: a scalar).",
-   samples=(sample(value=np.float32(1.5)), sample(value=np.full((2, 3), 7, np.int32)), sample(value=np.zeros((0, 4), np.bool_))))  # fmt: skip
+   samples=(sample(value=np.array(1.5, np.float32)), sample(value=np.full((2, 3), 7, np.int32)), sample(value=np.zeros((0, 4), np.bool_))))  # fmt: skip
 
 # ---- samples ----------------------------------------------------------------------------------------------------------
 
