@@ -32,12 +32,13 @@ __all__ = ["Program"]
 Array = NDArray[Any]
 _ALIGNED_FROM = 16384  # bytes from which a result is worth the time that aligning it takes
 _MAX_PLANS = 256
+_new = np.empty
 
 
 class _Plan:
     """All that follows from the shapes of the inputs. `address` is the table that the native `invoke` reads."""
 
-    __slots__ = ("address", "arena", "dims", "keep", "outputs")
+    __slots__ = ("address", "arena", "dims", "keep", "outputs", "small")
 
     def __init__(self, program: Program, shapes: Sequence[tuple[int, ...]]) -> None:
         values = arguments.solve(program.spec, shapes)
@@ -46,6 +47,7 @@ class _Plan:
             (tuple(sizes.evaluate(d, values) for d in o["shape"]), t)
             for o, t in zip(program.spec["outputs"], program.output_dtypes, strict=True)
         ]
+        self.small = all(_small(shape, t) for shape, t in self.outputs)
         self.arena = sizes.evaluate(program.spec["arena"], values)
         expected = (ctypes.c_int64 * max(1, 3 * len(shapes)))()
         rows = []
@@ -110,7 +112,8 @@ class Program:
         plan = self._last
         if plan is not None and out is None and self._fast is not None:
             given = arrays if type(arrays) is list else list(arrays)
-            results = [np.empty(shape, t) if _small(shape, t) else empty(shape, t) for shape, t in plan.outputs]
+            make = _new if plan.small else empty
+            results = [make(shape, t) for shape, t in plan.outputs]
             status = self._fast(plan.address, given, results, self._arena(plan.arena) if plan.arena else 0, self._context)
             if status == 0:
                 return results
