@@ -103,3 +103,20 @@ def check(
         else:
             np.testing.assert_array_equal(g, w)
     return low
+
+
+def native(m: Module, target: str = "cpu", plan: bool = True) -> Any:
+    """Compile a tensor module through lower, plan and code generation; returns a callable program."""
+    from fluxir.codegen.x86 import compile_cpu
+    from fluxir.ir.dims import assuming
+    from fluxir.passes.manager import PassManager
+    from fluxir.runtime.program import Program
+
+    t = parse_target(target)
+    low = lower(m, t)
+    verify_module(low)
+    if plan:
+        low = PassManager("plan", target=t).run(low)
+    with assuming(m.facts):
+        code = compile_cpu(low, t)
+    return Program(code.spec, code.object, code.constants)
