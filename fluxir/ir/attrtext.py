@@ -18,13 +18,14 @@ import numpy as np
 
 from fluxir.errors import FluxError
 from fluxir.ir.core import array_digest
-from fluxir.ir.dims import INF, Dim, Facts, Poly, assuming, parse_dim
+from fluxir.ir.dims import INF, Dim, Facts, Opaque, Poly, assuming, parse_dim
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import TensorType, Type, VectorType, parse_type
 
 MAX_RANK = 32  # numpy's own limit was long the same
 MAX_LANES = 4096
 MAX_VALUE_DEPTH = 32  # of tuples and dicts in attributes
+MAX_NESTING = 60  # of divisions and maxima in a size
 MAX_DIGITS = 64  # of one number
 
 _STRING = r'"(?:[^"\\\n]++|\\.)*+"'
@@ -55,11 +56,24 @@ def read_dim(text: str) -> Dim:
     try:
         with assuming(Facts()):
             d = parse_dim(text)
+        deep = _nesting(d) > MAX_NESTING
     except FluxError as e:
         raise TextError(e.code, e.message, 0, e.help) from None
+    except RecursionError:
+        deep, d = True, 0
+    if deep:
+        raise TextError("FX0109", f"the size {text[:60]} is nested too deeply")
     if any(abs(c) > INF for c in ([d] if isinstance(d, int) else [c for _, c in d.terms])):
         raise TextError("FX0109", f"the size {text[:60]} is larger than any machine can hold")
     return d
+
+
+def _nesting(d: Dim) -> int:
+    """How deep divisions, maxima and minima stand in each other: whoever walks a size does it recursively."""
+    if isinstance(d, int):
+        return 0
+    atoms = [a for mono, _ in d.terms for a, _ in mono if isinstance(a, Opaque)]
+    return max((1 + max(_nesting(a.a), _nesting(a.b)) for a in atoms), default=0)
 
 
 def read_type(text: str) -> Type:

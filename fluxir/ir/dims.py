@@ -18,6 +18,7 @@ from typing import Any, Union
 from fluxir.errors import error
 
 Dim = Union[int, "Poly"]
+MAX_TERMS = 10_000  # of one product: beyond it a size is an attack or a mistake
 INF = 1 << 62  # stands for "no bound"; larger than any size a machine can hold
 
 
@@ -156,6 +157,8 @@ def _sum(a: Dim, b: Dim, sign: int) -> Dim:
 def mul(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a * b
+    if len(_terms(a)) * len(_terms(b)) > MAX_TERMS:
+        raise error("FX0109", f"a size became a sum of more than {MAX_TERMS} terms")
     acc: dict[Mono, int] = {}
     for m1, c1 in _terms(a):
         for m2, c2 in _terms(b):
