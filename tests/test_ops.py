@@ -6,6 +6,7 @@ listed here by name (`NO_ELEMENT`, `STATIC_ONLY`), so that a gap is a decision a
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -276,32 +277,22 @@ def test_element_rule_agrees_with_meaning(defn: OpDef, case: Sample) -> None:
 SIMPLE = [d for d in OPS if d.approx is not None]
 
 
-def special_inputs(defn: OpDef, case: Sample, kind: str) -> list[Any]:
-    """All pairings of a type's awkward values, as far as the op takes the type; else the sample's own inputs."""
-    t = tensor(case.types[0])
+def awkward_values(t: TensorType) -> Any:
     if t.dtype.is_float:
-        values: list[Any] = [
-            0.0,
-            -0.0,
-            1.0,
-            -1.0,
-            0.5,
-            -2.5,
-            3.0,
-            1e-3,
-            7.25,
-            -100.0,
-            float("inf"),
-            -float("inf"),
-            float("nan"),
-        ]
+        values: list[Any] = [0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, 1e-3, 7.25, -100.0, math.inf, -math.inf, math.nan]
     elif t.dtype.is_integer:
         lo, hi = t.dtype.limits
         values = [v for v in (0, 1, 2, 3, 7, -1, -2, -7, 31, lo, hi) if lo <= v <= hi]
     else:
         values = [False, True]
-    grid = np.array(np.meshgrid(*[values] * len(case.types), indexing="ij"), dtype=object)
-    return [np.array(g.reshape(-1).tolist()).astype(t.dtype.numpy) for g in grid]
+    return np.array(values).astype(t.dtype.numpy)
+
+
+def awkward_inputs(case: Sample) -> list[Any]:
+    """All combinations of the awkward values of the operands' types."""
+    columns = [awkward_values(tensor(t)) for t in case.types]
+    picks = np.meshgrid(*[np.arange(len(c)) for c in columns], indexing="ij")
+    return [c[p.reshape(-1)] for c, p in zip(columns, picks, strict=True)]
 
 
 def recipe_kernel(defn: OpDef, dtypes: Sequence[Any], result: Any, lanes: int) -> Module:
@@ -329,7 +320,7 @@ def test_recipe_agrees_with_meaning(defn: OpDef, lanes: int) -> None:
         if dtype.kind in llvm:
             continue  # spelled by LLVM
         cases = [s for s in defn.samples if s.types[0].split("[")[0] == text]
-        columns = [special_inputs(defn, cases[0], text)]
+        columns = [awkward_inputs(cases[0])]
         for s in cases:
             got = inputs_of(s)
             columns.append([np.asarray(a).reshape(-1) for a in np.broadcast_arrays(*got)])
@@ -462,4 +453,29 @@ def test_compiled_for_cpu_agrees_with_meaning(defn: OpDef) -> None:
     got = compile_for_cpu(module).call_flat(arrays)
     owner = [case for case in defn.samples for _ in program(defn, case).entry.outs]
     for case, g, w in zip(owner, got, interpret(module, arrays), strict=True):
+        assert_close(g, w, defn, case)
+
+
+@pytest.mark.parametrize("defn", [pytest.param(d, id=d.name) for d in OPS if d.category in ("elementwise", "compare")])
+def test_compiled_for_cpu_on_awkward_values(defn: OpDef) -> None:
+    """Zeros of both signs, infinities, NaN, the ends of integer types, division by zero, shifts beyond the width."""
+    cases = {}
+    for case in defn.samples:
+        dtypes = [tensor(t).dtype for t in case.types]
+        cases.setdefault((*dtypes, *case.attrs.items()), case)
+    names, arrays, types = [], [], []
+    for case in cases.values():
+        columns = awkward_inputs(case)
+        names.append(case)
+        arrays += columns
+        types += [TensorType.of(a.dtype, a.shape) for a in columns]
+
+    def body(b: Builder, *args: Value) -> list[Value]:
+        n = len(names[0].types)
+        groups = [args[i : i + n] for i in range(0, len(args), n)]
+        return [b.emit(defn.name, *xs, **case.attrs)[0] for xs, case in zip(groups, names, strict=True)]
+
+    module = Module("m", {"f": build_func("f", types, body)})
+    got = compile_for_cpu(module).call_flat(arrays)
+    for case, g, w in zip(names, got, interpret(module, arrays), strict=True):
         assert_close(g, w, defn, case)
