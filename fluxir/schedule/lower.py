@@ -86,7 +86,7 @@ def _host_function(f: Func, kernels: KernelTable) -> Func:
         Block([*inputs, *outputs], b.ops, ()),
         "host",
         Attrs({**f.attrs, "inputs": len(inputs)}),
-        f.result_names,
+        (),
         f.loc,
     )
 
