@@ -217,8 +217,8 @@ def _for_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
     return carry
 
 
-op("for", _for, attrs={"unroll": ("int", 0), "vectorize": ("bool", True)}, level="loop", category="loop", regions=1, effects=True, eval=_for_eval,
-   doc="for(lo, hi, step, carry...): the body takes (i, carry...) and yields the next carry; step is positive. Results: the last carry.")  # fmt: skip
+op("for", _for, attrs={"unroll": ("int", 0), "vectorize": ("bool", True), "fast": ("bool", False)}, level="loop", category="loop", regions=1, effects=True, eval=_for_eval,
+   doc="for(lo, hi, step, carry...): the body takes (i, carry...) and yields the next carry; step is positive. Results: the last carry. `fast`: float sums and products in a carry may be reassociated (and so vectorised).")  # fmt: skip
 
 
 def _parallel(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
