@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -209,7 +210,7 @@ class Module:
     def digest(self) -> str:
         h = hashlib.blake2b(digest_size=16)
         for name, f in self.funcs.items():
-            h.update(f"{name}:{f.digest};".encode())
+            h.update(f"{name!r}:{f.digest};".encode())
         h.update(repr((self.facts.describe(), _plain(self.attrs))).encode())
         return h.hexdigest()
 
@@ -217,11 +218,23 @@ class Module:
 # ---- structural hash ----------------------------------------------------------------------------------------------
 
 
+_digests: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_digest_of: dict[int, str] = {}
+
+
 def array_digest(a: np.ndarray[Any, Any]) -> str:
-    """Digest of dtype, shape and bytes of an array."""
+    """Digest of dtype, shape and bytes of an array; remembered for large read-only arrays, which weights are."""
+    large = a.size > 1024 and not a.flags.writeable
+    if large and _digests.get(id(a)) is a:
+        return _digest_of[id(a)]
     h = hashlib.blake2b(f"{a.dtype.name}{a.shape}".encode(), digest_size=12)
     h.update(np.ascontiguousarray(a).tobytes())
-    return h.hexdigest()
+    digest = h.hexdigest()
+    if large:
+        _digests[id(a)] = a
+        _digest_of[id(a)] = digest
+        weakref.finalize(a, _digest_of.pop, id(a), None)
+    return digest
 
 
 def _plain(x: Any) -> Any:

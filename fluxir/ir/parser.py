@@ -21,9 +21,10 @@ from fluxir.errors import FluxError, Location, combine, error, register_source
 from fluxir.ir.attrtext import AttrReader, TextError, read_facts, read_resource, read_string, read_type
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
 from fluxir.ir.dims import Facts, assuming
+from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.opdef import REGISTRY, OpDef, lookup, normalise_attrs
 from fluxir.ir.types import Type
-from fluxir.ir.verify import check_op, check_references, same_type
+from fluxir.ir.verify import check_op, check_references, check_value_type, same_type
 
 MAX_BYTES = 64 << 20
 MAX_TOKENS = 4_000_000
@@ -283,16 +284,18 @@ class _Reader:
     def unreadable(self, at: int) -> FluxError:
         c = self.text[at]
         message = {
-            "[": "this `[` has no matching `]`", '"': "this string does not end on its line", "%": "a value's name has letters, digits, `_` and `.`",
+            "[": "this `[` has no matching `]`",
+            '"': "this string does not end on its line",
+            "%": "a value's name has letters, digits, `_` and `.`",
             "@": "expected a name such as `@main` or a location such as `@ model.py:12`",
-        }.get(c, f"unexpected {c!r}")  # fmt: skip
+        }.get(c, f"unexpected {c!r}")
         return error("FX0101", message, loc=self.where(at))
 
     def unexpected(self, token: Any, at: int, expected: set[str]) -> FluxError:
         found = "the end of the text" if token.type == "$END" else f"`{str(token)[:40]}`"
         if token.type == "NAME" and "TYPE" in expected:
             return error("FX0113", f"{found} is not a type", loc=self.where(at),
-                         help="the element types are bool i8 i16 i32 i64 u8 u16 u32 u64 f16 bf16 f32 f64; types look like f32[B,784], f32x8, &f32[16,16]")  # fmt: skip
+                         help=f"the element types are {' '.join(DTYPES)}; types look like f32[B,784], f32x8, &f32[16,16]")  # fmt: skip
         order = [n for n in FRIENDLY if n in expected]
         listed = [FRIENDLY[n] for n in order]
         wanted = " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
@@ -431,7 +434,16 @@ class _Reader:
                 end = x[1]
         self.level = LEVELS[str(level)]
         name = self.symbol(symbol)
+        for i in range(1, len(params), 2):
+            t = self.type(params[i])
+            try:
+                if t is not None:
+                    check_value_type(t, self.level)
+            except FluxError as e:
+                self.failed(self.placed(e, None, params[i]))
         block = self.block(params, nodes, end or (), {})
+        if self.level == "kernel" and (block.outs or outputs):
+            self.fail(symbol.start_pos, "FX0111", "a kernel returns nothing, it writes memory")
         names, types = [], []
         for o in outputs:
             types.append(self.type(o[-1]))
