@@ -230,7 +230,22 @@ class _Grouping:
 
     def prologue_fits(self, op: Op, g: Group) -> bool:
         """A producer of a window's or contraction's operand is computed several times: only the cheapest may."""
-        return g.kind == "window" and self.cheap(op) and elementwise(op) and len(self.users[op]) == 1
+        return g.kind == "window" and self.cheap(op) and elementwise(op) and len(self.users[op]) == 1 and not self.is_epilogue(op)
+
+    def is_epilogue(self, op: Op) -> bool:
+        """The op follows a structured op on its own output: that kernel should take it."""
+        shape = shape_of(op.results[0])
+        todo, seen = [op], {op}
+        while todo and len(seen) < 16:
+            for v in todo.pop().operands:
+                p = v.owner
+                if p is not None and p not in seen and shape_of(p.results[0]) == shape and len(self.users[p]) == 1:
+                    if p.name in STRUCTURED:
+                        return True
+                    if elementwise(p):
+                        seen.add(p)
+                        todo.append(p)
+        return False
 
     def reduction_fits(self, op: Op, g: Group) -> bool:
         full, axes = shape_of(op.operands[0]), self.reduced(op)
