@@ -317,16 +317,26 @@ def _machine() -> Any:
     )
 
 
-def optimise(text: str) -> Any:
-    """The parsed, verified and optimised (vectorised) module."""
+def optimise(text: str, machine: Any = None) -> Any:
+    """The parsed, verified and optimised (vectorised) module; for this machine unless told."""
     module = llvm.parse_assembly(text)
     module.verify()
     options = llvm.create_pipeline_tuning_options()
     options.loop_vectorization = True
     options.loop_interleaving = False
-    builder = llvm.create_pass_builder(_machine(), options)
+    builder = llvm.create_pass_builder(machine or _machine(), options)
     builder.getModulePassManager().run(module, builder)
     return module
+
+
+def compile_ptx(text: str, cpu: str) -> str:
+    """The loop as PTX, as a device function."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    triple = "nvptx64-nvidia-cuda"
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
+    ptx: str = machine.emit_assembly(optimise(f'target triple = "{triple}"\n{text}', machine))
+    return ptx
 
 
 _alive: list[Any] = []
