@@ -33,7 +33,11 @@ class Access:
     maps: dict[Value, Map]
     leaves: dict[Value, set[Map]]
     results: tuple[Map, ...]
-    opaque: bool = False
+    hidden: frozenset[Value] = frozenset()  # values that ops without maps read
+
+    @property
+    def opaque(self) -> bool:
+        return bool(self.hidden)
 
 
 def is_elementwise(op: Op) -> bool:
@@ -79,7 +83,7 @@ def analyse(
             found.setdefault(v, set()).add(vm)
     by_value = dict(seeds)
     leaves = {v: found.get(v, set()) for v in group.args}
-    return Access(space, tuple(reduced), maps, leaves, tuple(by_value[v] for v in group.outs), bool(hidden))
+    return Access(space, tuple(reduced), maps, leaves, tuple(by_value[v] for v in group.outs), frozenset(hidden))
 
 
 def _after_reductions(group: Group) -> set[Value]:
@@ -135,12 +139,14 @@ def kept_map(space: Sequence[Dim], reduced: Sequence[int], keepdims: bool) -> Ma
     return tuple(-1 if i in reduced else k for i, k in enumerate(full) if keepdims or i not in reduced)
 
 
-def runs_of(a: Access) -> list[list[int]]:
-    """The loop axes (those of size 1 left out), grouped so that each group can become one axis."""
+def runs_of(a: Access, classes: Sequence[int] = ()) -> list[list[int]]:
+    """The loop axes (those of size 1 left out), grouped so that each group can become one axis; axes of different
+    `classes` (a number for each axis) stay apart."""
     axes = [i for i, d in enumerate(a.space) if d != 1]
     runs: list[list[int]] = []
     for axis in axes:
-        if runs and _mergeable(a, runs[-1][-1], axis):
+        together = not classes or (runs and classes[runs[-1][-1]] == classes[axis])
+        if runs and together and _mergeable(a, runs[-1][-1], axis):
             runs[-1].append(axis)
         else:
             runs.append([axis])
@@ -162,13 +168,15 @@ def _mergeable(a: Access, first: int, second: int) -> bool:
     return True
 
 
-def collapse(group: Group, a: Access) -> tuple[Group, tuple[Dim, ...], tuple[int, ...]] | None:
+def collapse(
+    group: Group, a: Access, classes: Sequence[int] = ()
+) -> tuple[Group, tuple[Dim, ...], tuple[int, ...]] | None:
     """The group over merged loop axes, its loop space and reduced axes; None where an argument cannot be merged.
 
     Every inner value of the new group has one axis for each loop axis (size 1 where it does not vary), so results of
     reductions keep their axes; results of the group have the full space or that shape with 1s.
     """
-    runs = runs_of(a)
+    runs = runs_of(a, classes)
     where = {axis: r for r, run in enumerate(runs) for axis in run}
     space = tuple(product(a.space[i] for i in run) for run in runs)
     reduced = tuple(r for r, run in enumerate(runs) if run[0] in a.reduced)
