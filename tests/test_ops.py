@@ -6,6 +6,7 @@ listed here by name (`NO_ELEMENT`, `STATIC_ONLY`), so that a gap is a decision a
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -46,9 +47,13 @@ def inputs_of(case: Sample, seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(zlib.crc32(repr(case.types).encode()) + seed)
     if case.make is not None:
         return [np.asarray(a) for a in case.make(rng)]
+    return draw([tensor(t) for t in case.types], case, rng)
+
+
+def draw(types: Sequence[TensorType], case: Sample, rng: Any) -> list[Any]:
+    """Random arrays of the given types, in the sample's range."""
     out = []
-    for text in case.types:
-        t = tensor(text)
+    for t in types:
         if t.dtype.is_bool:
             out.append(rng.random(t.shape) < 0.5)
         elif t.dtype.is_integer:
@@ -479,3 +484,60 @@ def test_compiled_for_cpu_on_awkward_values(defn: OpDef) -> None:
     got = compile_for_cpu(module).call_flat(arrays)
     for case, g, w in zip(names, got, interpret(module, arrays), strict=True):
         assert_close(g, w, defn, case)
+
+
+SYMBOLIC_PARTS = 4  # variants compiled for each op: enough to reach its forms, few enough to be quick
+
+
+def spread(defn: OpDef) -> Iterator[tuple[Sample, list[TensorType], Any, dict[str, int]]]:
+    """The first symbolic variant of every sample, then the second ones, and so on."""
+    rows = [[(case, *v) for v in symbolic_variants(case)] for case in defn.samples]
+    for column in itertools.zip_longest(*rows):
+        yield from (v for v in column if v is not None)
+
+
+@EACH_OP
+def test_compiled_for_cpu_with_symbolic_sizes(defn: OpDef) -> None:
+    """One program for all sizes: compiled once for a symbol in each place that takes one, run at two sizes."""
+    parts: list[tuple[Sample, list[TensorType], Any]] = []
+    bounds: dict[str, tuple[int, int]] = {}
+    for case, types, attrs, env in spread(defn):
+        if len(parts) < SYMBOLIC_PARTS:
+            name = f"N{len(parts)}"
+            rename = {"N": dims.symbol(name)}
+            types = [t.substitute(rename) for t in types]
+            attrs = {
+                k: tuple(dims.substitute(d, rename) for d in v) if isinstance(v, tuple) else v for k, v in attrs.items()
+            }
+            facts = dims.Facts({name: (env["N"], dims.INF)})
+            try:
+                with dims.assuming(facts):
+                    program(defn, case, types, attrs, facts)
+            except FluxError:
+                continue
+            parts.append((case, types, attrs))
+            bounds[name] = (env["N"], dims.INF)
+    if not parts:
+        assert defn.name in STATIC_ONLY
+        return
+
+    def body(b: Builder, *args: Value) -> list[Value]:
+        rest, out = list(args), []
+        for _, types, attrs in parts:
+            out += b.emit(defn.name, *rest[: len(types)], **attrs)
+            del rest[: len(types)]
+        return out
+
+    with dims.assuming(dims.Facts(bounds)):
+        func = build_func("f", [t for _, types, _ in parts for t in types], body)
+    module = Module("m", {"f": func}, dims.Facts(bounds))
+    compiled = compile_for_cpu(module)
+    owner = [case for case, types, attrs in parts for _ in program(defn, case).entry.outs]
+    for more in (0, 3):
+        arrays = []
+        for i, (case, types, _) in enumerate(parts):
+            env = {f"N{i}": bounds[f"N{i}"][0] + (0 if case.make else more)}
+            rng = np.random.default_rng(i + more)
+            arrays += inputs_of(case) if case.make else draw([t.substitute(env) for t in types], case, rng)
+        for case, g, w in zip(owner, compiled.call_flat(arrays), interpret(module, arrays), strict=True):
+            assert_close(g, w, defn, case)

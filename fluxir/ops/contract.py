@@ -15,7 +15,7 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.ir.core import Attrs, Block, Op, Value
-from fluxir.ir.dims import Dim, maximum, product, prove_le, require_equal
+from fluxir.ir.dims import Dim, facts, maximum, product, prove_le, require_equal
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import TensorType, Type
 from fluxir.ops.nest import accumulator, cast, nest, whole
@@ -157,7 +157,7 @@ def _conv(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
             raise error("FX0210", f"conv: {key} {a[key]} has {len(a[key])} numbers, there are {space} spatial axes")
     if any(d < 1 for d in a.lhs_dilation):
         raise error("FX0210", f"conv: lhs_dilation {a.lhs_dilation} must be positive")
-    if a.groups < 1 or (w.shape[0] % a.groups if isinstance(w.shape[0], int) else 0):
+    if a.groups < 1 or not facts().divides(a.groups, w.shape[0]):
         raise error(
             "FX0210",
             f"conv: {w.shape[0]} output channels (axis 0 of the weight {w}) do not divide into {a.groups} groups",
