@@ -295,7 +295,7 @@ class _Reader:
         found = "the end of the text" if token.type == "$END" else f"`{str(token)[:40]}`"
         if token.type == "NAME" and "TYPE" in expected:
             return error("FX0113", f"{found} is not a type", loc=self.where(at),
-                         help=f"the element types are {' '.join(DTYPES)}; types look like f32[B,784], f32x8, &f32[16,16]")  # fmt: skip
+                         help=f"the types of elements are {' '.join(DTYPES)}; types look like f32[B,784], f32x8")  # fmt: skip
         order = [n for n in FRIENDLY if n in expected]
         listed = [FRIENDLY[n] for n in order]
         wanted = " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)

@@ -52,14 +52,16 @@ def print_func(f: Func, locations: bool = True) -> str:
 
 
 def format_op(op: Op) -> str:
-    """One op on one line, regions elided; for messages."""
+    """One op on one line, regions elided; for messages. It prints any op, a broken one too."""
     p = _Printer(False)
+    p.lenient = True
     return p.op_head(op)
 
 
 class _Printer:
     def __init__(self, locations: bool) -> None:
         self.locations = locations
+        self.lenient = False  # print what has no text form as its repr
         self.resources: dict[str, np.ndarray[Any, Any]] = {}
         self.names: dict[Value, str] = {}
         self.used: set[str] = set()
@@ -177,6 +179,8 @@ class _Printer:
                 return "(" + ", ".join(self.attr(x) for x in v) + ("," if len(v) == 1 else "") + ")"
             case dict():
                 return "{" + ", ".join(f"{_attr_key(k)}: {self.attr(x)}" for k, x in v.items()) + "}"
+        if self.lenient:
+            return repr(v)
         raise TypeError(f"attribute {v!r} of type {type(v).__name__} has no text form")
 
     def array(self, a: np.ndarray[Any, Any]) -> str:
