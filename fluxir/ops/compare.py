@@ -21,15 +21,37 @@ from fluxir.ops.rules import elementwise, elementwise_element, elementwise_type
 
 # ---- comparison -------------------------------------------------------------------------------------------------------
 
-_ANY_PAIRS = (("f32[3,4]", "f32[4]"), ("i32[5]", "i32[5]"), ("u8[5]", "u8[5]"), ("bool[4]", "bool[4]"), ("f16[3]", "f16[3]"), ("bf16[3]", "bf16[3]"),
-              ("f64", "f64"), ("i64[0]", "i64[0]"))  # fmt: skip
+_ANY_PAIRS = (
+    ("f32[3,4]", "f32[4]"),
+    ("i32[5]", "i32[5]"),
+    ("u8[5]", "u8[5]"),
+    ("bool[4]", "bool[4]"),
+    ("f16[3]", "f16[3]"),
+    ("bf16[3]", "bf16[3]"),
+    ("f64", "f64"),
+    ("i64[0]", "i64[0]"),
+)
 
 for _name, _ref, _doc in (
-    ("lt", np.less, "x < y"), ("le", np.less_equal, "x <= y"), ("gt", np.greater, "x > y"),
-    ("ge", np.greater_equal, "x >= y"), ("eq", np.equal, "x == y"), ("ne", np.not_equal, "x != y"),
-):  # fmt: skip
-    elementwise(_name, ref=_ref, arity=2, types="any", result="bool", commutes=_name in ("eq", "ne"), category="compare", llvm=f"cmp.{_name}",
-                samples=_ANY_PAIRS, doc=f"{_doc}, elementwise, as bool.")  # fmt: skip
+    ("lt", np.less, "x < y"),
+    ("le", np.less_equal, "x <= y"),
+    ("gt", np.greater, "x > y"),
+    ("ge", np.greater_equal, "x >= y"),
+    ("eq", np.equal, "x == y"),
+    ("ne", np.not_equal, "x != y"),
+):
+    elementwise(
+        _name,
+        ref=_ref,
+        arity=2,
+        types="any",
+        result="bool",
+        commutes=_name in ("eq", "ne"),
+        category="compare",
+        llvm=f"cmp.{_name}",
+        samples=_ANY_PAIRS,
+        doc=f"{_doc}, elementwise, as bool.",
+    )
 
 _FLOATS = tuple(sample(t, make=lambda rng, t=t: [_specials(t)]) for t in ("f32[6]", "f64[6]", "f16[6]", "bf16[6]"))
 
@@ -39,14 +61,14 @@ def _specials(text: str) -> Any:
     return np.array([0.0, -1.5, np.inf, -np.inf, np.nan, 2.0]).astype(dtype)
 
 
-for _name, _ref, _recipe, _doc in (
+for _name, _test, _recipe, _doc in (
     ("isnan", np.isnan, recipes.isnan, "Whether x is NaN."),
     ("isinf", np.isinf, recipes.isinf, "Whether x is infinite."),
     ("isfinite", np.isfinite, recipes.isfinite, "Whether x is neither NaN nor infinite."),
 ):
     elementwise(
         _name,
-        ref=_ref,
+        ref=_test,
         types="float",
         result="bool",
         category="compare",
@@ -117,10 +139,24 @@ elementwise(
 _SHIFTS = tuple(sample(t, t, low=0, high=12) for t in ("i32[5]", "u8[6]", "i64[2,3]", "u32", "i16[0]")) + (
     sample("i8[6]", "i8[6]", low=-9, high=9),
 )
-elementwise("shift_left", ref=np.left_shift, arity=2, types="integer", llvm={"int": "shl", "uint": "shl"}, samples=_SHIFTS,
-            doc="x shifted left by y bits; by the width or more (or a negative number) gives 0.")  # fmt: skip
-elementwise("shift_right", ref=np.right_shift, arity=2, types="integer", llvm={"int": "ashr", "uint": "lshr"}, samples=_SHIFTS,
-            doc="x shifted right by y bits, with copies of the sign of a signed integer; by the width or more leaves 0 or the sign.")  # fmt: skip
+elementwise(
+    "shift_left",
+    ref=np.left_shift,
+    arity=2,
+    types="integer",
+    llvm={"int": "shl", "uint": "shl"},
+    samples=_SHIFTS,
+    doc="x shifted left by y bits; by the width or more (or a negative number) gives 0.",
+)
+elementwise(
+    "shift_right",
+    ref=np.right_shift,
+    arity=2,
+    types="integer",
+    llvm={"int": "ashr", "uint": "lshr"},
+    samples=_SHIFTS,
+    doc="x shifted right by y bits, with copies of the sign of a signed integer; by the width or more leaves 0 or the sign.",
+)
 elementwise(
     "popcount",
     ref=meaning.popcount,
@@ -154,10 +190,25 @@ def _select(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [r.with_dtype(t[1].dtype)]
 
 
-op("select", _select, level="both", category="elementwise", ref=lambda a, c, x, y: np.where(c, x, y), element=elementwise_element, llvm="select",
-   samples=(("bool[3,4]", "f32[4]", "f32[3,1]"), ("bool", "i32[5]", "i32[5]"), ("bool[2]", "bool[2]", "bool"), ("bool[3]", "bf16[3]", "bf16[3]"),
-            ("bool[3]", "f16[3]", "f16"), ("bool[0]", "u8[0]", "u8"), ("bool", "f64", "f64")),
-   doc="x where c holds, else y; broadcasting.")  # fmt: skip
+op(
+    "select",
+    _select,
+    level="both",
+    category="elementwise",
+    ref=lambda a, c, x, y: np.where(c, x, y),
+    element=elementwise_element,
+    llvm="select",
+    samples=(
+        ("bool[3,4]", "f32[4]", "f32[3,1]"),
+        ("bool", "i32[5]", "i32[5]"),
+        ("bool[2]", "bool[2]", "bool"),
+        ("bool[3]", "bf16[3]", "bf16[3]"),
+        ("bool[3]", "f16[3]", "f16"),
+        ("bool[0]", "u8[0]", "u8"),
+        ("bool", "f64", "f64"),
+    ),
+    doc="x where c holds, else y; broadcasting.",
+)
 
 # ---- casts ------------------------------------------------------------------------------------------------------------
 
@@ -172,13 +223,42 @@ def _cast(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [_one_value("cast", t).with_dtype(a.dtype)]
 
 
-_CASTS = (("f32[5]", "i32"), ("i32[5]", "f32"), ("f32[4]", "bool"), ("f64[4]", "f16"), ("f16[4]", "f32"), ("f32[4]", "bf16"), ("bf16[4]", "f64"), ("bool[4]", "f32"),
-          ("i32[4]", "u8"), ("i8[4]", "i64"), ("u32[4]", "f16"), ("bool", "i32"), ("f32[0,2]", "f64"), ("i64[3]", "bool"))  # fmt: skip
+_CASTS = (
+    ("f32[5]", "i32"),
+    ("i32[5]", "f32"),
+    ("f32[4]", "bool"),
+    ("f64[4]", "f16"),
+    ("f16[4]", "f32"),
+    ("f32[4]", "bf16"),
+    ("bf16[4]", "f64"),
+    ("bool[4]", "f32"),
+    ("i32[4]", "u8"),
+    ("i8[4]", "i64"),
+    ("u32[4]", "f16"),
+    ("bool", "i32"),
+    ("f32[0,2]", "f64"),
+    ("i64[3]", "bool"),
+)
 
-op("cast", _cast, attrs={"dtype": "dtype"}, level="both", category="elementwise", ref=lambda a, x: meaning.cast(x, a.dtype), element=elementwise_element, llvm="cast",
-   samples=(*(sample(t, dtype=d) for t, d in _CASTS), sample("f32[6]", dtype="u8", low=-300, high=300),
-            sample("f32[6]", dtype="i8", make=lambda rng: [np.array([np.nan, np.inf, -np.inf, 127.9, -128.9, 0.5], np.float32)])),
-   doc="Convert to `dtype`. Float to integer truncates towards zero and saturates; NaN gives 0; integers wrap; to bool: x != 0; to and from f16 and bf16 through f32.")  # fmt: skip
+op(
+    "cast",
+    _cast,
+    attrs={"dtype": "dtype"},
+    level="both",
+    category="elementwise",
+    ref=lambda a, x: meaning.cast(x, a.dtype),
+    element=elementwise_element,
+    llvm="cast",
+    samples=(
+        *(sample(t, dtype=d) for t, d in _CASTS),
+        sample("f32[6]", dtype="u8", low=-300, high=300),
+        sample(
+            "f32[6]", dtype="i8", make=lambda rng: [np.array([np.nan, np.inf, -np.inf, 127.9, -128.9, 0.5], np.float32)]
+        ),
+    ),
+    doc="Convert to `dtype`. Float to integer truncates towards zero and saturates, NaN gives 0; integers wrap; "
+    "to bool: x != 0; to and from f16 and bf16 through f32.",
+)
 
 
 def _bitcast(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -194,6 +274,25 @@ def _bitcast(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [x.with_dtype(a.dtype)]
 
 
-op("bitcast", _bitcast, attrs={"dtype": "dtype"}, level="both", category="elementwise", ref=lambda a, x: np.asarray(x).view(a.dtype.numpy), element=elementwise_element,
-   llvm="bitcast", samples=tuple(sample(t, dtype=d) for t, d in (("f32[5]", "i32"), ("u32[5]", "f32"), ("f64", "u64"), ("bf16[3]", "u16"), ("f16[3]", "bf16"), ("i8[0]", "u8"))),
-   doc="The same bits read as another type of the same width.")  # fmt: skip
+op(
+    "bitcast",
+    _bitcast,
+    attrs={"dtype": "dtype"},
+    level="both",
+    category="elementwise",
+    ref=lambda a, x: np.asarray(x).view(a.dtype.numpy),
+    element=elementwise_element,
+    llvm="bitcast",
+    samples=tuple(
+        sample(t, dtype=d)
+        for t, d in (
+            ("f32[5]", "i32"),
+            ("u32[5]", "f32"),
+            ("f64", "u64"),
+            ("bf16[3]", "u16"),
+            ("f16[3]", "bf16"),
+            ("i8[0]", "u8"),
+        )
+    ),
+    doc="The same bits read as another type of the same width.",
+)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.ir.core import Op, Value
+from fluxir.ir.core import Op
 from fluxir.ir.dtypes import dtype_of
 from fluxir.ir.opdef import ElementContext, OpDef, Sample, op, sample
 from fluxir.ir.types import TensorType
@@ -26,7 +26,7 @@ from fluxir.ops.rules import elementwise
 # ---- constants ------------------------------------------------------------------------------------------------------
 
 
-def _const_element(cx: ElementContext, o: Op, index: Any) -> Value:
+def _const_element(cx: ElementContext, o: Op, index: Any) -> Any:
     a = o.attrs.value
     if a.size == 0:  # no element is ever asked for; the code of one must still be well typed
         return cx.b.const(np.zeros((), a.dtype)[()] if a.dtype.kind != "V" else 0.0, dtype=dtype_of(a.dtype))
@@ -35,9 +35,21 @@ def _const_element(cx: ElementContext, o: Op, index: Any) -> Value:
     return cx.at(o.result, index)  # a real array: the context reads it from memory
 
 
-op("const", lambda t, a, k: [TensorType.of(dtype_of(a.value.dtype), a.value.shape)], attrs={"value": "array"}, level="both", category="constant",
-   ref=lambda a: a.value, element=_const_element, doc="A constant array (rank 0: a scalar).",
-   samples=(sample(value=np.array(1.5, np.float32)), sample(value=np.full((2, 3), 7, np.int32)), sample(value=np.zeros((0, 4), np.bool_))))  # fmt: skip
+op(
+    "const",
+    lambda t, a, k: [TensorType.of(dtype_of(a.value.dtype), a.value.shape)],
+    attrs={"value": "array"},
+    level="both",
+    category="constant",
+    ref=lambda a: a.value,
+    element=_const_element,
+    doc="A constant array (rank 0: a scalar).",
+    samples=(
+        sample(value=np.array(1.5, np.float32)),
+        sample(value=np.full((2, 3), 7, np.int32)),
+        sample(value=np.zeros((0, 4), np.bool_)),
+    ),
+)
 
 # ---- samples ----------------------------------------------------------------------------------------------------------
 
@@ -99,16 +111,47 @@ mul = _arithmetic(
     commutes=True,
     llvm={"float": "fmul", "int": "mul", "uint": "mul"},
 )
-div = _arithmetic("div", meaning.divide, "x / y; integers truncate towards zero, and by zero give 0.", samples=_DIVISIONS,
-                  llvm={"float": "fdiv", "int": "sdiv", "uint": "udiv"})  # fmt: skip
-fmod = _arithmetic("fmod", meaning.fmod, "The exact remainder with the sign of x (C's fmod and %); integers by zero give 0.", samples=_DIVISIONS,
-                   llvm={"int": "srem", "uint": "urem"}, approx=recipes.through_f32(recipes.fmod))  # fmt: skip
-floordiv = _arithmetic("floordiv", meaning.floordiv, "x / y rounded down (as numpy's floor_divide); integers by zero give 0.", samples=_DIVISIONS,
-                       approx=recipes.through_f32(recipes.floordiv))  # fmt: skip
-remainder = _arithmetic("remainder", meaning.remainder, "The remainder with the sign of y (Python's %); integers by zero give 0.", samples=_DIVISIONS,
-                        approx=recipes.through_f32(recipes.remainder))  # fmt: skip
-pow_ = _arithmetic("pow", meaning.power, "x ** y. Integers wrap; a negative exponent gives 0, but for the bases 1 and -1.", approx=recipes.power,
-                   samples=(*_floats(0.1, 3.0, 2), *_ints(2), sample("i32[8]", "i32[8]", low=-3, high=12), sample("f32[4,3]", "f32[3]", low=0.1)))  # fmt: skip
+div = _arithmetic(
+    "div",
+    meaning.divide,
+    "x / y; integers truncate towards zero, and by zero give 0.",
+    samples=_DIVISIONS,
+    llvm={"float": "fdiv", "int": "sdiv", "uint": "udiv"},
+)
+fmod = _arithmetic(
+    "fmod",
+    meaning.fmod,
+    "The exact remainder with the sign of x (C's fmod and %); integers by zero give 0.",
+    samples=_DIVISIONS,
+    llvm={"int": "srem", "uint": "urem"},
+    approx=recipes.through_f32(recipes.fmod),
+)
+floordiv = _arithmetic(
+    "floordiv",
+    meaning.floordiv,
+    "x / y rounded down (as numpy's floor_divide); integers by zero give 0.",
+    samples=_DIVISIONS,
+    approx=recipes.through_f32(recipes.floordiv),
+)
+remainder = _arithmetic(
+    "remainder",
+    meaning.remainder,
+    "The remainder with the sign of y (Python's %); integers by zero give 0.",
+    samples=_DIVISIONS,
+    approx=recipes.through_f32(recipes.remainder),
+)
+pow_ = _arithmetic(
+    "pow",
+    meaning.power,
+    "x ** y. Integers wrap; a negative exponent gives 0, but for the bases 1 and -1.",
+    approx=recipes.power,
+    samples=(
+        *_floats(0.1, 3.0, 2),
+        *_ints(2),
+        sample("i32[8]", "i32[8]", low=-3, high=12),
+        sample("f32[4,3]", "f32[3]", low=0.1),
+    ),
+)
 minimum = _arithmetic(
     "minimum",
     np.minimum,
@@ -139,10 +182,23 @@ atan2 = _arithmetic(
     samples=_PAIRS,
     approx=approx_rule("atan2"),
 )
-fma = _arithmetic("fma", meaning.fma, "x * y + z, rounded once.", arity=3, llvm={"float": "@fma"}, approx=recipes.fma_integer,
-                  samples=(*_floats(count=3), *_ints(3), ("f32[3,1]", "f32[4]", "f32")))  # fmt: skip
-clamp = _arithmetic("clamp", lambda x, low, high: np.minimum(np.maximum(x, low), high), "min(max(x, low), high); NaN if any is.", arity=3, approx=recipes.clamp,
-                    samples=(*_floats(count=3), *_ints(3), ("f32[3,4]", "f32", "f32[4]")))  # fmt: skip
+fma = _arithmetic(
+    "fma",
+    meaning.fma,
+    "x * y + z, rounded once.",
+    arity=3,
+    llvm={"float": "@fma"},
+    approx=recipes.fma_integer,
+    samples=(*_floats(count=3), *_ints(3), ("f32[3,1]", "f32[4]", "f32")),
+)
+clamp = _arithmetic(
+    "clamp",
+    lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "min(max(x, low), high); NaN if any is.",
+    arity=3,
+    approx=recipes.clamp,
+    samples=(*_floats(count=3), *_ints(3), ("f32[3,4]", "f32", "f32[4]")),
+)
 
 _ONE = (*_floats(), *_ints())
 neg = _arithmetic(
@@ -207,6 +263,28 @@ for _name, _ref, _low, _high, _doc in (
     _unary(_name, _ref, _doc, _low, _high, approx=approx_rule(_name))
 
 __all__ = [
-    "absolute", "add", "atan2", "cbrt", "ceil", "clamp", "copysign", "div", "floor", "floordiv", "fma", "fmod", "maximum", "minimum", "mul", "neg",
-    "pow_", "remainder", "round_", "rsqrt", "sign", "sqrt", "sub", "trunc",
-]  # fmt: skip
+    "absolute",
+    "add",
+    "atan2",
+    "cbrt",
+    "ceil",
+    "clamp",
+    "copysign",
+    "div",
+    "floor",
+    "floordiv",
+    "fma",
+    "fmod",
+    "maximum",
+    "minimum",
+    "mul",
+    "neg",
+    "pow_",
+    "remainder",
+    "round_",
+    "rsqrt",
+    "sign",
+    "sqrt",
+    "sub",
+    "trunc",
+]

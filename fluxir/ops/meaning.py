@@ -228,6 +228,6 @@ def cast(x: Array, dtype: Any) -> Array:
 
 
 __all__ = [
-    "bit_not", "by_element", "cast", "clz", "divide", "erf", "erfc", "floordiv", "fma", "fmod", "in_f32", "lgamma", "popcount", "power",
-    "remainder", "rsqrt", "sigmoid",
+    "bit_not", "by_element", "cast", "clz", "divide", "erf", "erfc", "floordiv", "fma", "fmod", "in_f32", "lgamma",
+    "popcount", "power", "remainder", "rsqrt", "sigmoid",
 ]  # fmt: skip

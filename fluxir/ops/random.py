@@ -72,7 +72,7 @@ def philox_words(b: Any, block: Value, key: Sequence[Value]) -> list[Value]:
     return c
 
 
-def _random_bits_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _random_bits_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     b = cx.b
     linear = b.index(0)
     for i, d in zip(index, o.attrs.shape, strict=True):
@@ -82,7 +82,7 @@ def _random_bits_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     lane = b.fmod(linear, b.index(4))
     low = b.select(b.eq(lane, b.index(0)), words[0], words[1])
     high = b.select(b.eq(lane, b.index(2)), words[2], words[3])
-    return b.select(b.lt(lane, b.index(2)), low, high)  # type: ignore[no-any-return]
+    return b.select(b.lt(lane, b.index(2)), low, high)
 
 
 op(

@@ -14,13 +14,13 @@ from fluxir.ir.core import Value
 from fluxir.ir.types import INDEX, VectorType
 
 Builder = Any
-Recipe = Callable[..., Value]
+Recipe = Callable[..., Any]
 
 
 def approx_rule(name: str) -> Recipe:
     """The recipe `name` of `ops/approx`, found when it is first used; f16 and bf16 go through f32."""
 
-    def rule(b: Builder, *xs: Value) -> Value:
+    def rule(b: Builder, *xs: Value) -> Any:
         from fluxir.ops.approx import RECIPES
 
         return through_f32(RECIPES[name])(b, *xs)
@@ -31,7 +31,7 @@ def approx_rule(name: str) -> Recipe:
 def through_f32(recipe: Recipe) -> Recipe:
     """`recipe` with f16 and bf16 operands cast to f32 and the result cast back."""
 
-    def rule(b: Builder, *xs: Value) -> Value:
+    def rule(b: Builder, *xs: Value) -> Any:
         d = xs[0].type.dtype
         if not (d.is_float and d.bits == 16):
             return recipe(b, *xs)
@@ -41,59 +41,59 @@ def through_f32(recipe: Recipe) -> Recipe:
     return rule
 
 
-def _like(b: Builder, value: Any, x: Value) -> Value:
+def _like(b: Builder, value: Any, x: Value) -> Any:
     return b.const(value, like=x)
 
 
 # ---- sign and magnitude ----------------------------------------------------------------------------------------------
 
 
-def neg(b: Builder, x: Value) -> Value:
+def neg(b: Builder, x: Value) -> Any:
     return b.sub(_like(b, 0, x), x)
 
 
-def absolute(b: Builder, x: Value) -> Value:
+def absolute(b: Builder, x: Value) -> Any:
     """Of integers; the smallest one stays itself."""
     if not x.type.dtype.is_signed:
         return x
     return b.select(b.lt(x, 0), b.sub(_like(b, 0, x), x), x)
 
 
-def sign(b: Builder, x: Value) -> Value:
+def sign(b: Builder, x: Value) -> Any:
     """-1, 0 or 1; NaN stays NaN."""
     one, zero = _like(b, 1, x), _like(b, 0, x)
     positive = b.select(b.gt(x, zero), one, b.select(b.eq(x, zero), zero, x))
     return b.select(b.lt(x, zero), _like(b, -1, x), positive) if x.type.dtype.is_signed else positive
 
 
-def clamp(b: Builder, x: Value, low: Value, high: Value) -> Value:
+def clamp(b: Builder, x: Value, low: Value, high: Value) -> Any:
     return b.minimum(b.maximum(x, low), high)
 
 
-def isnan(b: Builder, x: Value) -> Value:
+def isnan(b: Builder, x: Value) -> Any:
     return b.ne(x, x)
 
 
-def isinf(b: Builder, x: Value) -> Value:
+def isinf(b: Builder, x: Value) -> Any:
     return b.eq(b.abs(x), float("inf"))
 
 
-def isfinite(b: Builder, x: Value) -> Value:
+def isfinite(b: Builder, x: Value) -> Any:
     return b.lt(b.abs(x), float("inf"))
 
 
-def rsqrt(b: Builder, x: Value) -> Value:
+def rsqrt(b: Builder, x: Value) -> Any:
     return b.div(_like(b, 1.0, x), b.sqrt(x))
 
 
-def fma_integer(b: Builder, x: Value, y: Value, z: Value) -> Value:
+def fma_integer(b: Builder, x: Value, y: Value, z: Value) -> Any:
     return b.add(b.mul(x, y), z)
 
 
 # ---- division --------------------------------------------------------------------------------------------------------
 
 
-def floordiv(b: Builder, x: Value, y: Value) -> Value:
+def floordiv(b: Builder, x: Value, y: Value) -> Any:
     """As in numpy: floats by way of the exact remainder, so that floordiv(1, 0.1) is 9."""
     zero = _like(b, 0, x)
     if x.type.dtype.is_integer:
@@ -114,7 +114,7 @@ def floordiv(b: Builder, x: Value, y: Value) -> Value:
     return b.select(b.eq(y, zero), ratio, f)
 
 
-def remainder(b: Builder, x: Value, y: Value) -> Value:
+def remainder(b: Builder, x: Value, y: Value) -> Any:
     zero = _like(b, 0, x)
     m = b.fmod(x, y)
     if not x.type.dtype.is_signed:
@@ -124,7 +124,7 @@ def remainder(b: Builder, x: Value, y: Value) -> Value:
     return b.select(b.eq(m, zero), b.copysign(zero, y), r) if x.type.dtype.is_float else r
 
 
-def fmod(b: Builder, x: Value, y: Value) -> Value:
+def fmod(b: Builder, x: Value, y: Value) -> Any:
     """The exact float remainder with the sign of x: long division, 52 bits of quotient a step.
 
     Each step is exact: q < 2**52 is right or one too large, and fma(-q, d, r) is a multiple of the last place of both,
@@ -145,17 +145,17 @@ def fmod(b: Builder, x: Value, y: Value) -> Value:
     return b.cast(r, dtype="f32") if single else r
 
 
-def _divide_step(b: Builder, r: Value, d: Value) -> Value:
+def _divide_step(b: Builder, r: Value, d: Value) -> Any:
     rest = b.fma(b.neg(b.trunc(b.div(r, d))), d, r)
     return b.select(b.lt(rest, 0.0), b.add(rest, d), rest)
 
 
-def _fmod_f64(b: Builder, r: Value, d: Value) -> Value:
+def _fmod_f64(b: Builder, r: Value, d: Value) -> Any:
     """As many steps as the exponents (of the lane where they differ most) ask for."""
     small = b.lt(d, 2.0**-1022)
     top = b.select(small, b.mul(d, 2.0**52), d)  # normal, so that its exponent can be read
 
-    def exponent(v: Value) -> Value:
+    def exponent(v: Value) -> Any:
         return b.bit_and(b.shift_right(b.bitcast(v, dtype="i64"), 52), 2047)
 
     zero = b.const(0, like=exponent(r))
@@ -166,7 +166,7 @@ def _fmod_f64(b: Builder, r: Value, d: Value) -> Value:
     steps = b.div(b.maximum(apart, zero), b.const(52, like=zero))
     steps = b.minimum(steps, b.const(41, like=zero))
 
-    def power(n: Value) -> Value:
+    def power(n: Value) -> Any:
         return b.bitcast(b.shift_left(b.add(n, 1023), 52), dtype="f64")
 
     shift = b.mul(steps, 52)
@@ -187,7 +187,7 @@ def _fmod_f64(b: Builder, r: Value, d: Value) -> Value:
 # ---- integer power ---------------------------------------------------------------------------------------------------
 
 
-def power(b: Builder, x: Value, y: Value) -> Value:
+def power(b: Builder, x: Value, y: Value) -> Any:
     """Integers by squaring, wrapping; a negative exponent gives 0 but for the bases 1 and -1. Floats: `ops/approx`."""
     d = x.type.dtype
     if d.is_float:
@@ -221,7 +221,7 @@ def _constant(v: Value) -> int | None:
     return None
 
 
-def _power_of(b: Builder, x: Value, n: int) -> Value:
+def _power_of(b: Builder, x: Value, n: int) -> Any:
     result: Value | None = None
     base = x
     while n:
@@ -236,11 +236,11 @@ def _power_of(b: Builder, x: Value, n: int) -> Value:
 # ---- logic and bits --------------------------------------------------------------------------------------------------
 
 
-def logical_not(b: Builder, x: Value) -> Value:
+def logical_not(b: Builder, x: Value) -> Any:
     return b.logical_xor(x, True)
 
 
-def bit_not(b: Builder, x: Value) -> Value:
+def bit_not(b: Builder, x: Value) -> Any:
     d = x.type.dtype
     return b.bit_xor(x, True if d.is_bool else d.limits[1] if d.kind == "uint" else -1)
 

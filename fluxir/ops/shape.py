@@ -80,7 +80,9 @@ def factor_groups(source: Shape, target: Shape) -> list[tuple[list[int], list[in
     old = [i for i, d in enumerate(source) if d != 1]
     new = [i for i, d in enumerate(target) if d != 1]
     ends = [product(target[i] for i in new[: m + 1]) for m in range(len(new))]
-    groups, start, used, total = [], 0, 0, 1
+    groups: list[tuple[list[int], list[int]]] = []
+    start, used = 0, 0
+    total: Dim = 1
     for n, axis in enumerate(old):
         total = mul(total, source[axis])
         cut = next((m for m in range(used, len(new)) if prove_equal(total, ends[m])), None)
@@ -92,7 +94,7 @@ def factor_groups(source: Shape, target: Shape) -> list[tuple[list[int], list[in
     return groups
 
 
-def _reshape_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _reshape_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     """Per group the linear index; only a split divides. Merging [B,4,4] -> [B,16] reads from i*4 + j undone."""
     b, source, target = cx.b, o.operands[0].type.shape, o.attrs.shape
     at = [b.index(0)] * len(source)
@@ -107,7 +109,7 @@ def _reshape_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
             at[axis], linear = b.fmod(linear, n), b.div(linear, n)
         if old:
             at[old[0]] = linear
-    return cx.at(o.operands[0], at)  # type: ignore[no-any-return]
+    return cx.at(o.operands[0], at)
 
 
 op(
@@ -145,11 +147,11 @@ def _transpose(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type
     return [x.with_shape(x.shape[i] for i in a.perm)]
 
 
-def _transpose_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _transpose_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     at: list[Any] = [None] * len(index)
     for i, source in zip(index, o.attrs.perm, strict=True):
         at[source] = i
-    return cx.at(o.operands[0], at)  # type: ignore[no-any-return]
+    return cx.at(o.operands[0], at)
 
 
 op(
@@ -209,11 +211,11 @@ def _broadcast_ref(a: Attrs, x: Any) -> Any:
     return np.broadcast_to(np.transpose(x, order).reshape(shape), a.shape).copy()
 
 
-def _broadcast_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _broadcast_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     (x,) = o.operands
     axes = broadcast_axes(o.attrs, len(x.type.shape))
     at = [cx.b.index(0) if d == 1 else index[i] for i, d in zip(axes, x.type.shape, strict=True)]
-    return cx.at(x, at)  # type: ignore[no-any-return]
+    return cx.at(x, at)
 
 
 op(
@@ -279,13 +281,13 @@ def _slice_error(x: TensorType, axis: int, start: Dim, limit: Dim, low: Dim, hig
     )
 
 
-def _slice_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _slice_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     b = cx.b
     at = []
     for i, start, step in zip(index, o.attrs.start, _strides(o.attrs, len(index)), strict=True):
         scaled = i if step == 1 else b.mul(i, b.index(step))
         at.append(scaled if start == 0 else b.add(scaled, cx.dim(start)))
-    return cx.at(o.operands[0], at)  # type: ignore[no-any-return]
+    return cx.at(o.operands[0], at)
 
 
 def _slice_ref(a: Attrs, x: Any) -> Any:
@@ -353,7 +355,7 @@ def _pad_ref(a: Attrs, x: Any, value: Any) -> Any:
     return wide[cut]
 
 
-def _pad_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _pad_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     """The element read where all indices fall on one of the operand, under a branch: an empty operand has none to read."""
     b = cx.b
     x, value = o.operands
@@ -373,7 +375,7 @@ def _pad_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
             tests.append(b.lt(p, cx.dim(size)))
         at.append(p)
     if not tests:
-        return cx.at(x, at)  # type: ignore[no-any-return]
+        return cx.at(x, at)
     inside = tests[0]
     for test in tests[1:]:
         inside = b.logical_and(inside, test)
@@ -435,7 +437,7 @@ def _concat(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [first.with_shape(total if i == axis else d for i, d in enumerate(first.shape))]
 
 
-def _concat_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _concat_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     """A balanced tree of branches over the offsets: log2(n) comparisons for n operands."""
     axis = normal_axis("concat", o.attrs.axis, len(index))
     sizes = [x.type.shape[axis] for x in o.operands]
@@ -443,10 +445,10 @@ def _concat_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     for d in sizes:
         offsets.append(offsets[-1] + d)
 
-    def pick(c: Any, lo: int, hi: int) -> Value:
+    def pick(c: Any, lo: int, hi: int) -> Any:
         if hi - lo == 1:
             p = index[axis] if offsets[lo] == 0 else c.b.sub(index[axis], c.dim(offsets[lo]))
-            return c.at(o.operands[lo], [*index[:axis], p, *index[axis + 1 :]])  # type: ignore[no-any-return]
+            return c.at(o.operands[lo], [*index[:axis], p, *index[axis + 1 :]])
         mid = (lo + hi) // 2
         before = c.b.lt(index[axis], c.dim(offsets[mid]))
         return choose(c, before, lambda inner: pick(inner, lo, mid), lambda inner: pick(inner, mid, hi))
@@ -482,13 +484,13 @@ def _reverse(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [x]
 
 
-def _reverse_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _reverse_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     (x,) = o.operands
     axes = normal_axes("reverse", o.attrs.axes, len(index))
     at = [
         cx.b.sub(cx.dim(d - 1), i) if n in axes else i for n, (i, d) in enumerate(zip(index, x.type.shape, strict=True))
     ]
-    return cx.at(x, at)  # type: ignore[no-any-return]
+    return cx.at(x, at)
 
 
 op(
@@ -525,9 +527,9 @@ def _iota_ref(a: Attrs) -> Any:
     return np.broadcast_to(line.reshape([-1 if i == axis else 1 for i in range(len(a.shape))]), a.shape).copy()
 
 
-def _iota_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
+def _iota_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     i = index[normal_axis("iota", o.attrs.axis, len(index))]
-    return i if o.attrs.dtype.name == "i64" else cx.b.cast(i, dtype=o.attrs.dtype)  # type: ignore[no-any-return]
+    return i if o.attrs.dtype.name == "i64" else cx.b.cast(i, dtype=o.attrs.dtype)
 
 
 op(
