@@ -223,9 +223,11 @@ class Emitter:
 
     def spelled(self, op: Op) -> str:
         """An op by the spelling in its declaration: an instruction, `@intrinsic`, or `cmp.<predicate>`."""
-        t = op.operands[0].type
-        d = t.dtype
+        t = op.operands[0].type if op.operands else op.results[0].type if op.results else None
         spell = op.defn.llvm
+        if t is None or spell is None:
+            raise error("FX0502", f"{op.name} has no code for {self.dialect.triple}", loc=op.loc)
+        d = t.dtype
         if isinstance(spell, Mapping):
             spell = spell.get(d.kind)
         if callable(spell):
