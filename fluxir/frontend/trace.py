@@ -296,11 +296,11 @@ class Region:
     outs: list[Value] = field(default_factory=list)
 
 
-def trace_region(types: Sequence[Type], fn: Callable[..., Any], names: Sequence[str] = ()) -> Region:
-    """Run `fn` on fresh tensors of `types` in a child of the current scope.
+def trace_region(types: Sequence[Type], fn: Callable[..., Any], names: Sequence[str] = (), weak: Sequence[bool] = ()) -> Region:
+    """Run `fn` on fresh tensors of `types` (`weak[i]`: a Python number) in a child of the current scope.
 
-    The result tree is in `out`; the caller turns its leaves into values with `yield_values`, then closes all regions
-    of the op together with `close_regions`.
+    The result tree is in `out`; the caller turns its leaves into `outs` (ops made with `inside(region)` are part of the
+    region), then closes all regions of the op together with `close_regions`.
     """
     from fluxir.frontend.tensor import Tensor
 
@@ -308,7 +308,7 @@ def trace_region(types: Sequence[Type], fn: Callable[..., Any], names: Sequence[
     args = [Value(t, None, i, names[i] if i < len(names) else "") for i, t in enumerate(types)]
     token = _scope.set(s)
     try:
-        return Region(s, args, fn(*[Tensor(a, s) for a in args]))
+        return Region(s, args, fn(*[Tensor(a, s, i < len(weak) and weak[i]) for i, a in enumerate(args)]))
     finally:
         _scope.reset(token)
 
@@ -430,9 +430,9 @@ def result_names(out_tree: tree.TreeDef) -> tuple[str, ...]:
 
 
 def function_name(fn: Any) -> str:
-    """A name for `fn` that the text form can hold."""
+    """A name for `fn` (a function, or a name itself) that the text form can hold."""
     base = fn.func if isinstance(fn, functools.partial) else fn
-    raw = getattr(base, "__name__", type(base).__name__)
+    raw = base if isinstance(base, str) else getattr(base, "__name__", type(base).__name__)
     name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in raw).strip("_")
     return name if name and not name[0].isdigit() else "main"
 
@@ -444,18 +444,43 @@ def function_location(fn: Any) -> Location | None:
     return Location(code.co_filename, code.co_firstlineno, 0, code.co_name) if code is not None else None
 
 
+def as_facts(facts: Any) -> dims.Facts:
+    """Facts from themselves or from text such as "B >= 1, T % 8 == 0"; FX0114 where the text cannot be read."""
+    if facts is None:
+        return dims.Facts()
+    if isinstance(facts, dims.Facts):
+        return facts
+    from fluxir.ir.attrtext import TextError, read_facts
+
+    try:
+        return read_facts(str(facts), dims.Facts())
+    except TextError as e:
+        raise error(e.code, f"the facts {facts!r}: {e.message}", help=e.help, loc=here()) from None
+
+
+def assume(facts: str) -> None:
+    """State facts about sizes, `fx.assume("N == B, T >= 1")`, which the compiled program checks at its entry."""
+    t = scope().trace
+    from fluxir.ir.attrtext import TextError, read_facts
+
+    try:
+        t.assumptions.facts = read_facts(facts, t.assumptions.facts)
+    except TextError as e:
+        raise error(e.code, f"the facts {facts!r}: {e.message}", help=e.help, loc=here()) from None
+
+
 def trace(
     fn: Callable[..., Any],
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
     name: str | None = None,
-    facts: dims.Facts | None = None,
+    facts: dims.Facts | str | None = None,
 ) -> Traced:
     """Trace `fn(*args, **kwargs)`, whose leaves are TensorTypes, arrays (taken as their type) or Python numbers.
 
     A Python number becomes a scalar argument that, like the number itself, never widens a tensor. `facts` is what is
-    known of the size symbols; equations that the trace could not decide are added to the module's facts. Raises FX0303
+    known of the size symbols (`Facts`, or text such as "B >= 1, T % 8 == 0"); equations that the trace could not decide are added to the module's facts. Raises FX0303
     for an argument that cannot be traced, FX0229 for a result that is no tensor, and the errors of the ops.
     """
     from fluxir.frontend.tensor import Tensor, as_tensor
@@ -463,9 +488,9 @@ def trace(
     leaves, in_tree = tree.flatten((tuple(args), dict(kwargs or {})))
     names = argument_names(fn, in_tree)
     types = [abstract(leaf, n) for leaf, n in zip(leaves, names, strict=True)]
-    t = Trace(dims.Assumptions(facts, record=True))
+    t = Trace(dims.Assumptions(as_facts(facts), record=True))
     values = [Value(ty, None, i, n) for i, (ty, n) in enumerate(zip(types, names, strict=True))]
-    entry = name or function_name(fn)
+    entry = function_name(name or fn)
     with dims.assuming(t.assumptions), entered(Scope(t)) as s:
         tensors = [Tensor(v, s, weak=type(x) in (bool, int, float)) for v, x in zip(values, leaves, strict=True)]
         a, k = in_tree.unflatten(tensors)
@@ -482,6 +507,6 @@ def trace(
 
 
 __all__ = [
-    "EagerScope", "Region", "Scope", "Trace", "Traced", "abstract", "close_regions", "current", "eager", "entered", "here", "inside",
+    "EagerScope", "Region", "Scope", "Trace", "Traced", "abstract", "as_facts", "assume", "close_regions", "current", "eager", "entered", "here", "inside",
     "is_tracing", "public", "scope", "trace", "trace_region",
 ]  # fmt: skip
