@@ -20,6 +20,10 @@ from .common import setting_options
 __all__ = ["VERBS", "root"]
 
 VERBS: dict[str, str] = {
+    "check": "Check a model: trace it, check all types, run the passes.",
+    "opt": "Run passes over IR text, or go on from a dump.",
+    "show": "Print a program at any stage: IR, kernels, LLVM IR, assembly, PTX.",
+    "diff": "Compare two programs.",
     "ops": "List all ops and the rules each has, or everything about one.",
     "passes": "List all passes with their options.",
     "targets": "List what can be compiled for, or all facts of one target.",

@@ -1,0 +1,90 @@
+"""Owns how a model file becomes a program on the command line: a Python model, IR text, or the program inside an
+artifact.
+
+Invariants: IR text and artifacts are only read; a Python file is run, and only where its name was given with ``.py``.
+This module imports the compiler, so a verb that only runs artifacts must not import it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import ops as ops
+from ..driver import Lowered
+from ..errors import error
+from ..frontend.loader import ModelFile, load_model, module_entries
+from ..ir.core import Module
+from ..ir.parser import parse_module, read_module
+from ..runtime.artifact import read_artifact
+
+__all__ = ["ENTRY", "load_entry", "load_file", "load_text_module", "lowered", "signature"]
+
+ENTRY = click.option("--entry", metavar="NAME", help="The entry point, where the file has several.")
+"""The option ``--entry``, the same for every verb."""
+
+
+def load_file(path: str) -> ModelFile:
+    """The entry points of a ``.py``, ``.fx`` or ``.fxb`` file.
+
+    Raises FX0808 for another kind of file, FX0316 where there is no entry point, FX0317 where a Python file fails
+    while it runs, FX0803 where it cannot be read, and whatever is wrong with the program itself.
+    """
+    if _suffix(path) != ".fxb":
+        return load_model(path)
+    return ModelFile(Path(path), module_entries(load_text_module(path)))
+
+
+def load_entry(path: str, entry: str | None) -> Lowered:
+    """The entry point called ``entry``; without a name the only one, or ``main``. Raises FX0613 where that is not
+    there."""
+    return lowered(load_file(path), entry)
+
+
+def lowered(file: ModelFile, entry: str | None) -> Lowered:
+    """The traced program of one entry point of ``file``."""
+    traced = file.entry(entry).trace()
+    return Lowered(traced.module, traced.in_tree, traced.out_tree)
+
+
+def load_text_module(path: str) -> Module:
+    """All of the module that an ``.fx`` file holds, or that an artifact was compiled from. Raises FX0808 for other
+    files."""
+    suffix = _suffix(path)
+    if suffix == ".fx":
+        return read_module(path)
+    if suffix == ".fxb":
+        text = read_artifact(path).texts.get("program.fx")
+        if text is None:
+            raise error(
+                "FX0808", f"{path} does not hold the program it was compiled from", help="name the model file itself"
+            )
+        return parse_module(text.decode("utf-8", "replace"), f"{path}/program.fx")
+    raise error(
+        "FX0808",
+        f"{path} is neither IR text (.fx) nor an artifact (.fxb)",
+        help="`fluxir show FILE.py` prints a model's IR",
+    )
+
+
+def signature(program: Lowered) -> dict[str, Any]:
+    """Name, arguments and results of an entry point as JSON-ready data; types are text such as ``f32[B,784]``."""
+    func = program.module.entry
+    names = func.result_names
+    return {
+        "name": func.name,
+        "arguments": [{"name": arg.name or f"arg{n}", "type": str(arg.type)} for n, arg in enumerate(func.args)],
+        "results": [
+            {"name": (names[n] if n < len(names) else "") or f"out{n}", "type": str(out.type)}
+            for n, out in enumerate(func.outs)
+        ],
+        "facts": program.module.facts.describe(),
+        "ops": func.op_count,
+    }
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1]
