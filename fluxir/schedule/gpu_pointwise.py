@@ -1,0 +1,101 @@
+"""The pointwise template for GPUs: any group, one thread an output element, by the element rules of its ops.
+
+The always-correct path of every op that has an element rule. The output space is merged to as few axes as memory
+allows and walked by linear index, so that neighbouring threads touch neighbouring elements. Where all memories are
+walked in step and the size is provably a multiple of the vector width, a thread handles one 16-byte vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Attrs, Func, Value
+from fluxir.ir.dims import Dim, ceildiv, product
+from fluxir.ir.types import MemType
+from fluxir.schedule.access import analyse, collapse, identity_map
+from fluxir.schedule.element import Elements
+from fluxir.schedule.group import Group, shape_of
+from fluxir.schedule.loops import if_, memory, unravel
+from fluxir.schedule.pointwise import _index, inplace_pairs
+from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+
+THREADS = 256
+
+
+@dataclass(frozen=True)
+class GpuPointwiseSchedule(Schedule):
+    """`space`: the axes after merging; `threads` a block."""
+
+    space: str
+    threads: int = THREADS
+
+
+def grid_kernel(
+    name: str,
+    inputs: Sequence[MemType],
+    outputs: Sequence[MemType],
+    blocks: Dim,
+    threads: int,
+    body: Any,
+    *,
+    names: Sequence[str] = (),
+    schedule: Any = None,
+    loc: Any = None,
+) -> Func:
+    """A GPU kernel over a one-dimensional grid; `body(builder, input memories, output memories)` emits it."""
+    from fluxir.schedule.loops import kernel
+
+    f = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=loc)
+    return Func(f.name, f.block, f.level, Attrs({**f.attrs, "grid": (blocks, 1, 1), "block": (threads, 1, 1)}), f.result_names, f.loc)
+
+
+def linear_thread(b: Builder, threads: int = THREADS) -> Value:
+    """The index of this thread in a one-dimensional grid."""
+    position: Value = b.add(b.mul(b.block_id(axis=0), b.index(threads)), b.thread_id(axis=0))
+    return position
+
+
+@template("pointwise", target="nvptx", priority=-100)
+def pointwise(group: Group, target: Any) -> Kernels:
+    """One thread an element of the output space; one kernel for each distinct output shape."""
+    shapes = list(dict.fromkeys(shape_of(v) for v in group.outs))
+    steps = []
+    for s in shapes:
+        which = [j for j, v in enumerate(group.outs) if shape_of(v) == s]
+        steps.append(_one_shape(group, s, which, f"{group.name}_{len(steps)}" if len(shapes) > 1 else group.name))
+    return Kernels(tuple(steps))
+
+
+def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name: str) -> Step:
+    outs = [group.outs[j] for j in which]
+    inplace = inplace_pairs(group, outs, space)
+    access = analyse(group, space, [(v, identity_map(space)) for v in outs])
+    merged = collapse(group, access) if access is not None and len(outs) == len(group.outs) else None
+    if merged is not None:
+        group, space, _ = merged
+        outs = [group.outs[j] for j in which]
+    total = product(space)
+    inputs = [memory(v.type) for v in group.args]
+    outputs = [MemType(v.type.dtype, space) for v in outs]
+
+    def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:
+        reads = dict(zip(group.args, ins))
+        i = linear_thread(b)
+
+        def element(ib: Builder) -> None:
+            at = unravel(ib, i, space)
+            e = Elements(ib, reads)
+            for mem, v in zip(results, [e.at(v, _index(ib, v, at)) for v in outs]):
+                ib.store(mem, v, *at)
+
+        if_(b, b.lt(i, b.index(total)), element)
+
+    operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
+    schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1")
+    made = grid_kernel(
+        name, inputs, outputs, ceildiv(total, THREADS), THREADS, body, names=[v.name for v in group.args], schedule=schedule, loc=group.loc
+    )
+    return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))
