@@ -47,8 +47,8 @@ def pointwise(group: Group, target: Any) -> Kernels:
 def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name: str) -> Step:
     outs = [group.outs[j] for j in which]
     inplace = inplace_pairs(group, outs, space)
-    access = analyse(group, space, [(v, identity_map(space)) for v in outs])
-    merged = collapse(group, access) if access is not None and len(outs) == len(group.outs) else None
+    access = analyse(group, space, [(v, identity_map(space)) for v in outs]) if len(outs) == len(group.outs) else None
+    merged = collapse(group, access) if access is not None else None
     if merged is not None:
         group, space, _ = merged
         outs = [group.outs[j] for j in which]
