@@ -40,7 +40,13 @@ def mems(*texts: str) -> list[MemType]:
     return out  # type: ignore[return-value]
 
 
-def module(body: Callable[..., Any], inputs: Sequence[str], outputs: Sequence[str], facts: Facts | None = None, inplace: Any = ()) -> Module:
+def module(
+    body: Callable[..., Any],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    facts: Facts | None = None,
+    inplace: Any = (),
+) -> Module:
     """A kernel over memories (inputs, then outputs), and a host function that launches it."""
     types = mems(*inputs, *outputs)
     names = [f"x{i}" for i in range(len(inputs))]
@@ -60,7 +66,9 @@ def compiled(m: Module, target: str = "cpu") -> Program:
     return Program(code.spec, code.object, code.constants)
 
 
-def interpreted(m: Module, arrays: Sequence[Any], sizes: dict[str, int] | None = None, shapes: Sequence[Any] = ()) -> list[Any]:
+def interpreted(
+    m: Module, arrays: Sequence[Any], sizes: dict[str, int] | None = None, shapes: Sequence[Any] = ()
+) -> list[Any]:
     """The host function in the interpreter, on fresh zeroed outputs."""
     host = m.entry
     n = host.attrs["inputs"]
@@ -100,15 +108,46 @@ def specials(name: str) -> Any:
         return np.array([False, True])
     if d.is_integer:
         lo, hi = d.limits
-        return np.array(sorted({lo, lo + 1, hi, hi - 1, 0, 1, 2, 3, 7, max(lo, -1), max(lo, -2), max(lo, -7), d.bits - 1, d.bits}), d.numpy)
-    small = [0.0, -0.0, 0.3, -0.3, 0.5, -0.5, 0.7, 1.0, -1.0, 1.5, 2.5, -2.5, 3.0, -7.25, 1e-3, 100.0, 40000.0, -60000.0]
-    wide = {"f16": [6e-8, 65504.0], "bf16": [1e-38, 3e38], "f32": [1e-45, 3.4e38, 2.0**23 + 1, 8388607.5], "f64": [5e-324, 1.7e308, 2.0**52 + 1, 4503599627370495.5, 1e18]}
+        return np.array(
+            sorted({lo, lo + 1, hi, hi - 1, 0, 1, 2, 3, 7, max(lo, -1), max(lo, -2), max(lo, -7), d.bits - 1, d.bits}),
+            d.numpy,
+        )
+    small = [
+        0.0,
+        -0.0,
+        0.3,
+        -0.3,
+        0.5,
+        -0.5,
+        0.7,
+        1.0,
+        -1.0,
+        1.5,
+        2.5,
+        -2.5,
+        3.0,
+        -7.25,
+        1e-3,
+        100.0,
+        40000.0,
+        -60000.0,
+    ]
+    wide = {
+        "f16": [6e-8, 65504.0],
+        "bf16": [1e-38, 3e38],
+        "f32": [1e-45, 3.4e38, 2.0**23 + 1, 8388607.5],
+        "f64": [5e-324, 1.7e308, 2.0**52 + 1, 4503599627370495.5, 1e18],
+    }
     return np.array([*small, *wide[name], np.inf, -np.inf, np.nan]).astype(d.numpy)
 
 
 def elementwise(op: str, dtypes: Sequence[str], n: int, lanes: int, **attrs: Any) -> Module:
     """`op` over arrays of n elements, one at a time or `lanes` at a time (then a scalar rest)."""
-    result = build_func("r", [TensorType(DTYPES[d]) for d in dtypes], lambda b, *xs: b.emit(op, *xs, **attrs)).outs[0].type.dtype
+    result = (
+        build_func("r", [TensorType(DTYPES[d]) for d in dtypes], lambda b, *xs: b.emit(op, *xs, **attrs))
+        .outs[0]
+        .type.dtype
+    )
 
     def body(b: Builder, *args: Value) -> None:
         *ins, out = args
@@ -143,13 +182,20 @@ EXACT = {
     2: "add sub mul div minimum maximum copysign lt le gt ge eq ne remainder fmod".split(),
     3: ["clamp"],
 }
-INTEGER = {1: "neg abs sign bit_not popcount clz".split(), 2: "add sub mul div fmod floordiv remainder minimum maximum lt le gt ge eq ne bit_and bit_or bit_xor shift_left shift_right pow".split()}
+INTEGER = {
+    1: "neg abs sign bit_not popcount clz".split(),
+    2: "add sub mul div fmod floordiv remainder minimum maximum lt le gt ge eq ne bit_and bit_or bit_xor shift_left shift_right pow".split(),
+}
 
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize(("arity", "op"), [(n, op) for n, ops in EXACT.items() for op in ops])
 def test_exact_float_ops_have_the_meaning_s_bits(arity: int, op: str, name: str) -> None:
-    arrays = pairs(name, arity) if arity < 3 else [np.resize(a, 600) for a in pairs(name, 2)] + [np.resize(specials(name)[::-1], 600)]
+    arrays = (
+        pairs(name, arity)
+        if arity < 3
+        else [np.resize(a, 600) for a in pairs(name, 2)] + [np.resize(specials(name)[::-1], 600)]
+    )
     m = elementwise(op, [name] * arity, arrays[0].size, 4)
     want = interpreted(m, arrays)[0]
     for t in TARGETS:
@@ -167,7 +213,10 @@ def test_integer_ops_have_the_meaning_s_bits(name: str) -> None:
     ops = [(op, 1) for op in INTEGER[1]] + [(op, 2) for op in INTEGER[2]]
     if name[0] == "u":
         ops.remove(("neg", 1))
-    dtypes = [build_func("r", [TensorType(DTYPES[name])] * k, lambda b, *xs, op=op: b.emit(op, *xs)).outs[0].dtype for op, k in ops]
+    dtypes = [
+        build_func("r", [TensorType(DTYPES[name])] * k, lambda b, *xs, op=op: b.emit(op, *xs)).outs[0].dtype
+        for op, k in ops
+    ]
 
     def body(b: Builder, x: Value, y: Value, *outs: Value) -> None:
         def step(ib: Builder, i: Value) -> None:
@@ -185,7 +234,16 @@ def test_integer_ops_have_the_meaning_s_bits(name: str) -> None:
 def test_constant_shifts_and_divisors(name: str, lanes: int) -> None:
     x = specials(name)
     x = np.resize(x, 24)
-    outs = [("shift_left", 3), ("shift_right", 3), ("shift_left", 63), ("shift_right", 100), ("div", 3), ("fmod", 3), ("div", 0), ("fmod", 0)]
+    outs = [
+        ("shift_left", 3),
+        ("shift_right", 3),
+        ("shift_left", 63),
+        ("shift_right", 100),
+        ("div", 3),
+        ("fmod", 3),
+        ("div", 0),
+        ("fmod", 0),
+    ]
     if name[0] == "i":
         outs += [("div", -1), ("fmod", -1)]
 
@@ -204,7 +262,7 @@ def test_constant_shifts_and_divisors(name: str, lanes: int) -> None:
 def test_casts(a: str) -> None:
     x = specials(a)
     n = x.size
-    outs = [d for d in DTYPES]
+    outs = list(DTYPES)
 
     def body(b: Builder, m: Value, *results: Value) -> None:
         def step(ib: Builder, i: Value) -> None:
@@ -225,7 +283,15 @@ def test_conversion_of_small_floats_is_exact(name: str) -> None:
     wide = every.astype(np.float32)
     finite = np.sort(wide[np.isfinite(wide)])
     middle = ((finite[1:].astype(np.float64) + finite[:-1].astype(np.float64)) / 2).astype(np.float32)
-    probes = np.concatenate([finite, middle, np.nextafter(middle, np.float32(np.inf)), np.nextafter(middle, np.float32(-np.inf)), np.float32([np.inf, -np.inf, np.nan, 3.3e38, 7e4, 65519.9, 65520.0])])
+    probes = np.concatenate(
+        [
+            finite,
+            middle,
+            np.nextafter(middle, np.float32(np.inf)),
+            np.nextafter(middle, np.float32(-np.inf)),
+            np.float32([np.inf, -np.inf, np.nan, 3.3e38, 7e4, 65519.9, 65520.0]),
+        ]
+    )
     for t in TARGETS:
         assert_same(compiled(elementwise("cast", [name], every.size, 0, dtype="f32"), t)(every), wide)
         with np.errstate(over="ignore"):
@@ -300,7 +366,11 @@ def test_legalising_legal_code_changes_nothing() -> None:
 
 
 def test_an_op_without_code_is_an_error() -> None:
-    m = module(lambda b, x: b.emit("store", x, b.cast(b.emit("thread_id")[0], dtype="f32"), b.index(0)) and None, [], ["f32[4]"])
+    m = module(
+        lambda b, x: b.emit("store", x, b.cast(b.emit("thread_id")[0], dtype="f32"), b.index(0)) and None,
+        [],
+        ["f32[4]"],
+    )
     with pytest.raises(FluxError) as caught:
         compile_cpu(m, parse_target("cpu"))
     assert caught.value.code == "FX0502"
@@ -314,7 +384,11 @@ def test_vector_ops() -> None:
         v, w = b.load(x, b.index(0), lanes=8), b.load(y, b.index(0), lanes=8)
         first = b.load(s, b.index(0))
         b.store(out, b.emit("shuffle", v, w, mask=(0, 8, 1, 9, 2, 10, 3, 15))[0], b.index(0))
-        b.store(out, b.emit("insert", b.emit("splat", first, lanes=8)[0], b.emit("extract", v, lane=5)[0], lane=2)[0], b.index(8))
+        b.store(
+            out,
+            b.emit("insert", b.emit("splat", first, lanes=8)[0], b.emit("extract", v, lane=5)[0], lane=2)[0],
+            b.index(8),
+        )
         b.store(out, b.add(v, b.const(2.5, like=v)), b.index(16))
         b.store(lanes, b.lt(v, w), b.index(0))
         for k, op in enumerate(("add", "mul", "max", "min")):
@@ -352,7 +426,13 @@ def test_memory_of_symbolic_shape() -> None:
 
         b.emit("for", b.index(0), b.index(n), b.index(1), blocks=[b.block([INDEX], outer)])
         line = b.reinterpret(x, type=MemType(DTYPES["i32"], (n * k * 2,)))
-        b.emit("for", b.index(0), b.index(n * k * 2), b.index(1), blocks=[b.block([INDEX], lambda ib, i: ib.emit("store", flat, ib.load(line, i), i) and None)])
+        b.emit(
+            "for",
+            b.index(0),
+            b.index(n * k * 2),
+            b.index(1),
+            blocks=[b.block([INDEX], lambda ib, i: ib.emit("store", flat, ib.load(line, i), i) and None)],
+        )
         sizes = [n * k * 2 + 3, (n + 7) // 4, maximum(n, k), ceildiv(k, 3) * n, n * n - k, (n - k) // 3, (k - n) % 4]
         for i, d in enumerate(sizes):
             b.store(facts, b.index(d), b.index(i))
@@ -399,25 +479,62 @@ def test_loops_branches_and_carries() -> None:
 
                 def step(sb: Builder, n: Value, steps: Value) -> tuple[Value, ...]:
                     even = sb.eq(sb.fmod(n, 2), 0)
-                    (nxt,) = sb.emit("if", even, blocks=[sb.block([], lambda q: q.div(n, 2)), sb.block([], lambda q: q.add(q.mul(n, 3), 1))])
+                    (nxt,) = sb.emit(
+                        "if",
+                        even,
+                        blocks=[sb.block([], lambda q: q.div(n, 2)), sb.block([], lambda q: q.add(q.mul(n, 3), 1))],
+                    )
                     return nxt, sb.add(steps, 1)
 
                 carry = [INDEX, INDEX]
-                return tb.emit("while", v, tb.index(0), carry=2, blocks=[tb.block(carry, cond), tb.block(carry, step)])[1]
+                return tb.emit("while", v, tb.index(0), carry=2, blocks=[tb.block(carry, cond), tb.block(carry, step)])[
+                    1
+                ]
 
             (r,) = ib.emit("if", ib.gt(v, 0), blocks=[ib.block([], count), ib.block([], lambda q: q.index(-1))])
             ib.store(out, r, i)
 
         b.emit("for", b.index(0), b.index(6), b.index(1), blocks=[b.block([INDEX], each)])
-        a, c = b.emit("for", b.index(0), b.index(30), b.index(3), b.index(0), b.index(1), blocks=[b.block([INDEX] * 3, lambda q, i, s, t: (t, q.add(s, t)))])
+        a, c = b.emit(
+            "for",
+            b.index(0),
+            b.index(30),
+            b.index(3),
+            b.index(0),
+            b.index(1),
+            blocks=[b.block([INDEX] * 3, lambda q, i, s, t: (t, q.add(s, t)))],
+        )
         b.store(fib, a, b.index(0))
         b.store(fib, c, b.index(1))
-        none = b.emit("for", b.index(5), b.index(5), b.index(1), b.index(42), blocks=[b.block([INDEX] * 2, lambda q, i, s: q.add(s, i))])[0]
+        none = b.emit(
+            "for",
+            b.index(5),
+            b.index(5),
+            b.index(1),
+            b.index(42),
+            blocks=[b.block([INDEX] * 2, lambda q, i, s: q.add(s, i))],
+        )[0]
         b.store(fib, none, b.index(2))
-        (odd,) = b.emit("for", b.index(0), b.index(7), b.index(1), b.const(False), blocks=[b.block([INDEX, BOOL], lambda q, i, s: q.logical_not(s))])
+        (odd,) = b.emit(
+            "for",
+            b.index(0),
+            b.index(7),
+            b.index(1),
+            b.const(False),
+            blocks=[b.block([INDEX, BOOL], lambda q, i, s: q.logical_not(s))],
+        )
         b.store(flags, odd, b.index(0))
         start = b.load(x, b.index(0), lanes=4)
-        (v,) = b.emit("for", b.index(0), b.index(3), b.index(1), start, blocks=[b.block([INDEX, start.type], lambda q, i, s: q.add(s, s), ["i", "s"])], unroll=1, vectorize=False)
+        (v,) = b.emit(
+            "for",
+            b.index(0),
+            b.index(3),
+            b.index(1),
+            start,
+            blocks=[b.block([INDEX, start.type], lambda q, i, s: q.add(s, s), ["i", "s"])],
+            unroll=1,
+            vectorize=False,
+        )
         b.store(out, v, b.index(6))
 
     same(module(body, ["i64[6]"], ["i64[10]", "i64[3]", "bool[1]"]), [np.array([1, 27, 0, -5, 6, 97])], ["cpu"])
@@ -427,7 +544,13 @@ def test_a_while_s_constants() -> None:
     def body(b: Builder, x: Value, out: Value) -> None:
         k = b.load(x, b.index(0))
         types = [k.type, k.type]
-        (r,) = b.emit("while", b.const(0.0, dtype="f32"), k, carry=1, blocks=[b.block(types, lambda q, c, s: q.lt(c, s)), b.block(types, lambda q, c, s: q.add(c, 0.75))])
+        (r,) = b.emit(
+            "while",
+            b.const(0.0, dtype="f32"),
+            k,
+            carry=1,
+            blocks=[b.block(types, lambda q, c, s: q.lt(c, s)), b.block(types, lambda q, c, s: q.add(c, 0.75))],
+        )
         b.store(out, r, b.index(0))
 
     same(module(body, ["f32[1]"], ["f32[1]"]), [np.float32([10])], ["cpu"])
@@ -440,7 +563,13 @@ def scale_kernel(name: str = "scale") -> Func:
     """out[i] = x[i] * 2 + 1 over f32[N], in parallel pieces of one element."""
 
     def body(b: Builder, x: Value, out: Value) -> None:
-        b.emit("parallel", b.index(symbol("N")), blocks=[b.block([INDEX], lambda q, i: q.emit("store", out, q.add(q.mul(q.load(x, i), 2.0), 1.0), i) and None)])
+        b.emit(
+            "parallel",
+            b.index(symbol("N")),
+            blocks=[
+                b.block([INDEX], lambda q, i: q.emit("store", out, q.add(q.mul(q.load(x, i), 2.0), 1.0), i) and None)
+            ],
+        )
 
     return build_func(name, mems("f32[N]", "f32[N]"), body, level="kernel")
 
@@ -468,10 +597,29 @@ def test_host_control_flow_alloc_and_constants() -> None:
         c = b.constant(value=table)
         five = b.alloc(type=parse_type("&f32[5]"))
         b.emit("launch", c, b.constant(value=table.copy()), five, callee="sum5")
-        b.copy(b.view(b.reinterpret(out, type=parse_type("&u8[N*8+20]")), type=parse_type("&f32[5]"), offset=symbol("N") * 4), five)
+        b.copy(
+            b.view(
+                b.reinterpret(out, type=parse_type("&u8[N*8+20]")), type=parse_type("&f32[5]"), offset=symbol("N") * 4
+            ),
+            five,
+        )
 
-    sum5 = build_func("sum5", mems("f32[5]", "f32[5]", "f32[5]"), lambda b, x, y, o: [b.store(o, b.add(b.load(x, b.index(i)), b.load(y, b.index(i))), b.index(i)) for i in range(5)] and None, level="kernel")
-    f = build_func("main", mems("f32[N]", "bool", "f32[2,N]"), lambda b, *a: host(b, *a), ["x", "flag", "out"], level="host", inputs=2)
+    sum5 = build_func(
+        "sum5",
+        mems("f32[5]", "f32[5]", "f32[5]"),
+        lambda b, x, y, o: (
+            [b.store(o, b.add(b.load(x, b.index(i)), b.load(y, b.index(i))), b.index(i)) for i in range(5)] and None
+        ),
+        level="kernel",
+    )
+    f = build_func(
+        "main",
+        mems("f32[N]", "bool", "f32[2,N]"),
+        lambda b, *a: host(b, *a),
+        ["x", "flag", "out"],
+        level="host",
+        inputs=2,
+    )
     # The view writes behind the first row: give the output room by calling it with N = 5 only.
     m = Module("m", {"main": f, "scale": scale_kernel(), "sum5": sum5})
     code = compile_cpu(m, parse_target("cpu"))
@@ -488,7 +636,13 @@ def test_host_control_flow_alloc_and_constants() -> None:
 
 def test_sizes_of_a_call() -> None:
     """The callee's symbols are given in the caller's; others go by name."""
-    callee = build_func("twice", mems("f32[N]", "f32[N]"), lambda b, x, o: b.emit("launch", x, o, callee="scale") and None, level="host", inputs=1)
+    callee = build_func(
+        "twice",
+        mems("f32[N]", "f32[N]"),
+        lambda b, x, o: b.emit("launch", x, o, callee="scale") and None,
+        level="host",
+        inputs=1,
+    )
 
     def host(b: Builder, x: Value, out: Value) -> None:
         flat_in = b.reinterpret(x, type=parse_type("&f32[A*3]"))
@@ -537,8 +691,16 @@ def test_a_callee_s_arena_is_allocated_when_it_is_not_given() -> None:
         b.emit("launch", x, t, callee="scale")
         b.emit("launch", t, out, callee="scale")
 
-    callee = build_func("inner", [*mems("f32[N]", "f32[N]"), *mems("u8[N*4]")], inner, level="host", inputs=1, arena=symbol("N") * 4)
-    f = build_func("main", mems("f32[N]", "f32[N]"), lambda b, x, o: b.emit("call", x, o, callee="inner", results=(), dims=()) and None, level="host", inputs=1)
+    callee = build_func(
+        "inner", [*mems("f32[N]", "f32[N]"), *mems("u8[N*4]")], inner, level="host", inputs=1, arena=symbol("N") * 4
+    )
+    f = build_func(
+        "main",
+        mems("f32[N]", "f32[N]"),
+        lambda b, x, o: b.emit("call", x, o, callee="inner", results=(), dims=()) and None,
+        level="host",
+        inputs=1,
+    )
     p = compiled(Module("m", {"main": f, "inner": callee, "scale": scale_kernel()}))
     x = np.arange(100, dtype="f")
     np.testing.assert_array_equal(p(x), x * 4 + 3)
@@ -562,7 +724,9 @@ def test_equal_kernels_are_emitted_once() -> None:
         b.emit("launch", x, out, callee="again")
 
     f = build_func("main", mems("f32[N]", "f32[N]"), host, level="host", inputs=1)
-    code = compile_cpu(Module("m", {"main": f, "scale": scale_kernel(), "again": scale_kernel("again")}), parse_target("cpu"))
+    code = compile_cpu(
+        Module("m", {"main": f, "scale": scale_kernel(), "again": scale_kernel("again")}), parse_target("cpu")
+    )
     assert code.source.count("define internal void @kernel.scale(") == 1
     assert "kernel.again" not in code.source
 
@@ -577,12 +741,25 @@ def planned(offset: int) -> CompiledCode:
         b.emit("launch", t, u, callee="scale", inplace=((1, 0),))
         b.copy(out, u)
 
-    f = build_func("main", mems("f32[64]", "f32[64]", "u8[512]"), host, ["x", "out", "arena"], level="host", inputs=1, arena=512)
+    f = build_func(
+        "main", mems("f32[64]", "f32[64]", "u8[512]"), host, ["x", "out", "arena"], level="host", inputs=1, arena=512
+    )
 
     def body(b: Builder, x: Value, out: Value) -> None:
-        b.emit("for", b.index(0), b.index(64), b.index(1), blocks=[b.block([INDEX], lambda q, i: q.emit("store", out, q.add(q.mul(q.load(x, i), 2.0), 1.0), i) and None)])
+        b.emit(
+            "for",
+            b.index(0),
+            b.index(64),
+            b.index(1),
+            blocks=[
+                b.block([INDEX], lambda q, i: q.emit("store", out, q.add(q.mul(q.load(x, i), 2.0), 1.0), i) and None)
+            ],
+        )
 
-    return compile_cpu(Module("m", {"main": f, "scale": build_func("scale", mems("f32[64]", "f32[64]"), body, level="kernel")}), parse_target("cpu:x86-64-v3"))
+    return compile_cpu(
+        Module("m", {"main": f, "scale": build_func("scale", mems("f32[64]", "f32[64]"), body, level="kernel")}),
+        parse_target("cpu:x86-64-v3"),
+    )
 
 
 def test_in_place_launches_take_one_pointer_and_still_vectorise() -> None:
@@ -609,7 +786,15 @@ def test_sums_stay_in_order_unless_told_otherwise() -> None:
     def total(fast: bool) -> Module:
         def body(b: Builder, x: Value, out: Value) -> None:
             zero = b.const(0.0, dtype="f32")
-            (s,) = b.emit("for", b.index(0), b.index(4096), b.index(1), zero, blocks=[b.block([INDEX, zero.type], lambda q, i, s: q.add(s, q.load(x, i)))], fast=fast)
+            (s,) = b.emit(
+                "for",
+                b.index(0),
+                b.index(4096),
+                b.index(1),
+                zero,
+                blocks=[b.block([INDEX, zero.type], lambda q, i, s: q.add(s, q.load(x, i)))],
+                fast=fast,
+            )
             b.store(out, s, b.index(0))
 
         return module(body, ["f32[4096]"], ["f32[1]"])
@@ -634,7 +819,10 @@ def test_equal_programs_give_equal_objects() -> None:
 def test_all_optimisation_levels_agree() -> None:
     m = elementwise("tanh", ["f32"], 64, 8)
     x = np.linspace(-9, 9, 64, dtype="f")
-    results = [Program(c.spec, c.object, c.constants)(x) for c in (compile_cpu(m, parse_target("cpu"), opt_level=n) for n in range(4))]
+    results = [
+        Program(c.spec, c.object, c.constants)(x)
+        for c in (compile_cpu(m, parse_target("cpu"), opt_level=n) for n in range(4))
+    ]
     for r in results[1:]:
         assert_same(r, results[0])
 
@@ -664,7 +852,9 @@ def test_the_spec_solves_sizes_from_shapes() -> None:
     def host(b: Builder, x: Value, y: Value, out: Value) -> None:
         b.copy(out, b.reinterpret(y, type=out.type))
 
-    f = build_func("main", mems("f32[A*2+1,B]", "f32[A*B]", "f32[C,B,1]"), host, ["x", "y", "out"], level="host", inputs=2)
+    f = build_func(
+        "main", mems("f32[A*2+1,B]", "f32[A*B]", "f32[C,B,1]"), host, ["x", "y", "out"], level="host", inputs=2
+    )
     spec = compile_cpu(Module("m", {"main": f}, facts), parse_target("cpu")).spec
     assert [s["symbol"] for s in spec["solve"]] == ["A", "B", "C"]
     g = build_func("main", mems("f32[A*B]", "f32[A*B]"), lambda b, x, o: b.copy(o, x) and None, level="host", inputs=1)
@@ -680,6 +870,20 @@ def _dtype_names() -> list[str]:
 
 def test_register_types() -> None:
     e = Emitter(Unit(Dialect("x", half="half"), "m"), {})
-    assert [e.scalar(DTYPES[n]) for n in _dtype_names()] == ["i1", "i8", "i16", "i32", "i64", "i8", "i16", "i32", "i64", "half", "i16", "float", "double"]
+    assert [e.scalar(DTYPES[n]) for n in _dtype_names()] == [
+        "i1",
+        "i8",
+        "i16",
+        "i32",
+        "i64",
+        "i8",
+        "i16",
+        "i32",
+        "i64",
+        "half",
+        "i16",
+        "float",
+        "double",
+    ]
     assert e.literal(1.5, DTYPES["bf16"]) == str(0x3FC0) and e.literal(1.5, DTYPES["f16"]) == "0xH3E00"
     assert Attrs(a=1).a == 1

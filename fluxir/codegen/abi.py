@@ -55,7 +55,10 @@ def entry_spec(module: Module, symbols: tuple[str, ...]) -> dict[str, Any]:
         memories.pop()
     names = func.result_names
     inputs = [_tensor(a.name or f"arg{i}", a.type) for i, a in enumerate(memories[:count])]
-    outputs = [_tensor((names[i] if i < len(names) else "") or a.name or f"out{i}", a.type) for i, a in enumerate(memories[count:])]
+    outputs = [
+        _tensor((names[i] if i < len(names) else "") or a.name or f"out{i}", a.type)
+        for i, a in enumerate(memories[count:])
+    ]
     return {
         "format": FORMAT,
         "name": func.name,
@@ -85,7 +88,9 @@ def _facts(f: Facts) -> dict[str, Any]:
 
 def _solution(func: Func, count: int, symbols: tuple[str, ...], facts: Facts) -> list[dict[str, Any]]:
     """Steps that give the symbols in order: `symbol = (input.shape[axis] - offset) / scale`, or an expression of earlier ones."""
-    sizes = [(i, k, d) for i, a in enumerate(func.args[:count]) for k, d in enumerate(a.type.shape) if isinstance(d, Poly)]
+    sizes = [
+        (i, k, d) for i, a in enumerate(func.args[:count]) for k, d in enumerate(a.type.shape) if isinstance(d, Poly)
+    ]
     known: set[str] = set()
     steps: list[dict[str, Any]] = []
     while True:

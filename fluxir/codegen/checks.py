@@ -42,7 +42,11 @@ def check_object(data: bytes) -> None:
     """FX0514 where the object needs a function that is not `ALLOWED`."""
     wrong = sorted(set(undefined_symbols(data)) - ALLOWED)
     if wrong:
-        raise error("FX0514", f"the object code calls {', '.join(wrong)}", help="this is a defect of fluxir: please report the program")
+        raise error(
+            "FX0514",
+            f"the object code calls {', '.join(wrong)}",
+            help="this is a defect of fluxir: please report the program",
+        )
 
 
 # ---- PTX ------------------------------------------------------------------------------------------------------------
@@ -53,12 +57,22 @@ def check_ptx(ptx: str, target: GpuTarget, local: Mapping[str, int]) -> None:
 
     `local`: bytes of `local` memory that each kernel's IR asks for.
     """
-    external = sorted(set(re.findall(r"^\s*\.extern\s+\.func\b[^;]*?\b([\w$]+)\s*\(", ptx, re.M)) | set(re.findall(r"^\s*\.extern\s+\.func\s+([\w$]+)\s*;", ptx, re.M)))
+    external = sorted(
+        set(re.findall(r"^\s*\.extern\s+\.func\b[^;]*?\b([\w$]+)\s*\(", ptx, re.M))
+        | set(re.findall(r"^\s*\.extern\s+\.func\s+([\w$]+)\s*;", ptx, re.M))
+    )
     if external or re.search(r"^\s*\.extern\s+\.func", ptx, re.M):
-        raise error("FX0514", f"the PTX calls {', '.join(external) or 'an external function'}", help="this is a defect of fluxir: please report the program")
+        raise error(
+            "FX0514",
+            f"the PTX calls {', '.join(external) or 'an external function'}",
+            help="this is a defect of fluxir: please report the program",
+        )
     version = re.search(r"^\.version\s+(\S+)", ptx, re.M)
     if version is None or version[1] != target.ptx_version:
-        raise error("FX0503", f"the PTX says .version {version[1] if version else 'nothing'}, {target.name} needs {target.ptx_version}")
+        raise error(
+            "FX0503",
+            f"the PTX says .version {version[1] if version else 'nothing'}, {target.name} needs {target.ptx_version}",
+        )
     named = re.search(r"^\.target\s+(\w+)", ptx, re.M)
     if named is None or named[1] != target.name:
         raise error("FX0503", f"the PTX says .target {named[1] if named else 'nothing'} instead of {target.name}")
@@ -69,7 +83,11 @@ def check_ptx(ptx: str, target: GpuTarget, local: Mapping[str, int]) -> None:
         raise error("FX0503", f"the PTX lacks the kernels {', '.join(missing)}")
     for name, body in names.items():
         if "__local_depot" in body and not local.get(name, 0):
-            raise error("FX0503", f"the kernel {name} uses a stack it did not ask for", help="this is a defect of fluxir: please report the program")
+            raise error(
+                "FX0503",
+                f"the kernel {name} uses a stack it did not ask for",
+                help="this is a defect of fluxir: please report the program",
+            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,11 @@ def assemble(ptx: str, arch: str) -> list[SassInfo]:
     with tempfile.TemporaryDirectory(prefix="fluxir-ptxas-") as folder:
         source = Path(folder, "kernels.ptx")
         source.write_text(ptx)
-        done = subprocess.run([find_ptxas(), "-arch", arch, "-v", "-o", str(Path(folder, "kernels.cubin")), str(source)], capture_output=True, text=True)
+        done = subprocess.run(
+            [find_ptxas(), "-arch", arch, "-v", "-o", str(Path(folder, "kernels.cubin")), str(source)],
+            capture_output=True,
+            text=True,
+        )
     if done.returncode:
         raise error("FX0506", f"ptxas refuses the PTX for {arch}: {done.stderr.strip()[:2000]}")
     out = []

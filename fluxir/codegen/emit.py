@@ -157,7 +157,9 @@ class Emitter:
         if isinstance(t, VectorType):
             return f"<{t.lanes} x {self.scalar(t.dtype)}>"
         if t.shape:
-            raise error("FX0503", f"a value of type {t} reached code generation: loop-level values are scalars or vectors")
+            raise error(
+                "FX0503", f"a value of type {t} reached code generation: loop-level values are scalars or vectors"
+            )
         return self.scalar(t.dtype)
 
     def pointer(self, space: str) -> str:
@@ -324,13 +326,17 @@ class Emitter:
         if a == b:
             return xs
         if b.is_bool:
-            return self.let(f"fcmp une {ra} {xs}, {self.zero(x.type)}" if a.is_float else f"icmp ne {ra} {xs}, {self.zero(x.type)}")
+            return self.let(
+                f"fcmp une {ra} {xs}, {self.zero(x.type)}" if a.is_float else f"icmp ne {ra} {xs}, {self.zero(x.type)}"
+            )
         if a.is_float and b.is_float:
             if ra == rb or "i16" in (self.scalar(a), self.scalar(b)):
                 raise error("FX0503", f"the cast from {a} to {b} was not legalised", loc=op.loc)
             return self.let(f"{'fpext' if b.bits > a.bits else 'fptrunc'} {ra} {xs} to {rb}")
         if a.is_float:
-            name = f"llvm.fpto{'s' if b.kind == 'int' else 'u'}i.sat.{self.suffix(op.result.type)}.{self.suffix(x.type)}"
+            name = (
+                f"llvm.fpto{'s' if b.kind == 'int' else 'u'}i.sat.{self.suffix(op.result.type)}.{self.suffix(x.type)}"
+            )
             return self.let(f"call {rb} {self.unit.declare(name, rb, [ra])}({ra} {xs})")
         if b.is_float:
             return self.let(f"{'si' if a.kind == 'int' else 'ui'}tofp {ra} {xs} to {rb}")
@@ -366,7 +372,9 @@ class Emitter:
         return self.let(f"extractelement {self.typed(op.operands[0])}, i64 {op.attrs.lane}")
 
     def op_insert(self, op: Op) -> str:
-        return self.let(f"insertelement {self.typed(op.operands[0])}, {self.typed(op.operands[1])}, i64 {op.attrs.lane}")
+        return self.let(
+            f"insertelement {self.typed(op.operands[0])}, {self.typed(op.operands[1])}, i64 {op.attrs.lane}"
+        )
 
     def op_shuffle(self, op: Op) -> str:
         x, y = op.operands
@@ -386,7 +394,11 @@ class Emitter:
                 mask = ", ".join(f"i32 {i}" for i in part)
                 parts.append(self.let(f"shufflevector {r} {v}, {r} poison, <{h} x i32> <{mask}>"))
             t = VectorType(t.dtype, h)
-            v = self.intrinsic(word[1:], t, *parts) if word.startswith("@") else self.let(f"{word} {self.register(t)} {parts[0]}, {parts[1]}")
+            v = (
+                self.intrinsic(word[1:], t, *parts)
+                if word.startswith("@")
+                else self.let(f"{word} {self.register(t)} {parts[0]}, {parts[1]}")
+            )
         return self.let(f"extractelement {self.register(t)} {v}, i64 0")
 
     # ---- sizes
@@ -556,9 +568,18 @@ class Emitter:
         (block,) = op.blocks
         if op.attrs.get("fast"):
             self.relaxed |= _updates(block)
-        return self.loop(self.get(lo), self.get(hi), self.get(step), [(self.register(v.type), self.get(v)) for v in init], block, self.loop_metadata(op))
+        return self.loop(
+            self.get(lo),
+            self.get(hi),
+            self.get(step),
+            [(self.register(v.type), self.get(v)) for v in init],
+            block,
+            self.loop_metadata(op),
+        )
 
-    def loop(self, lo: str, hi: str, step: str, init: Sequence[tuple[str, str]], block: Block, metadata: str) -> list[str]:
+    def loop(
+        self, lo: str, hi: str, step: str, init: Sequence[tuple[str, str]], block: Block, metadata: str
+    ) -> list[str]:
         """A counted loop; `block` takes the counter and the carry. Returns the last carry."""
         before = self.label
         header, body, done = self.new_label("head"), self.new_label("body"), self.new_label("done")

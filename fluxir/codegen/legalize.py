@@ -19,7 +19,7 @@ from typing import Any
 from fluxir.errors import Location, error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Func, Op, Value
-from fluxir.ir.dtypes import dtype_of, DType
+from fluxir.ir.dtypes import DType, dtype_of
 from fluxir.ir.opdef import OpDef, lookup
 from fluxir.ir.types import MemType
 from fluxir.target import Target
@@ -27,7 +27,8 @@ from fluxir.target import Target
 __all__ = ["Needs", "legalize", "needs_of"]
 
 _MOVES = frozenset({"select", "bitcast", "cast", "const", "call", "copy", "if", "for", "while", "launch"})
-Rule = Callable[..., Value]
+Rule = Callable[..., Any]
+"""rule(builder, *operands) -> value; `Any` because a builder makes its methods as they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class _LegalBuilder(Builder):
     def child(self) -> Builder:
         return _LegalBuilder(self.needs, self.loc)
 
-    def emit(self, name: str, *operands: Any, blocks: Sequence[Block] = (), loc: Location | None = None, **attrs: Any) -> tuple[Value, ...]:
+    def emit(
+        self, name: str, /, *operands: Any, blocks: Sequence[Block] = (), loc: Location | None = None, **attrs: Any
+    ) -> tuple[Value, ...]:
         values = self._operands(operands)
         rule = _rule(lookup(name), values, attrs, self.needs)
         if rule is not None:
@@ -121,7 +124,7 @@ def _rule(d: OpDef, operands: Sequence[Value], attrs: Mapping[str, Any], needs: 
 # ---- small floats ---------------------------------------------------------------------------------------------------
 
 
-def _in_f32(b: Builder, name: str, attrs: Mapping[str, Any], xs: Sequence[Value]) -> Value:
+def _in_f32(b: Any, name: str, attrs: Mapping[str, Any], xs: Sequence[Value]) -> Any:
     d = xs[0].dtype
     (r,) = b.emit(name, *[b.cast(x, dtype="f32") for x in xs], **attrs)
     return b.cast(r, dtype=d) if r.dtype.name == "f32" else r
@@ -140,17 +143,17 @@ def _cast_rule(a: DType, z: DType, needs: Needs) -> Rule | None:
     return (_f16_to_f32 if a in small else _f32_to_f16) if needs.convert_f16 else None
 
 
-def _bits(b: Builder, x: Value) -> Value:
+def _bits(b: Any, x: Value) -> Any:
     """The bits of an f32 as u32."""
     return b.bitcast(x, dtype="u32")
 
 
-def _bf16_to_f32(b: Builder, x: Value) -> Value:
+def _bf16_to_f32(b: Any, x: Value) -> Any:
     wide = b.cast(b.bitcast(x, dtype="u16"), dtype="u32")
     return b.bitcast(b.shift_left(wide, 16), dtype="f32")
 
 
-def _f32_to_bf16(b: Builder, x: Value) -> Value:
+def _f32_to_bf16(b: Any, x: Value) -> Any:
     """Round to nearest even on the bits; a NaN keeps its high bits and becomes quiet."""
     u = _bits(b, x)
     odd = b.bit_and(b.shift_right(u, 16), 1)
@@ -159,7 +162,7 @@ def _f32_to_bf16(b: Builder, x: Value) -> Value:
     return b.bitcast(b.cast(b.select(b.ne(x, x), nan, rounded), dtype="u16"), dtype="bf16")
 
 
-def _f16_to_f32(b: Builder, x: Value) -> Value:
+def _f16_to_f32(b: Any, x: Value) -> Any:
     """The exponent is moved by a multiplication with 2**112, which makes subnormals right as well."""
     h = b.cast(b.bitcast(x, dtype="u16"), dtype="u32")
     magnitude = b.shift_left(b.bit_and(h, 0x7FFF), 13)
@@ -169,7 +172,7 @@ def _f16_to_f32(b: Builder, x: Value) -> Value:
     return b.bitcast(b.bit_or(bits, b.shift_left(b.bit_and(h, 0x8000), 16)), dtype="f32")
 
 
-def _f32_to_f16(b: Builder, x: Value) -> Value:
+def _f32_to_f16(b: Any, x: Value) -> Any:
     """Round to nearest even: subnormals by adding 1/2, whose last place is that of the smallest f16; others on the bits."""
     u = _bits(b, x)
     a = b.bit_and(u, 0x7FFFFFFF)
@@ -186,14 +189,14 @@ def _f32_to_f16(b: Builder, x: Value) -> Value:
 # ---- fma without the instruction ------------------------------------------------------------------------------------
 
 
-def _two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
+def _two_sum(b: Any, x: Value, y: Value) -> tuple[Any, Any]:
     """(s, e), s + e == x + y exactly (Knuth, TAOCP vol. 2, 4.2.2)."""
     s = b.add(x, y)
     part = b.sub(s, x)
     return s, b.add(b.sub(x, b.sub(s, part)), b.sub(y, part))
 
 
-def _odd_sum(b: Builder, x: Value, y: Value) -> Value:
+def _odd_sum(b: Any, x: Value, y: Value) -> Any:
     """x + y in f64, rounded to odd: an inexact sum gets an odd last bit, so that rounding it again is harmless."""
     s, rest = _two_sum(b, x, y)
     bits = b.bitcast(s, dtype="i64")
@@ -204,13 +207,13 @@ def _odd_sum(b: Builder, x: Value, y: Value) -> Value:
     return b.select(b.logical_and(inexact, even), b.bitcast(stepped, dtype="f64"), s)
 
 
-def _fma_f32(b: Builder, x: Value, y: Value, z: Value) -> Value:
+def _fma_f32(b: Any, x: Value, y: Value, z: Value) -> Any:
     """In f64 the product is exact and one rounding to odd leaves the second one right (Boldo and Melquiond 2008)."""
     p = b.mul(b.cast(x, dtype="f64"), b.cast(y, dtype="f64"))
     return b.cast(_odd_sum(b, p, b.cast(z, dtype="f64")), dtype="f32")
 
 
-def _fma_f64(b: Builder, x: Value, y: Value, z: Value) -> Value:
+def _fma_f64(b: Any, x: Value, y: Value, z: Value) -> Any:
     """Boldo and Melquiond 2008, on Dekker's exact product. Not exact where the product's low part leaves the normal range."""
     h = b.mul(x, y)
     (x1, x2), (y1, y2) = _split(b, x), _split(b, y)
@@ -224,7 +227,7 @@ def _fma_f64(b: Builder, x: Value, y: Value, z: Value) -> Value:
     return b.select(usable, r, plain)
 
 
-def _split(b: Builder, x: Value) -> tuple[Value, Value]:
+def _split(b: Any, x: Value) -> tuple[Any, Any]:
     """Two halves of 26 bits (Dekker 1971)."""
     c = b.mul(x, 134217729.0)
     high = b.sub(c, b.sub(c, x))
@@ -234,7 +237,7 @@ def _split(b: Builder, x: Value) -> tuple[Value, Value]:
 # ---- rounding without SSE4.1 ----------------------------------------------------------------------------------------
 
 
-def _round(b: Builder, x: Value) -> Value:
+def _round(b: Any, x: Value) -> Any:
     """Halves to even: adding 2**23 (2**52) drops the fraction. Larger numbers are integers already."""
     edge = 2.0**23 if x.dtype.bits == 32 else 2.0**52
     a = b.abs(x)
@@ -242,17 +245,17 @@ def _round(b: Builder, x: Value) -> Value:
     return b.select(b.lt(a, edge), b.copysign(whole, x), x)
 
 
-def _floor(b: Builder, x: Value) -> Value:
+def _floor(b: Any, x: Value) -> Any:
     r = _round(b, x)
     return b.copysign(b.select(b.gt(r, x), b.sub(r, 1.0), r), x)
 
 
-def _ceil(b: Builder, x: Value) -> Value:
+def _ceil(b: Any, x: Value) -> Any:
     r = _round(b, x)
     return b.copysign(b.select(b.lt(r, x), b.add(r, 1.0), r), x)
 
 
-def _trunc(b: Builder, x: Value) -> Value:
+def _trunc(b: Any, x: Value) -> Any:
     return b.copysign(_floor(b, b.abs(x)), x)
 
 

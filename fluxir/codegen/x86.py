@@ -58,7 +58,9 @@ class CompiledCode:
     @functools.cached_property
     def asm(self) -> str:
         """The assembly text (computed when first read)."""
-        return str(_machine(self.target, self.level).emit_assembly(_optimised(self.source, self.target, self.level, {})))
+        return str(
+            _machine(self.target, self.level).emit_assembly(_optimised(self.source, self.target, self.level, {}))
+        )
 
 
 def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy: str = "standard") -> CompiledCode:
@@ -81,7 +83,9 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
     checks.check_object(code)
     spec = abi.entry_spec(module, unit.symbols)
     spec["target"] = {"name": target.name, "kind": "cpu", "triple": target.triple, "features": list(target.features)}
-    spec["constants"] = [{"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)]
+    spec["constants"] = [
+        {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
+    ]
     return CompiledCode(code, spec, unit.constants, source, target, opt_level, times)
 
 
@@ -115,7 +119,9 @@ def _optimised(source: str, target: CpuTarget, level: int, times: dict[str, floa
         m = llvm.parse_assembly(source)
         m.verify()
     except RuntimeError as reason:
-        raise error("FX0503", f"LLVM rejected the generated code: {reason}", notes=_excerpt(source, str(reason))) from None
+        raise error(
+            "FX0503", f"LLVM rejected the generated code: {reason}", notes=_excerpt(source, str(reason))
+        ) from None
     times["parse"] = time.perf_counter() - start
     start = time.perf_counter()
     tuning = llvm.create_pipeline_tuning_options(speed_level=_LLVM_LEVEL[level])
@@ -283,7 +289,11 @@ class _KernelEmitter(Emitter):
             r = f"%a{shared.get(i, i)}"
             e.values[a] = r
             if isinstance(a.type, MemType):
-                readonly = "" if any(f.args[j] in written for j in range(len(f.args)) if shared.get(j, j) == shared.get(i, i)) else "readonly "
+                readonly = (
+                    ""
+                    if any(f.args[j] in written for j in range(len(f.args)) if shared.get(j, j) == shared.get(i, i))
+                    else "readonly "
+                )
                 declared = f"ptr noalias noundef {readonly}align {a.type.dtype.itemsize}"
             else:
                 declared = e.register(a.type)
@@ -350,7 +360,10 @@ class _KernelEmitter(Emitter):
         thunk = self.unit.unique(name + ".thunk")
         lines = []
         for i, t in enumerate(types):
-            lines += [f"  %p{i} = getelementptr {frame}, ptr %context, i32 0, i32 {i}", f"  %c{i} = load {t}, ptr %p{i}"]
+            lines += [
+                f"  %p{i} = getelementptr {frame}, ptr %context, i32 0, i32 {i}",
+                f"  %c{i} = load {t}, ptr %p{i}",
+            ]
         given = [f"{t} %c{i}" for i, t in enumerate(types)] + ["i64 %lo", "i64 %hi"]
         lines += [f"  call void @{name}({', '.join(given)})", "  ret void"]
         body = "\n".join(lines)
@@ -411,7 +424,11 @@ class _HostEmitter(Emitter):
 
     def function(self, f: Func, guarded: bool) -> None:
         if guarded:
-            deep, fine, stop = self.let(f"icmp sgt i64 %depth, {abi.MAX_DEPTH}"), self.new_label("fine"), self.new_label("stop")
+            deep, fine, stop = (
+                self.let(f"icmp sgt i64 %depth, {abi.MAX_DEPTH}"),
+                self.new_label("fine"),
+                self.new_label("stop"),
+            )
             self.do(f"br i1 {deep}, label %{stop}, label %{fine}")
             self.start(stop)
             self.do(f"ret i32 {abi.TOO_DEEP}")
@@ -478,8 +495,12 @@ class _HostEmitter(Emitter):
     def op_launch(self, op: Op) -> None:
         f = self.owner.module.funcs[op.attrs.callee]
         if len(f.args) != len(op.operands):
-            raise error("FX0108", f"launch of @{f.name} with {len(op.operands)} arguments, it takes {len(f.args)}", loc=op.loc)
-        shared = tuple(sorted({(o, i) for o, i in op.attrs.inplace if self.place(op.operands[o]) == self.place(op.operands[i])}))
+            raise error(
+                "FX0108", f"launch of @{f.name} with {len(op.operands)} arguments, it takes {len(f.args)}", loc=op.loc
+            )
+        shared = tuple(
+            sorted({(o, i) for o, i in op.attrs.inplace if self.place(op.operands[o]) == self.place(op.operands[i])})
+        )
         shared = tuple(dict(shared).items())
         name = self.owner.kernel(f, shared)
         given = [self.typed(v) for v in op.operands]
@@ -498,5 +519,7 @@ class _HostEmitter(Emitter):
             raise error("FX0108", f"call of @{f.name} with {len(given)} arguments, it takes {len(f.args)}", loc=op.loc)
         given += [f"i64 {self.dim(sizes[s]) if s in sizes else self.symbol(s)}" for s in needed]
         depth = self.let("add i64 %depth, 1")
-        r = self.let(f"call i32 @{self.owner.names[f.name]}({', '.join([*given, 'ptr %consts', 'ptr %rt', f'i64 {depth}'])})")
+        r = self.let(
+            f"call i32 @{self.owner.names[f.name]}({', '.join([*given, 'ptr %consts', 'ptr %rt', f'i64 {depth}'])})"
+        )
         self.fail_if(self.let(f"icmp ne i32 {r}, 0"), r)

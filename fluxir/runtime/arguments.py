@@ -31,7 +31,8 @@ def dtype(name: str) -> np.dtype[Any]:
     if name == "bf16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        small: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return small
     if name not in _WORDS:
         raise error("FX0802", f"the program uses the element type {name[:40]!r}, which this version does not know")
     return np.dtype(_WORDS[name])
@@ -39,7 +40,7 @@ def dtype(name: str) -> np.dtype[Any]:
 
 def show_type(t: Spec) -> str:
     """`f32[B, 784]`."""
-    return t["dtype"] + (f"[{', '.join(map(str, t['shape']))}]" if t["shape"] else "")
+    return str(t["dtype"]) + (f"[{', '.join(map(str, t['shape']))}]" if t["shape"] else "")
 
 
 def _signature(spec: Spec) -> str:
@@ -53,7 +54,11 @@ def bind(spec: Spec, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]
     """Positional and named arguments in the order of the inputs. FX0601 and FX0607."""
     inputs = [t["name"] for t in spec["inputs"]]
     if len(args) > len(inputs):
-        raise error("FX0601", f"{spec['name']} takes {len(inputs)} arguments, {len(args)} given", help=f"it takes ({_signature(spec)})")
+        raise error(
+            "FX0601",
+            f"{spec['name']} takes {len(inputs)} arguments, {len(args)} given",
+            help=f"it takes ({_signature(spec)})",
+        )
     values = dict(zip(inputs, args, strict=False))
     for name, x in named.items():
         if name not in inputs:
@@ -63,25 +68,34 @@ def bind(spec: Spec, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]
         values[name] = x
     missing = [n for n in inputs if n not in values]
     if missing:
-        raise error("FX0601", f"{spec['name']} takes {len(inputs)} arguments, {len(values)} given: {', '.join(missing)} missing", help=f"it takes ({_signature(spec)})")
+        raise error(
+            "FX0601",
+            f"{spec['name']} takes {len(inputs)} arguments, {len(values)} given: {', '.join(missing)} missing",
+            help=f"it takes ({_signature(spec)})",
+        )
     return [values[n] for n in inputs]
 
 
 def prepare(spec: Spec, dtypes: Sequence[np.dtype[Any]], given: Sequence[Any]) -> list[Array]:
     """Contiguous arrays of exactly the inputs' dtypes and ranks. FX0601, FX0602 (rank), FX0603, FX0606, FX0610, FX0612."""
     if len(given) != len(dtypes):
-        raise error("FX0601", f"{spec['name']} takes {len(dtypes)} arguments, {len(given)} given", help=f"it takes ({_signature(spec)})")
+        raise error(
+            "FX0601",
+            f"{spec['name']} takes {len(dtypes)} arguments, {len(given)} given",
+            help=f"it takes ({_signature(spec)})",
+        )
     return [_prepare(t, d, x) for t, d, x in zip(spec["inputs"], dtypes, given, strict=True)]
 
 
 def _prepare(t: Spec, want: np.dtype[Any], x: Any) -> Array:
     a = as_array(t, want, x)
+    found = (t["name"], f"{a.dtype.name}{list(a.shape)}")
     if a.dtype != want:
-        raise error("FX0603", f"{t['name']}: {show_type(t)}, given {a.dtype.name}", labels=[(t["name"], f"{a.dtype.name}{list(a.shape)}")],
-                    help=f"convert it: {t['name']}.astype(np.{want.name})")  # fmt: skip
+        message = f"{t['name']}: {show_type(t)}, given {a.dtype.name}"
+        raise error("FX0603", message, labels=[found], help=f"convert it: {t['name']}.astype(np.{want.name})")
     if a.ndim != len(t["shape"]):
-        raise error("FX0602", f"{t['name']}: {show_type(t)}, given an array of shape {a.shape}: rank {a.ndim} instead of {len(t['shape'])}",
-                    labels=[(t["name"], f"{a.dtype.name}{list(a.shape)}")])  # fmt: skip
+        message = f"{t['name']}: {show_type(t)}, given shape {a.shape}: rank {a.ndim} instead of {len(t['shape'])}"
+        raise error("FX0602", message, labels=[found])
     if type(a) is not np.ndarray or a.dtype is not want:
         a = a.view(want, np.ndarray)
     return a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", copy=True)
@@ -99,7 +113,11 @@ def as_array(t: Spec, want: np.dtype[Any], x: Any) -> Array:
         return _from_dlpack(t, x)
     if hasattr(x, "__array__"):
         return np.asarray(x)
-    raise error("FX0606", f"{t['name']}: {show_type(t)}, given {type(x).__name__}", help="pass a numpy array: np.asarray(value, dtype)")
+    raise error(
+        "FX0606",
+        f"{t['name']}: {show_type(t)}, given {type(x).__name__}",
+        help="pass a numpy array: np.asarray(value, dtype)",
+    )
 
 
 def _number(t: Spec, want: np.dtype[Any], x: bool | int | float) -> Array:
@@ -116,14 +134,24 @@ def _number(t: Spec, want: np.dtype[Any], x: bool | int | float) -> Array:
 def _from_dlpack(t: Spec, x: Any) -> Array:
     device = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (1, 0)
     if int(device[0]) not in (1, 3):  # kDLCPU, kDLCUDAHost
-        raise error("FX0610", f"{t['name']} is on another device (DLPack device type {int(device[0])}), the program runs on the CPU", help=f"copy it first: {t['name']}.to('cpu')")
+        raise error(
+            "FX0610",
+            f"{t['name']} is on another device (DLPack type {int(device[0])}), the program runs on the CPU",
+            help=f"copy it first: {t['name']}.to('cpu')",
+        )
     try:
         return np.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError, ValueError) as reason:
-        raise error("FX0612", f"{t['name']}: the array cannot be shared through DLPack: {reason}", help="copy it to a numpy array first") from None
+        raise error(
+            "FX0612",
+            f"{t['name']}: the array cannot be shared through DLPack: {reason}",
+            help="copy it to a numpy array first",
+        ) from None
 
 
-def check_out(spec: Spec, wanted: Sequence[tuple[tuple[int, ...], np.dtype[Any]]], out: Sequence[Any], inputs: Sequence[Array]) -> None:
+def check_out(
+    spec: Spec, wanted: Sequence[tuple[tuple[int, ...], np.dtype[Any]]], out: Sequence[Any], inputs: Sequence[Array]
+) -> None:
     """FX0605 unless every array in `out` can take its result."""
     if len(out) != len(wanted):
         raise error("FX0605", f"{spec['name']} has {len(wanted)} results, {len(out)} arrays are given as out")

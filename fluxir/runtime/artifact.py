@@ -46,7 +46,10 @@ class Artifact:
 
 
 def artifact_bytes(
-    spec: Mapping[str, Any], code: bytes, constants: Sequence[NDArray[Any]] = (), texts: Mapping[str, str | bytes] | None = None
+    spec: Mapping[str, Any],
+    code: bytes,
+    constants: Sequence[NDArray[Any]] = (),
+    texts: Mapping[str, str | bytes] | None = None,
 ) -> bytes:
     """The artifact as bytes. `constants` in the order of `spec["constants"]`; `texts` are kept for readers alone."""
     members: dict[str, bytes] = {_CODE: code}
@@ -56,7 +59,9 @@ def artifact_bytes(
     for name, content in sorted((texts or {}).items()):
         members[name] = content.encode() if isinstance(content, str) else content
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
-    manifest = json.dumps({"fxb": FORMAT, "spec": dict(spec), "members": digests}, indent=1, sort_keys=True, allow_nan=False).encode()
+    manifest = json.dumps(
+        {"fxb": FORMAT, "spec": dict(spec), "members": digests}, indent=1, sort_keys=True, allow_nan=False
+    ).encode()
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, content in {_MANIFEST: manifest, **members}.items():
@@ -111,7 +116,11 @@ def read_artifact(source: str | os.PathLike[str] | bytes) -> Artifact:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(shown, "the manifest cannot be read") from None
     if version != FORMAT:
-        raise error("FX0802", f"{shown} has format {version}; this version of fluxir reads format {FORMAT}", help="compile the model again with this version")
+        raise error(
+            "FX0802",
+            f"{shown} has format {version}; this version of fluxir reads format {FORMAT}",
+            help="compile the model again with this version",
+        )
     for name in digests.keys() | members.keys():
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name) or name not in members:
             raise _damaged(shown, f"{name} does not match its digest")
@@ -142,7 +151,11 @@ def _read(path: str) -> bytes:
     except (OSError, ValueError) as reason:
         raise error("FX0803", f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}") from None
     if len(data) > limit:
-        raise error("FX0803", f"{path} is larger than {limit} bytes", help="raise the setting max_file_size if you trust the file")
+        raise error(
+            "FX0803",
+            f"{path} is larger than {limit} bytes",
+            help="raise the setting max_file_size if you trust the file",
+        )
     return data
 
 

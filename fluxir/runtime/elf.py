@@ -1,9 +1,9 @@
 """Loads relocatable x86-64 object code into this process: what a linker and a loader do, for the little that we emit.
 
 One anonymous mapping holds all sections, a table of addresses for symbols of the C library, and a jump to each of
-them. It is made readable and executable, never writable again where code is, and is never unmapped: pool threads may be
-inside. Only ELF64 for x86-64 is accepted, and every offset is checked against the file, but the code itself is run: load only objects whose
-origin you trust (the cache checks owner and digest, artifacts their digest).
+them. It is made readable and executable, never writable again where code is, and is never unmapped: pool threads may
+be inside. Only ELF64 for x86-64 is accepted, and every offset is checked against the file, but the code itself is run:
+load only objects whose origin you trust (the cache checks owner and digest, artifacts their digest).
 
 Source: System V Application Binary Interface, "Object Files", and its AMD64 supplement, table "Relocation Types".
 """
@@ -66,7 +66,9 @@ def _load(data: bytes) -> Code:
     entry, count = struct.unpack_from("<HH", data, 0x3A)
     sections = []
     for i in range(count):
-        _, kind, flags, _, offset, size, link, info, align, _ = struct.unpack_from("<IIQQQQIIQQ", data, table + i * entry)
+        _, kind, flags, _, offset, size, link, info, align, _ = struct.unpack_from(
+            "<IIQQQQIIQQ", data, table + i * entry
+        )
         if kind != _NOBITS and offset + size > len(data):
             raise _broken("a section lies outside the file")
         sections.append(_Section(kind, flags, offset, size, link, info, max(1, align)))
@@ -115,7 +117,9 @@ def _load(data: bytes) -> Code:
         if s.kind == _RELA and sections[s.info].at >= 0:
             for k in range(s.offset, s.offset + s.size, 24):
                 where, info, addend = struct.unpack_from("<QQq", data, k)
-                _relocate(memory, base, sections[s.info], where, info & 0xFFFFFFFF, info >> 32, addend, raw, place, slot)
+                _relocate(
+                    memory, base, sections[s.info], where, info & 0xFFFFFFFF, info >> 32, addend, raw, place, slot
+                )
     _protect(base, writable, mmap.PROT_READ | mmap.PROT_EXEC)
     return Code({n: base + place[i] for n, i in names.items() if place[i] >= 0})
 

@@ -326,7 +326,9 @@ def native() -> Native:
     from fluxir.runtime.elf import load_object
 
     code = load_object(_object())
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.py_object, ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p)
+    kind = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, ctypes.py_object, ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p
+    )
     return Native(code.address("parallel"), code.address("worker"), kind(code.address("invoke")))
 
 
@@ -345,7 +347,9 @@ def _object() -> bytes:
     llvm.initialize_native_asmprinter()
     m = llvm.parse_assembly(_SOURCE)
     m.verify()
-    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(cpu="x86-64", opt=2, reloc="pic", codemodel="small")
+    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(
+        cpu="x86-64", opt=2, reloc="pic", codemodel="small"
+    )
     data = bytes(machine.emit_object(m))
     if cache is not None:
         cache.put(key, {"native.o": data}, {"name": "runtime", "kind": "native"})

@@ -15,10 +15,12 @@ import os
 import signal
 import sys
 import threading
+import weakref
+from typing import Any
 
 from fluxir.runtime.native import STATE_BYTES, WORKERS, native
 
-__all__ = ["context"]
+__all__ = ["context", "on_fork"]
 
 _lock = threading.Lock()
 _contexts: dict[int, ctypes.Array[ctypes.c_int64]] = {}
@@ -34,6 +36,14 @@ def context(threads: int) -> int:
         with _lock:
             found = _make(threads)
     return ctypes.addressof(found)
+
+
+def on_fork(owner: Any) -> None:
+    """Have `owner._config` set to None in a forked child, so that it asks for its context (and workers) again."""
+    _owners.add(owner)
+
+
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _make(threads: int) -> ctypes.Array[ctypes.c_int64]:
@@ -81,6 +91,8 @@ def _after_fork() -> None:
     _workers = 0
     _refused.clear()
     ctypes.memset(_state, 0, STATE_BYTES)
+    for owner in _owners:
+        owner._config = None
 
 
 with contextlib.suppress(AttributeError):

@@ -83,6 +83,7 @@ class Program:
         self._local = threading.local()
         self._config: config.Config | None = None
         self._context = 0
+        pool.on_fork(self)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | bytes) -> Program:
@@ -166,20 +167,26 @@ class Program:
             try:
                 local.memory = empty((nbytes,), np.dtype(np.uint8), aligned=True)
             except MemoryError:
-                raise error("FX0609", f"the program {self.spec['name']} needs {nbytes} bytes for temporaries, which the system refused") from None
+                raise error(
+                    "FX0609",
+                    f"the program {self.spec['name']} needs {nbytes} bytes for temporaries, which the system refused",
+                ) from None
             local.size = nbytes
             local.address = local.memory.ctypes.data
         return int(local.address)
 
     def _failure(self, status: int) -> FluxError:
-        code, message = self.spec["errors"].get(str(status), ("FX0514", f"the program stopped with the unknown number {status}"))
+        code, message = self.spec["errors"].get(
+            str(status), ("FX0514", f"the program stopped with the unknown number {status}")
+        )
         return error(code, f"{self.spec['name']}: {message}")
 
     def __repr__(self) -> str:
         def show(tensors: Sequence[Mapping[str, Any]]) -> str:
             return ", ".join(f"{t['name']}: {arguments.show_type(t)}" for t in tensors)
 
-        return f"<Program {self.spec['name']}({show(self.spec['inputs'])}) -> ({show(self.spec['outputs'])}) for {self.spec['target']['name']}>"
+        signature = f"{self.spec['name']}({show(self.spec['inputs'])}) -> ({show(self.spec['outputs'])})"
+        return f"<Program {signature} for {self.spec['target']['name']}>"
 
 
 def _small(shape: tuple[int, ...], t: np.dtype[Any]) -> bool:
@@ -208,7 +215,11 @@ def _aligned_copy(a: Array) -> Array:
 
 def _check_target(target: Mapping[str, Any]) -> None:
     if target.get("kind") != "cpu":
-        raise error("FX0707", f"the program was compiled for {target.get('name')}, which is no CPU target", help="run it with --device cuda or vgpu")
+        raise error(
+            "FX0707",
+            f"the program was compiled for {target.get('name')}, which is no CPU target",
+            help="run it with --device cuda or vgpu",
+        )
     machine = host()
     if not machine.level:
         raise error("FX0509", f"the program is x86-64 code, and this machine is {machine.machine}")
