@@ -206,23 +206,22 @@ class OperandCode:
 
 
 class PostCode:
-    """Computes and stores the results from the dot's elements."""
+    """Computes and stores a group's results from the elements of the op it follows (the last argument of `post`)."""
 
-    def __init__(self, dot: Dot, reads: dict[Value, Value], outs: Sequence[Value]) -> None:
-        self.dot, self.reads, self.outs = dot, reads, list(outs)
+    def __init__(self, post: Group, reads: dict[Value, Value], outs: Sequence[Value]) -> None:
+        self.post, self.reads, self.outs = post, reads, list(outs)
 
-    def store(self, b: Builder, acc: Value, t: Value, m: Value, n: Value, lanes: int = 1) -> None:
-        """Store what follows from `acc`, one element or `lanes` of them along n, in accumulator type."""
-        dot = self.dot
-        acc = cast(b, acc, dot.op.result.type.dtype)
-        where = dot.post_index(b, t, m, n)
-        values = []
+    def store(self, b: Builder, acc: Value, where: Sequence[Value], along: Value, lanes: int = 1) -> None:
+        """Store what follows from `acc`, in accumulator type: one element at index `where`, or `lanes` of them along the
+        index value `along`, which must be the last of `where`."""
+        result = self.post.args[-1]
+        acc = cast(b, acc, result.type.dtype)
         if lanes == 1:
-            e = RowElements(b, self.reads, {dot.result: acc})
-            values = [e.at(v, where) for v in dot.post.outs]
+            e = RowElements(b, self.reads, {result: acc})
+            values = [e.at(v, where) for v in self.post.outs]
         else:
-            vec = Lanes(Elements(b, self.reads), n, lanes, {dot.result: acc})
-            values = [vec.vector(v, where) for v in dot.post.outs]
+            vec = Lanes(Elements(b, self.reads), along, lanes, {result: acc})
+            values = [vec.vector(v, where) for v in self.post.outs]
         for mem, x in zip(self.outs, values):
             b.store(mem, x, *where)
 

@@ -232,7 +232,7 @@ class _Matmul:
         packed = list(ins[len(used) :])
         partial = outs[0] if self.blocks != 1 else None
         results = outs[1:] if partial is not None else outs
-        post = PostCode(dot, after, results)
+        post = PostCode(dot.post, after, results)
         lhs = OperandCode(dot.lhs, reads, dot.dtype)
         tile = _Tile(self, packed[0], packed[1] if s.pack_lhs else None, lhs, partial, post)
         row_blocks, col_blocks = ceildiv(self.row_panels, s.row_tiles), ceildiv(self.col_panels, s.panels)
@@ -349,6 +349,9 @@ class _Tile:
 
         return list(for_(b, lo, hi, step, start, name="k", vectorize=False))
 
+    def put(self, b: Builder, acc: Value, t: Value, m: Value, n: Value, lanes: int = 1) -> None:
+        self.post.store(b, acc, self.owner.dot.post_index(b, t, m, n), n, lanes)
+
     def finish(self, b: Builder, t: Value, m0: Value, n0: Value, acc: Sequence[Value]) -> None:
         """Store the results of a tile; at the edges, only what exists."""
         dot, s = self.owner.dot, self.owner.schedule
@@ -358,7 +361,7 @@ class _Tile:
         def whole(ib: Builder) -> None:
             for r in range(self.rows):
                 for v in range(self.vectors):
-                    self.post.store(
+                    self.put(
                         ib,
                         acc[r * self.vectors + v],
                         t,
@@ -381,10 +384,10 @@ class _Tile:
 
                 def vector(kb: Builder, c: Value) -> None:
                     x = kb.emit("load", local, r, c, lanes=self.lanes)[0]
-                    self.post.store(kb, x, t, m, kb.add(n0, c), self.lanes)
+                    self.put(kb, x, t, m, kb.add(n0, c), self.lanes)
 
                 def single(kb: Builder, c: Value) -> None:
-                    self.post.store(kb, kb.emit("load", local, r, c)[0], t, m, kb.add(n0, c))
+                    self.put(kb, kb.emit("load", local, r, c)[0], t, m, kb.add(n0, c))
 
                 for_(jb, 0, vectors, vector, step=self.lanes, vectorize=False)
                 for_(jb, vectors, cols, single, vectorize=False)

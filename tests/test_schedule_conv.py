@@ -1,0 +1,103 @@
+"""The convolution template and windows against the tensor interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fluxir.ir.interp import interpret
+from tests.schedule_harness import check, func, fused, module, native
+
+PLAIN: dict[str, Any] = {
+    "strides": (1, 1),
+    "padding": (1, 1, 1, 1),
+    "lhs_dilation": (1, 1),
+    "rhs_dilation": (1, 1),
+    "groups": 1,
+}
+LINE: dict[str, Any] = {"strides": (1,), "padding": (1, 1), "lhs_dilation": (1,), "rhs_dilation": (1,), "groups": 1}
+
+CASES = [
+    ("f32[2,1,8,8]", "f32[6,1,3,3]", PLAIN, {}),
+    ("f32[B,3,8,8]", "f32[5,3,3,3]", PLAIN, {}),
+    ("f32[1,2,5,11]", "f32[7,2,3,3]", PLAIN, {"padding": (0, 1, 2, 0)}),
+    ("f32[2,2,9,11]", "f32[4,2,3,3]", PLAIN, {"strides": (2, 2)}),
+    ("f32[2,2,9,20]", "f32[4,2,2,3]", PLAIN, {"strides": (1, 3), "padding": (0, 0, 0, 0)}),
+    ("f32[2,2,9,11]", "f32[4,2,3,3]", PLAIN, {"rhs_dilation": (2, 3), "padding": (2, 2, 3, 3)}),
+    ("f32[2,2,4,5]", "f32[3,2,3,3]", PLAIN, {"lhs_dilation": (2, 2), "padding": (1, 2, 1, 2)}),
+    ("f32[1,2,4,5]", "f32[3,2,3,3]", PLAIN, {"lhs_dilation": (2, 3), "strides": (2, 2), "padding": (2, 2, 1, 2)}),
+    ("f32[2,4,6,6]", "f32[6,2,3,3]", PLAIN, {"groups": 2}),
+    ("f32[2,4,6,9]", "f32[4,1,3,3]", PLAIN, {"groups": 4}),
+    ("f32[2,2,6,6]", "f32[2,2,1,1]", PLAIN, {"padding": (0, 0, 0, 0)}),
+    ("f32[1,1,7,8]", "f32[2,1,5,5]", PLAIN, {"padding": (2, 2, 2, 2)}),
+    ("f32[1,1,4,14]", "f32[1,1,1,11]", PLAIN, {"padding": (-1, 0, 3, -1)}),
+    ("f32[2,3,20]", "f32[4,3,3]", LINE, {}),
+    ("f32[2,3,21]", "f32[4,3,3]", LINE, {"strides": (2,)}),
+    ("f64[1,2,5,7]", "f64[3,2,3,3]", PLAIN, {}),
+    ("f16[1,2,5,9]", "f16[3,2,3,3]", PLAIN, {}),
+    ("i32[1,2,5,9]", "i32[3,2,3,3]", PLAIN, {}),
+    ("f32[0,2,5,9]", "f32[3,2,3,3]", PLAIN, {}),
+]
+
+
+def conv(**attrs: Any) -> Any:
+    return lambda b, x, w: b.emit("conv", x, w, **attrs)[0]
+
+
+@pytest.mark.parametrize(("x", "w", "base", "changes"), CASES)
+def test_conv(x: str, w: str, base: dict[str, Any], changes: dict[str, Any]) -> None:
+    low = check(func([x, w], conv(**{**base, **changes})), {"B": 2}, rtol=1e-4, atol=1e-4)
+    if not x.startswith("f32[0"):
+        assert any("conv(" in f.attrs.get("schedule", "") for f in low.funcs.values())
+
+
+def test_conv_with_symbolic_space_takes_the_element_rule() -> None:
+    check(
+        func(["f32[1,2,H,6]", "f32[3,2,3,3]"], conv(**{**PLAIN, "padding": (2, 2, 1, 1)})),
+        {"H": 5},
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_conv_with_bias_and_relu_is_one_pass() -> None:
+    def body(b: Any, x: Any, w: Any, bias: Any) -> Any:
+        y = b.emit("conv", x, w, **PLAIN)[0]
+        y = b.add(y, b.reshape(bias, shape=(1, 5, 1, 1)))
+        return b.maximum(y, b.const(0.0, dtype="f32"))
+
+    low = check(fused(["f32[B,3,6,10]", "f32[5,3,3,3]", "f32[5]"], body, "conv"), rtol=1e-4, atol=1e-4)
+    assert sum(op.name == "launch" for op in low.entry.walk()) == 2  # weights into panels, then the images
+
+
+def test_rows_in_blocks() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 64, 33, 30)).astype("f"), rng.standard_normal((9, 64, 3, 3)).astype("f")
+    m = module(func(["f32[B,64,33,30]", "f32[9,64,3,3]"], conv(**PLAIN)))
+    got = np.asarray(native(m)(x, w)).reshape(2, 9, 33, 30)
+    np.testing.assert_allclose(got, interpret(m, [x, w])[0], rtol=1e-3, atol=1e-3)
+
+
+WINDOWS = [
+    ("f32[2,3,8,8]", "max", (1, 1, 2, 2), (1, 1, 2, 2), (0,) * 8, (1,) * 4),
+    ("f32[B,3,9,20]", "max", (1, 1, 3, 3), (1, 1, 2, 2), (0, 0, 0, 0, 1, 1, 1, 1), (1,) * 4),
+    ("f32[2,3,9,20]", "sum", (1, 1, 3, 3), (1, 1, 1, 1), (0, 0, 0, 0, 1, 1, 0, 2), (1, 1, 1, 2)),
+    ("f32[2,3,T]", "max", (1, 1, 3), (1, 1, 2), (0, 0, 0, 0, 2, 1), (1, 1, 1)),
+    ("f16[2,20]", "sum", (1, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
+    ("i32[4,20]", "max", (2, 3), (1, 1), (1, 0, 0, 2), (1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("t", "op", "window", "strides", "padding", "dilation"), WINDOWS)
+def test_windows(t: str, op: str, window: Any, strides: Any, padding: Any, dilation: Any) -> None:
+    check(
+        func(
+            [t],
+            lambda b, x: b.emit(
+                "reduce_window", x, op=op, window=window, strides=strides, padding=padding, dilation=dilation
+            ),
+        ),
+        {"T": 8, "B": 2},
+    )
