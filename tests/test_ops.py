@@ -7,8 +7,6 @@ listed here by name (`NO_ELEMENT`, `STATIC_ONLY`), so that a gap is a decision a
 from __future__ import annotations
 
 import itertools
-import math
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,76 +19,32 @@ from fluxir.errors import FluxError
 from fluxir.ir import dims
 from fluxir.ir.build import Builder, build_func
 from fluxir.ir.core import Block, Func, Module, Value
-from fluxir.ir.interp import Interpreter, interpret
-from fluxir.ir.opdef import REGISTRY, OpDef, Sample
+from fluxir.ir.interp import interpret
+from fluxir.ir.opdef import OpDef, Sample
+from fluxir.ir.parser import parse_module
 from fluxir.ir.printer import print_module
 from fluxir.ir.types import INDEX, MemType, TensorType, VectorType, tensor
 from fluxir.ir.verify import verify_module
 from fluxir.runtime.program import Program
-from fluxir.schedule.element import Elements
+from tests.op_harness import (
+    CASES,
+    NO_ELEMENT,
+    OPS,
+    STATIC_ONLY,
+    all_samples,
+    assert_close,
+    at_least,
+    awkward_inputs,
+    draw,
+    element_kernel,
+    inputs_of,
+    program,
+    run_kernel,
+    symbolic_variants,
+)
 
-# Ops whose results depend on each other: they have templates of their own instead of an element rule.
-NO_ELEMENT = {"scatter", "sort", "argsort", "topk", "nonzero", "cumsum", "cumprod", "cummax", "cummin"}
-# Ops that take no operand with a size, or only fixed ones.
-STATIC_ONLY = {"const", "dim", "iota", "random_bits"}
-
-OPS = [d for d in REGISTRY.values() if d.level != "loop" and d.category != "control"]
-CASES = [pytest.param(d, s, id=f"{d.name}-{i}-{','.join(s.types)}") for d in OPS for i, s in enumerate(d.samples)]
 EACH_SAMPLE = pytest.mark.parametrize(("defn", "case"), CASES)
 EACH_OP = pytest.mark.parametrize("defn", [pytest.param(d, id=d.name) for d in OPS])
-
-TOLERANCE = {"f64": 1e-11, "f32": 4e-6, "f16": 4e-3, "bf16": 3e-2}
-
-
-def inputs_of(case: Sample, seed: int = 0) -> list[Any]:
-    """Arrays for a sample: from its `make`, or uniform in its range (bools at even odds)."""
-    rng = np.random.default_rng(zlib.crc32(repr(case.types).encode()) + seed)
-    if case.make is not None:
-        return [np.asarray(a) for a in case.make(rng)]
-    return draw([tensor(t) for t in case.types], case, rng)
-
-
-def draw(types: Sequence[TensorType], case: Sample, rng: Any) -> list[Any]:
-    """Random arrays of the given types, in the sample's range."""
-    out = []
-    for t in types:
-        if t.dtype.is_bool:
-            out.append(rng.random(t.shape) < 0.5)
-        elif t.dtype.is_integer:
-            lo, hi = t.dtype.limits
-            low, high = max(lo, int(case.low)), min(hi, int(case.high))
-            out.append(rng.integers(low, high, t.shape, endpoint=True).astype(t.dtype.numpy))
-        else:
-            out.append(np.asarray(rng.uniform(case.low, case.high, t.shape)).astype(t.dtype.numpy))
-    return [np.asarray(a) for a in out]
-
-
-def program(
-    defn: OpDef,
-    case: Sample,
-    types: Sequence[TensorType] | None = None,
-    attrs: Any = None,
-    facts: dims.Facts | None = None,
-) -> Module:
-    """The module that is just this op."""
-    types = types or [tensor(t) for t in case.types]
-    given = case.attrs if attrs is None else attrs
-    f = build_func("f", types, lambda b, *xs: b.emit(defn.name, *xs, **given), [f"x{i}" for i in range(len(types))])
-    return Module("m", {"f": f}, facts or dims.Facts())
-
-
-def assert_close(got: Any, want: Any, defn: OpDef, case: Sample) -> None:
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.dtype == want.dtype and got.shape == want.shape, (got.dtype, got.shape, want.dtype, want.shape)
-    if want.dtype.kind in "iub":
-        np.testing.assert_array_equal(got, want)
-        return
-    name = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}[want.dtype.name]
-    rtol = case.rtol or TOLERANCE[name]
-    scale = np.max(np.abs(want.astype(np.float64)), initial=1.0, where=np.isfinite(want))
-    np.testing.assert_allclose(
-        got.astype(np.float64), want.astype(np.float64), rtol=rtol, atol=rtol * min(scale, 100.0) * 0.5
-    )
 
 
 # ---- declarations ----------------------------------------------------------------------------------------------------
@@ -154,8 +108,6 @@ def test_type_rule_agrees_with_meaning(defn: OpDef, case: Sample) -> None:
 
 @EACH_SAMPLE
 def test_text_round_trip(defn: OpDef, case: Sample) -> None:
-    from fluxir.ir.parser import parse_module
-
     module = program(defn, case)
     text = print_module(module)
     again = parse_module(text)
@@ -164,28 +116,6 @@ def test_text_round_trip(defn: OpDef, case: Sample) -> None:
 
 
 # ---- 3. symbolic sizes -----------------------------------------------------------------------------------------------
-
-
-def symbolic_variants(case: Sample) -> Iterator[tuple[list[TensorType], dict[str, Any], dict[str, int]]]:
-    """The sample with one size made a symbol: wherever it occurs (in types, and in size attributes too), or on one axis."""
-    types = [tensor(t) for t in case.types]
-    s = dims.symbol("N")
-    for n in sorted({d for t in types for d in t.shape if isinstance(d, int) and d > 1}):
-        env = {"N": n}
-        changed = [t.with_shape(s if d == n else d for d in t.shape) for t in types]
-        yield changed, dict(case.attrs), env
-        sizes = {k: v for k, v in case.attrs.items() if k in ("shape", "sizes", "limit") and n in v}
-        if sizes:
-            yield changed, {**case.attrs, **{k: tuple(s if d == n else d for d in v) for k, v in sizes.items()}}, env
-    for k, t in enumerate(types):
-        for axis, n in enumerate(t.shape):
-            if n:
-                one = t.with_shape(s if i == axis else d for i, d in enumerate(t.shape))
-                yield [*types[:k], one, *types[k + 1 :]], dict(case.attrs), {"N": n}
-
-
-def at_least(env: dict[str, int]) -> dims.Facts:
-    return dims.Facts({name: (n, dims.INF) for name, n in env.items()})
 
 
 @EACH_OP
@@ -213,56 +143,6 @@ def test_symbolic_sizes_substitute_to_concrete(defn: OpDef) -> None:
 # ---- 4. element rules against meanings -------------------------------------------------------------------------------
 
 
-def element_kernel(func: Func, facts: dims.Facts | None = None) -> Module:
-    """The kernel that computes every result of `func`, element by element: the generic pointwise template."""
-    arguments = [MemType(v.type.dtype, v.type.shape) for v in func.args]
-    outputs = [MemType(v.type.dtype, v.type.shape) for v in func.outs]
-
-    def body(b: Builder, *memories: Value) -> None:
-        known = dict(zip(func.args, memories, strict=False))
-        for op in func.walk():
-            if op.name == "const" and op.attrs.value.size > 1:
-                # a template passes arrays as memories; here they are written into a local one
-                known[op.result] = constant_memory(b, op.attrs.value)
-        for v, memory in zip(func.outs, memories[len(func.args) :], strict=True):
-            loops(b, known, v, memory, ())
-
-    def loops(b: Builder, known: dict[Value, Value], v: Value, memory: Value, index: tuple[Value, ...]) -> None:
-        if len(index) == len(v.type.shape):
-            b.store(memory, Elements(b, known).at(v, index), *index)
-            return
-        size = b.index(v.type.shape[len(index)])
-
-        def step(inner: Builder, i: Value) -> None:
-            loops(inner, known, v, memory, (*index, i))
-
-        b.emit("for", b.index(0), size, b.index(1), blocks=[b.block([INDEX], step)])
-
-    kernel = build_func("k", [*arguments, *outputs], body, level="kernel")
-    return Module("k", {"k": kernel}, facts or dims.Facts())
-
-
-def constant_memory(b: Builder, array: Any) -> Value:
-    t = MemType(tensor_dtype(array), tuple(array.shape), "local")
-    memory: Value = b.alloc(type=t)
-    for index in np.ndindex(*array.shape):
-        b.store(memory, b.const(array[index], dtype=t.dtype), *[b.index(i) for i in index])
-    return memory
-
-
-def tensor_dtype(array: Any) -> Any:
-    return TensorType.of(array.dtype).dtype
-
-
-def run_kernel(
-    module: Module, arrays: Sequence[Any], results: Sequence[TensorType], env: dict[str, int] | None = None
-) -> list[Any]:
-    out = [np.zeros(t.shape, t.dtype.numpy) for t in results]
-    with np.errstate(all="ignore"):
-        Interpreter(module, env or {}).call("k", [*arrays, *out])
-    return out
-
-
 @EACH_SAMPLE
 def test_element_rule_agrees_with_meaning(defn: OpDef, case: Sample) -> None:
     if defn.element is None:
@@ -280,24 +160,6 @@ def test_element_rule_agrees_with_meaning(defn: OpDef, case: Sample) -> None:
 # ---- 4b. recipes against meanings ------------------------------------------------------------------------------------
 
 SIMPLE = [d for d in OPS if d.approx is not None]
-
-
-def awkward_values(t: TensorType) -> Any:
-    if t.dtype.is_float:
-        values: list[Any] = [0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, 1e-3, 7.25, -100.0, math.inf, -math.inf, math.nan]
-    elif t.dtype.is_integer:
-        lo, hi = t.dtype.limits
-        values = [v for v in (0, 1, 2, 3, 7, -1, -2, -7, 31, lo, hi) if lo <= v <= hi]
-    else:
-        values = [False, True]
-    return np.array(values).astype(t.dtype.numpy)
-
-
-def awkward_inputs(case: Sample) -> list[Any]:
-    """All combinations of the awkward values of the operands' types."""
-    columns = [awkward_values(tensor(t)) for t in case.types]
-    picks = np.meshgrid(*[np.arange(len(c)) for c in columns], indexing="ij")
-    return [c[p.reshape(-1)] for c, p in zip(columns, picks, strict=True)]
 
 
 def recipe_kernel(defn: OpDef, dtypes: Sequence[Any], result: Any, lanes: int) -> Module:
@@ -427,23 +289,6 @@ def test_vectors_take_every_elementwise_op() -> None:
 
 
 # ---- 6. compiled for the CPU -----------------------------------------------------------------------------------------
-
-
-def all_samples(defn: OpDef) -> tuple[Module, list[Any]]:
-    """One function that applies the op to each of its samples, and the inputs for all of them."""
-    cases = defn.samples
-    types = [[tensor(t) for t in case.types] for case in cases]
-
-    def body(b: Builder, *args: Value) -> list[Value]:
-        rest, out = list(args), []
-        for case, ts in zip(cases, types, strict=True):
-            out += b.emit(defn.name, *rest[: len(ts)], **case.attrs)
-            del rest[: len(ts)]
-        return out
-
-    flat = [t for ts in types for t in ts]
-    func = build_func("f", flat, body, [f"x{i}" for i in range(len(flat))])
-    return Module("m", {"f": func}), [a for case in cases for a in inputs_of(case)]
 
 
 def compile_for_cpu(module: Module) -> Program:

@@ -34,7 +34,7 @@ def wide(b: Builder, x: Value) -> Any:
 def select(b: Builder, c: Value, x: Value | float, y: Value | float) -> Any:
     """`b.select`, where a number takes the type of the other branch."""
     like = x if isinstance(x, Value) else y
-    return b.select(c, *[v if isinstance(v, Value) else b.const(v, like=TensorType(like.type.dtype)) for v in (x, y)])  # type: ignore[no-any-return,union-attr]
+    return b.select(c, *[v if isinstance(v, Value) else b.const(v, like=TensorType(like.type.dtype)) for v in (x, y)])  # type: ignore[union-attr]
 
 
 def wide_array(x: Any) -> Any:

@@ -205,10 +205,6 @@ def clz(x: Array) -> Array:
     return (count - (u != 0).astype(count.dtype)).astype(x.dtype)
 
 
-def bit_not(x: Array) -> Array:
-    return np.invert(x)
-
-
 # ---- casts -----------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +224,6 @@ def cast(x: Array, dtype: Any) -> Array:
 
 
 __all__ = [
-    "bit_not", "by_element", "cast", "clz", "divide", "erf", "erfc", "floordiv", "fma", "fmod", "in_f32", "lgamma",
+    "as_unsigned", "by_element", "cast", "clz", "divide", "erf", "erfc", "floordiv", "fma", "fmod", "in_f32", "is_half", "lgamma",
     "popcount", "power", "remainder", "rsqrt", "sigmoid",
 ]  # fmt: skip

@@ -63,7 +63,8 @@ def _var(b: Builder, o: Op) -> Any:
 
 def _mean_ref(a: Attrs, x: Any) -> Any:
     x = np.asarray(x)
-    return np.asarray(np.mean(x.astype(np.float64), axis=a.axes, keepdims=a.keepdims)).astype(x.dtype)
+    n = np.float64(math.prod(x.shape[i] for i in a.axes))
+    return np.asarray(x.astype(np.float64).sum(axis=a.axes, keepdims=a.keepdims) / n).astype(x.dtype)
 
 
 def _var_ref(a: Attrs, x: Any) -> Any:
