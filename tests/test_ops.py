@@ -15,6 +15,7 @@ import pytest
 
 import fluxir.ops  # noqa: F401  declares the ops
 from fluxir import driver
+from fluxir.codegen.checks import assemble
 from fluxir.errors import FluxError
 from fluxir.ir import dims
 from fluxir.ir.build import Builder, build_func
@@ -386,3 +387,18 @@ def test_compiled_for_cpu_with_symbolic_sizes(defn: OpDef) -> None:
             arrays += inputs_of(case) if case.make else draw([t.substitute(env) for t in types], case, rng)
         for case, g, w in zip(owner, compiled.call_flat(arrays), interpret(module, arrays), strict=True):
             assert_close(g, w, defn, case)
+
+
+# ---- 7. compiled for GPUs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@EACH_OP
+def test_ptx_assembles(defn: OpDef, arch: str) -> None:
+    """The PTX of all samples passes our checks (in `compile_ptx`) and NVIDIA's assembler."""
+    module, _ = all_samples(defn)
+    target = driver.as_target(arch)
+    code = driver.generate(driver.build(module, target).stages["loops"], target)
+    assert f".target {arch}" in code.ptx
+    kernels = assemble(code.ptx, arch)
+    assert len(kernels) == code.ptx.count(".entry")
