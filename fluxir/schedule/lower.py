@@ -23,7 +23,18 @@ from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
 from fluxir.ir.dims import Dim, assuming
 from fluxir.ir.types import MemType
 from fluxir.ops.control import scan_parts
-from fluxir.schedule import conv_cpu, gpu_pointwise, matmul_cpu, pointwise, rowwise, scatter, sorting, special, split  # noqa: F401  (they register their templates)
+from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
+    conv_cpu,
+    gpu_pointwise,
+    matmul_cpu,
+    pointwise,
+    rowwise,
+    scatter,
+    sorting,
+    special,
+    split,
+    window_cpu,
+)
 from fluxir.schedule.group import Group, group_of
 from fluxir.schedule.loops import for_, memory, region
 from fluxir.schedule.templates import Kernels, Ref, Step, select
