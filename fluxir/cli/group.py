@@ -20,9 +20,13 @@ from .common import setting_options
 __all__ = ["VERBS", "root"]
 
 VERBS: dict[str, str] = {
+    "demo": "Compile a real model, run it on real images, write PTX and a report.",
     "check": "Check a model: trace it, check all types, run the passes.",
+    "compile": "Compile a model to an artifact, or for a GPU to PTX.",
+    "run": "Run an artifact or a model on arrays.",
     "opt": "Run passes over IR text, or go on from a dump.",
     "show": "Print a program at any stage: IR, kernels, LLVM IR, assembly, PTX.",
+    "verify": "Verify a program, and compare compiled code with the interpreter.",
     "diff": "Compare two programs.",
     "ops": "List all ops and the rules each has, or everything about one.",
     "passes": "List all passes with their options.",
