@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.tensor import Tensor, as_dtype, as_tensor, cast, constant, emit, is_scalar, promote_operands, result_dtype
+from fluxir.frontend.tensor import (
+    Tensor,
+    as_dtype,
+    as_tensor,
+    cast,
+    constant,
+    emit,
+    is_scalar,
+    promote_operands,
+    result_dtype,
+)
 from fluxir.frontend.trace import here, public
 from fluxir.ir.dims import Dim, Poly, ceildiv, facts, maximum
 from fluxir.ir.dtypes import DTYPES, DType, f32, i64, scalar_dtype
@@ -204,7 +214,9 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
 
 
 @public
-def linspace(start: Any, stop: Any, /, num: int = 50, *, dtype: Any = None, device: Any = None, endpoint: bool = True) -> Tensor:
+def linspace(
+    start: Any, stop: Any, /, num: int = 50, *, dtype: Any = None, device: Any = None, endpoint: bool = True
+) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop` (included if `endpoint`); tensors give a new leading axis."""
     d = as_dtype(dtype) if dtype is not None else result_dtype(start, stop, 1.0)
     parts = num - 1 if endpoint else num
@@ -220,7 +232,9 @@ def linspace(start: Any, stop: Any, /, num: int = 50, *, dtype: Any = None, devi
 
 
 @public
-def logspace(start: Any, stop: Any, num: int = 50, *, endpoint: bool = True, base: float = 10.0, dtype: Any = None) -> Tensor:
+def logspace(
+    start: Any, stop: Any, num: int = 50, *, endpoint: bool = True, base: float = 10.0, dtype: Any = None
+) -> Tensor:
     """`base` to the powers `linspace(start, stop)`."""
     if is_scalar(start) and is_scalar(stop):
         d = f32 if dtype is None else as_dtype(dtype)

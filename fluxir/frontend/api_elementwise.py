@@ -41,7 +41,12 @@ def float_operand(name: str, x: Any) -> Tensor:
     if a.weak and a.dtype.is_integer:
         return cast(a, f32)
     if not a.dtype.is_float:
-        raise error("FX0209", f"{name} takes floats, not {a.type}", help=f"cast it first: fx.{name}(x.astype('f32'))", loc=here())
+        raise error(
+            "FX0209",
+            f"{name} takes floats, not {a.type}",
+            help=f"cast it first: fx.{name}(x.astype('f32'))",
+            loc=here(),
+        )
     return a
 
 
@@ -93,9 +98,15 @@ erf = float_function("erf", "The error function.")
 erfc = float_function("erfc", "1 - erf(x), exact for large x.")
 lgamma = float_function("lgamma", "The logarithm of the absolute value of the gamma function.")
 sigmoid = float_function("sigmoid", "1 / (1 + exp(-x)).")
-bitwise_count = _unary("bitwise_count", "Number of bits that are 1.", "popcount")
 popcount = _unary("popcount", "Number of bits that are 1.")
 clz = _unary("clz", "Number of leading bits that are 0.")
+
+
+@public
+def bitwise_count(x: Any, /) -> Tensor:
+    """Number of bits that are 1 in the absolute value, u8 (numpy's rule; `popcount` counts the bits as stored)."""
+    a = as_tensor(x)
+    return cast(emit("popcount", emit("abs", a) if a.dtype.kind == "int" else a), DTYPES["u8"])
 
 
 def _rounding(name: str, doc: str) -> Unary:
@@ -263,11 +274,17 @@ greater_equal = _binary("greater_equal", "x1 >= x2.", "ge")
 equal = _binary("equal", "x1 == x2.", "eq")
 not_equal = _binary("not_equal", "x1 != x2.", "ne")
 bitwise_left_shift = left_shift = _binary("bitwise_left_shift", "x1 shifted left by x2 bits.", "shift_left")
-bitwise_right_shift = right_shift = _binary("bitwise_right_shift", "x1 shifted right by x2 bits, keeping the sign.", "shift_right")
+bitwise_right_shift = right_shift = _binary(
+    "bitwise_right_shift", "x1 shifted right by x2 bits, keeping the sign.", "shift_right"
+)
 bitwise_and = _named(lambda x1, x2, /: t.bitwise("and", x1, x2), "bitwise_and", "Bits set in both; of bools: and.")
 bitwise_or = _named(lambda x1, x2, /: t.bitwise("or", x1, x2), "bitwise_or", "Bits set in either; of bools: or.")
-bitwise_xor = _named(lambda x1, x2, /: t.bitwise("xor", x1, x2), "bitwise_xor", "Bits set in one only; of bools: exclusive or.")
-bitwise_invert = bitwise_not = invert = _named(lambda x, /: t.invert(x), "bitwise_invert", "All bits flipped; of bools: not.")
+bitwise_xor = _named(
+    lambda x1, x2, /: t.bitwise("xor", x1, x2), "bitwise_xor", "Bits set in one only; of bools: exclusive or."
+)
+bitwise_invert = bitwise_not = invert = _named(
+    lambda x, /: t.invert(x), "bitwise_invert", "All bits flipped; of bools: not."
+)
 
 
 def truth(x: Any) -> Tensor:
@@ -275,9 +292,15 @@ def truth(x: Any) -> Tensor:
     return cast(as_tensor(x), bool_)
 
 
-logical_and = _named(lambda x1, x2, /: emit("logical_and", truth(x1), truth(x2)), "logical_and", "Whether both are true (not 0).")
-logical_or = _named(lambda x1, x2, /: emit("logical_or", truth(x1), truth(x2)), "logical_or", "Whether either is true (not 0).")
-logical_xor = _named(lambda x1, x2, /: emit("logical_xor", truth(x1), truth(x2)), "logical_xor", "Whether exactly one is true (not 0).")
+logical_and = _named(
+    lambda x1, x2, /: emit("logical_and", truth(x1), truth(x2)), "logical_and", "Whether both are true (not 0)."
+)
+logical_or = _named(
+    lambda x1, x2, /: emit("logical_or", truth(x1), truth(x2)), "logical_or", "Whether either is true (not 0)."
+)
+logical_xor = _named(
+    lambda x1, x2, /: emit("logical_xor", truth(x1), truth(x2)), "logical_xor", "Whether exactly one is true (not 0)."
+)
 logical_not = _named(lambda x, /: emit("logical_not", truth(x)), "logical_not", "Whether x is false (0).")
 
 
@@ -327,7 +350,9 @@ def logaddexp(x1: Any, x2: Any, /) -> Tensor:
     a, b = (float_operand("logaddexp", v) for v in promote_operands(x1, x2))
     top, gap = emit("maximum", a, b), emit("neg", emit("abs", emit("sub", a, b)))
     r = emit("add", top, emit("log1p", emit("exp", gap)))
-    return emit("select", emit("eq", a, b), emit("add", a, constant(math.log(2), a.dtype)), r)  # equal infinities: the gap is NaN
+    return emit(
+        "select", emit("eq", a, b), emit("add", a, constant(math.log(2), a.dtype)), r
+    )  # equal infinities: the gap is NaN
 
 
 @public
@@ -397,7 +422,9 @@ def _bounded(a: Tensor, bound: Any, op: str) -> Tensor:
 
 
 @public
-def nan_to_num(x: Any, /, copy: bool = True, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+def nan_to_num(
+    x: Any, /, copy: bool = True, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
     """NaN replaced by `nan`, infinities by `posinf`, `neginf` (default: the largest finite numbers)."""
     a = as_tensor(x)
     if not a.dtype.is_float:
@@ -423,7 +450,9 @@ def isclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan:
     """Whether |a - b| <= atol + rtol * |b|; equal infinities are close."""
     x, y = promote_operands(a, b)
     if not x.dtype.is_float:
-        return emit("eq", x, y) if x.dtype.is_bool else isclose(cast(x, DTYPES["f64"]), cast(y, DTYPES["f64"]), rtol, atol)
+        return (
+            emit("eq", x, y) if x.dtype.is_bool else isclose(cast(x, DTYPES["f64"]), cast(y, DTYPES["f64"]), rtol, atol)
+        )
     bound = emit("add", constant(atol, x.dtype), emit("mul", constant(rtol, x.dtype), emit("abs", y)))
     near = emit("le", emit("abs", emit("sub", x, y)), bound)
     r = emit("logical_or", emit("logical_and", near, emit("isfinite", y)), emit("eq", x, y))

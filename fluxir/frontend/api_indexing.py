@@ -25,7 +25,9 @@ from fluxir.ops.rules import broadcast_shapes, normal_axis
 def _integers(name: str, indices: Any) -> Tensor:
     t = as_tensor(np.asarray(indices, np.int64) if isinstance(indices, list | tuple) and not len(indices) else indices)
     if not t.dtype.is_integer:
-        raise error("FX0214", f"{name}: indices must be integers, not {t.type}", help="cast them: i.astype('i64')", loc=here())
+        raise error(
+            "FX0214", f"{name}: indices must be integers, not {t.type}", help="cast them: i.astype('i64')", loc=here()
+        )
     return t
 
 
@@ -54,7 +56,10 @@ def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Tensor:
         raise error("FX0220", f"take_along_axis: x is {t.type} and the indices {i.type}: the ranks differ", loc=here())
     a = normal_axis("take_along_axis", axis, t.ndim)
     i = _wrap(i, t.shape[a])
-    shape = tuple(i.shape[k] if k == a else broadcast_shapes("take_along_axis", [t.shape[k : k + 1], i.shape[k : k + 1]])[0] for k in range(t.ndim))
+    shape = tuple(
+        i.shape[k] if k == a else broadcast_shapes("take_along_axis", [t.shape[k : k + 1], i.shape[k : k + 1]])[0]
+        for k in range(t.ndim)
+    )
     return emit("gather", t, *_grid(t, i, a, shape), axes=tuple(range(t.ndim)))
 
 
@@ -130,7 +135,12 @@ def _bound(name: str, mask: Tensor, size: Any) -> Dim:
     if now is None:
         now = _known(mask)
     if now is None:
-        raise error("FX0221", f"{name}: the number of results is known only at run time", help=f"give a bound: fx.{name}(..., size=n)", loc=here())
+        raise error(
+            "FX0221",
+            f"{name}: the number of results is known only at run time",
+            help=f"give a bound: fx.{name}(..., size=n)",
+            loc=here(),
+        )
     return int(np.count_nonzero(now))
 
 
@@ -221,7 +231,9 @@ def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None) -> Ten
     flat = emit("eq", gap, constant(0, gap.dtype))
     t = emit("div", emit("sub", a, p0), emit("select", flat, constant(1, gap.dtype), gap))
     r = emit("add", f0, emit("mul", emit("select", flat, constant(0, t.dtype), t), emit("sub", f1, f0)))
-    first, last = (reshape(emit("gather", v, k, axes=(0,)), ()) for v, k in ((f, constant(0, i64)), (f, emit("sub", n, one))))
+    first, last = (
+        reshape(emit("gather", v, k, axes=(0,)), ()) for v, k in ((f, constant(0, i64)), (f, emit("sub", n, one)))
+    )
     p_first, p_last = emit("gather", p, constant(0, i64), axes=(0,)), emit("gather", p, emit("sub", n, one), axes=(0,))
     low_value = first if left is None else promote_operands(a, left)[1]
     high_value = last if right is None else promote_operands(a, right)[1]
@@ -241,7 +253,9 @@ def bincount(x: Any, /, weights: Any = None, minlength: Any = 0, *, length: Any 
     if length is None:
         now = t._now() if t._now() is not None else _known(t)
         if now is None:
-            raise error("FX0221", "bincount: the largest number is known only at run time", help="give length=n", loc=here())
+            raise error(
+                "FX0221", "bincount: the largest number is known only at run time", help="give length=n", loc=here()
+            )
         length = max(int(minlength), int(now.max()) + 1 if now.size else 0)
     (n,) = as_shape(length)
     if weights is None:
@@ -278,8 +292,12 @@ def histogram(x: Any, bins: Any = 10, range: tuple[float, float] | None = None) 
     n = edges.shape[0] - 1
     last = emit("gather", edges, promote_operands(constant(0, i64), n)[1], axes=(0,))
     place = emit("sub", emit("searchsorted", edges, t, side="right"), constant(1, i64))
-    place = emit("select", emit("eq", t, last), promote_operands(place, n - 1)[1], place)  # out of range: dropped by the scatter
-    counts = emit("scatter", fill((n,), 0, i64), emit("broadcast", constant(1, i64), shape=t.shape), place, axes=(0,), mode="add")
+    place = emit(
+        "select", emit("eq", t, last), promote_operands(place, n - 1)[1], place
+    )  # out of range: dropped by the scatter
+    counts = emit(
+        "scatter", fill((n,), 0, i64), emit("broadcast", constant(1, i64), shape=t.shape), place, axes=(0,), mode="add"
+    )
     return counts, edges
 
 
@@ -325,8 +343,12 @@ def unique_all(x: Any, /, *, size: Any = None) -> UniqueAll:
         none = fill((0,), 0, i64)
         return UniqueAll(ordered, none, reshape(none, t.shape), none)
     if not prove_le(1, n):
-        raise error("FX0218", f"unique: the tensor of {n} elements may be empty", help=f"state the fact {n} >= 1", loc=here())
-    changes = emit("ne", emit("slice", ordered, start=(1,), limit=(n,)), emit("slice", ordered, start=(0,), limit=(n - 1,)))
+        raise error(
+            "FX0218", f"unique: the tensor of {n} elements may be empty", help=f"state the fact {n} >= 1", loc=here()
+        )
+    changes = emit(
+        "ne", emit("slice", ordered, start=(1,), limit=(n,)), emit("slice", ordered, start=(0,), limit=(n - 1,))
+    )
     first = concat([fill((1,), True, bool_), changes], axis=0)
     m = _bound("unique_all", first, size)
     group = emit("sub", emit("cumsum", cast(first, i64), axis=0), constant(1, i64))

@@ -29,21 +29,29 @@ from fluxir.ops.rules import broadcast_shapes, normal_axes
 def _numbers(name: str, *xs: Any) -> list[Tensor]:
     ts = promote_operands(*xs)
     if ts[0].dtype.is_bool:
-        raise error("FX0209", f"{name} takes numbers, not {ts[0].type}", help="cast it first: x.astype('i32')", loc=here())
+        raise error(
+            "FX0209", f"{name} takes numbers, not {ts[0].type}", help="cast it first: x.astype('i32')", loc=here()
+        )
     return ts
 
 
-def _check_inner(name: str, x: Tensor, y: Tensor, xs: Sequence[int], ys: Sequence[int], originals: Sequence[Any]) -> None:
+def _check_inner(
+    name: str, x: Tensor, y: Tensor, xs: Sequence[int], ys: Sequence[int], originals: Sequence[Any]
+) -> None:
     """FX0203 unless the contracted sizes agree; names the operands as the user does."""
     for a, b in zip(xs, ys, strict=True):
         if not require_equal(x.shape[a], y.shape[b]):
             known = local_names()
-            n1, n2 = (known.get(id(o), w) for o, w in zip(originals, ("the left operand", "the right operand"), strict=True))
+            n1, n2 = (
+                known.get(id(o), w) for o, w in zip(originals, ("the left operand", "the right operand"), strict=True)
+            )
             raise error(
                 "FX0203",
                 f"{name}: inner dimensions differ: {x.shape[a]} ({n1}, axis {a}) is not {y.shape[b]} ({n2}, axis {b})",
                 labels=[(n1, str(x.type)), (n2, str(y.type))],
-                help=f"{n2} would need {x.shape[a]} there; if it is stored transposed, write {n2}.mT" if y.ndim > 1 else None,
+                help=f"{n2} would need {x.shape[a]} there; if it is stored transposed, write {n2}.mT"
+                if y.ndim > 1
+                else None,
                 loc=here(),
             )
 
@@ -56,7 +64,12 @@ def matmul(x1: Any, x2: Any, /) -> Tensor:
     """
     x, y = _numbers("matmul", x1, x2)
     if not x.ndim or not y.ndim:
-        raise error("FX0220", f"matmul needs at least one axis on both sides: {x.type} and {y.type}", help="multiply by a scalar with *", loc=here())
+        raise error(
+            "FX0220",
+            f"matmul needs at least one axis on both sides: {x.type} and {y.type}",
+            help="multiply by a scalar with *",
+            loc=here(),
+        )
     inner = max(y.ndim - 2, 0)
     _check_inner("matmul", x, y, (x.ndim - 1,), (inner,), (x1, x2))
     if y.ndim <= 2:  # no batch on the right: the left's axes are all rows
@@ -70,7 +83,9 @@ def matmul(x1: Any, x2: Any, /) -> Tensor:
     x = _with_batch(x, batch)
     y = _with_batch(y, batch)
     n = len(batch)
-    return emit("dot", x, y, lhs_contract=(n + 1,), rhs_contract=(n,), lhs_batch=tuple(range(n)), rhs_batch=tuple(range(n)))
+    return emit(
+        "dot", x, y, lhs_contract=(n + 1,), rhs_contract=(n,), lhs_batch=tuple(range(n)), rhs_batch=tuple(range(n))
+    )
 
 
 def _with_batch(x: Tensor, batch: tuple[Dim, ...]) -> Tensor:
@@ -279,7 +294,9 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Tenso
     """The norm of the last two axes: "fro", 1, -1, inf, -inf. The others need a decomposition."""
     t = float_operand("matrix_norm", x)
     if t.ndim < 2:
-        raise error("FX0220", f"a matrix has 2 axes, {t.type} has {t.ndim}", help="use fx.linalg.vector_norm", loc=here())
+        raise error(
+            "FX0220", f"a matrix has 2 axes, {t.type} has {t.ndim}", help="use fx.linalg.vector_norm", loc=here()
+        )
     if ord == "fro":
         return emit("sqrt", sum_(emit("mul", t, t), axis=(-2, -1), keepdims=keepdims))
     if ord not in (1, -1, math.inf, -math.inf):

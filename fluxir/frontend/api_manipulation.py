@@ -30,7 +30,14 @@ def _show(shape: Any) -> str:
 def solve_shape(x: Tensor, shape: Any) -> tuple[Dim, ...]:
     """The shape of a reshape with at most one -1 filled in; FX0204 where the elements do not fit."""
     items = list(shape) if isinstance(shape, tuple | list) else [shape]
-    unknown = [i for i, d in enumerate(items) if not isinstance(d, Poly | str) and hasattr(d, "__index__") and not isinstance(d, Tensor) and d.__index__() == -1]
+    unknown = [
+        i
+        for i, d in enumerate(items)
+        if not isinstance(d, Poly | str)
+        and hasattr(d, "__index__")
+        and not isinstance(d, Tensor)
+        and d.__index__() == -1
+    ]
     if len(unknown) > 1:
         raise error("FX0204", "reshape: at most one size may be -1", loc=here())
     if not unknown:
@@ -163,7 +170,11 @@ def moveaxis(x: Any, source: Any, destination: Any, /) -> Tensor:
 def flip(x: Any, /, axis: Any = None) -> Tensor:
     """Elements in reverse order along `axis` (default: all axes)."""
     t = as_tensor(x)
-    axes = tuple(range(t.ndim)) if axis is None else normal_axes("flip", axis if isinstance(axis, tuple | list) else (axis,), t.ndim)
+    axes = (
+        tuple(range(t.ndim))
+        if axis is None
+        else normal_axes("flip", axis if isinstance(axis, tuple | list) else (axis,), t.ndim)
+    )
     return emit("reverse", t, axes=axes) if axes else t
 
 
@@ -194,6 +205,11 @@ def rot90(x: Any, /, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Tensor:
     return t
 
 
+def same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
+    """Whether two shapes are equal; undecidable sizes are assumed so and guarded at entry."""
+    return len(a) == len(b) and builtins.all(require_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 # ---- broadcasting -------------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +218,7 @@ def broadcast_to(x: Any, /, shape: Any) -> Tensor:
     """`x` stretched to `shape` along axes of size 1 and new leading axes (FX0202 where it does not fit)."""
     t = as_tensor(x)
     to = as_shape(shape)
-    if _broadcast_shapes("broadcast_to", [t.shape, to]) != to:
+    if not same_shape(_broadcast_shapes("broadcast_to", [t.shape, to]), to):
         raise error("FX0202", f"broadcast_to: {t.type} does not stretch to {_show(to)}", loc=here())
     return t if to == t.shape else emit("broadcast", t, shape=to)
 
@@ -254,7 +270,9 @@ def stack(arrays: Any, /, axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
     items = promote_operands(*_list(arrays, "stack"))
     for k, t in enumerate(items):
-        if t.ndim != items[0].ndim or not all(require_equal(a, b) for a, b in zip(t.shape, items[0].shape, strict=True)):
+        if t.ndim != items[0].ndim or not all(
+            require_equal(a, b) for a, b in zip(t.shape, items[0].shape, strict=True)
+        ):
             raise error("FX0208", f"stack: element {k} is {t.type}, the first is {items[0].type}", loc=here())
     return concat([expand_dims(t, axis=axis) for t in items], axis=axis)
 
@@ -407,7 +425,9 @@ def repeat(x: Any, repeats: Any, /, axis: int | None = None) -> Tensor:
         t, axis = ravel(t), 0
     a = normal_axis("repeat", axis, t.ndim)
     if isinstance(repeats, Tensor):
-        raise error("FX0302", "repeat: the counts are a traced tensor, so the size of the result is not known", loc=here())
+        raise error(
+            "FX0302", "repeat: the counts are a traced tensor, so the size of the result is not known", loc=here()
+        )
     counts = np.asarray(repeats) if not isinstance(repeats, Poly) else None
     if counts is None or counts.ndim == 0 or counts.size == 1:
         k = repeats if counts is None else int(counts.reshape(-1)[0])
@@ -500,12 +520,16 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", *, constant_values: Any 
     widths = _pad_widths(t, pad_width)
     if mode == "constant":
         if isinstance(constant_values, tuple | list):
-            raise error("FX0221", "pad: one constant value for all sides", help="pad each side with its own call", loc=here())
+            raise error(
+                "FX0221", "pad: one constant value for all sides", help="pad each side with its own call", loc=here()
+            )
         value = promote_operands(t, constant_values)[1]
         value = cast(value, t.dtype)
         return emit("pad", t, value, low=tuple(w[0] for w in widths), high=tuple(w[1] for w in widths))
     if mode not in ("edge", "reflect", "symmetric", "wrap"):
-        raise error("FX0221", f"pad: no mode {mode!r}", help="modes: constant, edge, reflect, symmetric, wrap", loc=here())
+        raise error(
+            "FX0221", f"pad: no mode {mode!r}", help="modes: constant, edge, reflect, symmetric, wrap", loc=here()
+        )
     for axis, (low, high) in enumerate(widths):
         if low != 0 or high != 0:
             t = _pad_axis(t, axis, low, high, mode)

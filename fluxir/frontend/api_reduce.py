@@ -61,7 +61,12 @@ def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = Fal
 def _extreme(name: str, x: Any, axis: Any, keepdims: bool, initial: Any) -> Tensor:
     t = as_tensor(x)
     if initial is None and builtins.any(t.shape[a] == 0 for a in axes_of(name, t, axis)):
-        raise error("FX0225", f"the {name} over an empty axis of {t.type} has no value", help="give initial=-fx.inf if that is what you mean", loc=here())
+        raise error(
+            "FX0225",
+            f"the {name} over an empty axis of {t.type} has no value",
+            help="give initial=-fx.inf if that is what you mean",
+            loc=here(),
+        )
     if initial is None:
         return _reduce(name, t, axis, keepdims)
     start = promote_operands(t, initial)[1]
@@ -140,7 +145,9 @@ def mean(x: Any, /, axis: Any = None, *, keepdims: bool = False, dtype: Any = No
 
 
 @public
-def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, ddof: float | None = None, keepdims: bool = False) -> Tensor:
+def var(
+    x: Any, /, axis: Any = None, *, correction: float = 0.0, ddof: float | None = None, keepdims: bool = False
+) -> Tensor:
     """The variance over `axis`, dividing by n - correction (numpy: `ddof`)."""
     t = float_operand("var", x)
     axes = axes_of("var", t, axis)
@@ -148,7 +155,9 @@ def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, ddof: float | N
 
 
 @public
-def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, ddof: float | None = None, keepdims: bool = False) -> Tensor:
+def std(
+    x: Any, /, axis: Any = None, *, correction: float = 0.0, ddof: float | None = None, keepdims: bool = False
+) -> Tensor:
     """The standard deviation over `axis`, dividing by n - correction (numpy: `ddof`)."""
     return emit("sqrt", var(x, axis=axis, correction=correction, ddof=ddof, keepdims=keepdims))
 
@@ -191,7 +200,12 @@ def _quantile(name: str, x: Any, q: Any, axis: Any, keepdims: bool, method: str)
     if points.size and not (0 <= points.min() and points.max() <= 1):
         raise error("FX0221", f"{name}: q is outside its range", loc=here())
     if method not in ("linear", "lower", "higher", "midpoint", "nearest"):
-        raise error("FX0221", f"{name}: no method {method!r}", help="methods: linear, lower, higher, midpoint, nearest", loc=here())
+        raise error(
+            "FX0221",
+            f"{name}: no method {method!r}",
+            help="methods: linear, lower, higher, midpoint, nearest",
+            loc=here(),
+        )
     flat, axes = _last_axis(name, t, axis)
     n = flat.shape[-1]
     if n == 0:
@@ -354,7 +368,9 @@ def cummin(x: Any, axis: int | None = None, *, reverse: bool = False) -> Tensor:
     return _running("cummin", x, axis, reverse)
 
 
-def _cumulative(run: Callable[..., Tensor], first: int, x: Any, axis: int | None, dtype: Any, include_initial: bool) -> Tensor:
+def _cumulative(
+    run: Callable[..., Tensor], first: int, x: Any, axis: int | None, dtype: Any, include_initial: bool
+) -> Tensor:
     t = as_tensor(x)
     if axis is None:
         if t.ndim != 1:
@@ -400,7 +416,12 @@ def diff(x: Any, /, axis: int = -1, *, n: int = 1, prepend: Any = None, append: 
     for _ in range(n):
         size = t.shape[a]
         if not prove_le(1, size):
-            raise error("FX0218", f"diff: the axis of size {size} may be empty", help=f"state the fact {size} >= {n}", loc=here())
+            raise error(
+                "FX0218",
+                f"diff: the axis of size {size} may be empty",
+                help=f"state the fact {size} >= {n}",
+                loc=here(),
+            )
         t = emit("ne" if t.dtype.is_bool else "sub", _along(t, a, 1, size), _along(t, a, 0, size - 1))
     return t
 

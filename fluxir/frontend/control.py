@@ -13,7 +13,18 @@ from typing import Any
 
 from fluxir.errors import FluxError, error
 from fluxir.frontend import tree
-from fluxir.frontend.tensor import Tensor, as_tensor, binary, cast, constant, emit, is_scalar, promote_operands, result_dtype
+from fluxir.frontend.api_manipulation import same_shape
+from fluxir.frontend.tensor import (
+    Tensor,
+    as_tensor,
+    binary,
+    cast,
+    constant,
+    emit,
+    is_scalar,
+    promote_operands,
+    result_dtype,
+)
 from fluxir.frontend.trace import Region, close_regions, function_name, here, inside, public, scope, trace_region
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, Poly, maximum, require_equal
@@ -31,7 +42,12 @@ def _leaves(what: str, x: Any) -> tuple[list[Tensor], tree.TreeDef]:
         except FluxError as e:
             if e.code == "FX0229":
                 name = tree.path_text(path, what)
-                raise error("FX0319", f"{name} is a {type(leaf).__name__}, not a tensor", help="let the function close over it", loc=here()) from None
+                raise error(
+                    "FX0319",
+                    f"{name} is a {type(leaf).__name__}, not a tensor",
+                    help="let the function close over it",
+                    loc=here(),
+                ) from None
             raise
     return out, structure
 
@@ -52,7 +68,9 @@ def _call(what: str, fn: Callable[..., Any], *args: Any) -> Any:
         return fn(*args)
     except TypeError as e:
         if "positional argument" in str(e) and e.__traceback__ is not None and e.__traceback__.tb_next is None:
-            raise error("FX0319", f"{what} {function_name(fn)!r} is called with {len(args)} arguments: {e}", loc=here()) from None
+            raise error(
+                "FX0319", f"{what} {function_name(fn)!r} is called with {len(args)} arguments: {e}", loc=here()
+            ) from None
         raise
 
 
@@ -71,10 +89,6 @@ def _fit(x: Any, type_: TensorType) -> Tensor:
     t = as_tensor(x)
     t = cast(t, type_.dtype)
     return t if t.shape == type_.shape else emit("reshape", t, shape=type_.shape)
-
-
-def _same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
-    return len(a) == len(b) and all(require_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _weak(x: Any) -> bool:
@@ -139,7 +153,7 @@ def unify_branches(regions: Sequence[Region], names: Sequence[str]) -> Callable[
             dtype = result_dtype(*ts)
         except FluxError:
             dtype = strong[0].dtype
-        if any(t.dtype != dtype for t in strong) or not _same_shape(*shapes) or not _castable(ts, dtype):
+        if any(t.dtype != dtype for t in strong) or not same_shape(*shapes) or not _castable(ts, dtype):
             wrong.append(f"{_shown(ts[0])} and {_shown(ts[1])}{where}")
             continue
         for r, t in zip(regions, ts, strict=True):
@@ -222,10 +236,14 @@ def _carry_types(
     fitted: list[tuple[Any, TensorType]] = []
     for k, (path, t, x) in enumerate(zip(structure.paths(), tensors, leaves, strict=True)):
         if not _is_data(x):
-            raise error("FX0213", f"the carry of {what}: {tree.path_text(path, 'carry')} leaves as a {type(x).__name__}", loc=here())
+            raise error(
+                "FX0213",
+                f"the carry of {what}: {tree.path_text(path, 'carry')} leaves as a {type(x).__name__}",
+                loc=here(),
+            )
         new = x if is_scalar(x) else _in(region, x)
         shape = () if is_scalar(new) else new.shape
-        ok = _same_shape(t.shape, shape)
+        ok = same_shape(t.shape, shape)
         if ok and (_weak(new) and _castable([new], t.dtype) or not _weak(new) and new.dtype == t.dtype):
             fitted.append((new, t.type))
             if t.weak and not _weak(new):
@@ -283,7 +301,12 @@ def scan(
             break
         carry = renewed
     else:
-        raise error("FX0213", "the carry of scan finds no type that lasts", help="start with tensors of the right type", loc=here())
+        raise error(
+            "FX0213",
+            "the carry of scan finds no type that lasts",
+            help="start with tensors of the right type",
+            loc=here(),
+        )
     with inside(region) as s:
         ys, y_structure = _leaves("output", region.out[1])
         region.outs += [s.use(y.value, y.scope) for y in ys]
@@ -327,7 +350,12 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
             break
         carry = renewed
     else:
-        raise error("FX0213", "the carry of while_loop finds no type that lasts", help="start with tensors of the right type", loc=here())
+        raise error(
+            "FX0213",
+            "the carry of while_loop finds no type that lasts",
+            help="start with tensors of the right type",
+            loc=here(),
+        )
     test = trace_region(types, lambda *xs: _call("the condition", cond_fun, structure.unflatten(xs)), weak=weak)
     with inside(test) as s:
         p = _scalar_condition("the condition of while_loop", test.out)

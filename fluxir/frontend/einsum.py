@@ -96,7 +96,9 @@ def parse(equation: str, ranks: list[int]) -> tuple[list[str], str]:
         out.append(letters)
     if not arrow:
         joined = "".join(out)
-        result = dots(extra) + "".join(sorted(c for c in set(joined) if c in string.ascii_letters and joined.count(c) == 1))
+        result = dots(extra) + "".join(
+            sorted(c for c in set(joined) if c in string.ascii_letters and joined.count(c) == 1)
+        )
         return out, result
     plain = right.replace("...", "", 1)
     if not all(c in string.ascii_letters for c in plain):

@@ -134,7 +134,9 @@ def _item(k: Any) -> list[Any]:
         raise error("FX0214", f"a bool tensor ({t.type}) as an index gives a size that is known only at run time",
                     help="use fx.where(mask, x, 0), or fx.nonzero(mask, size=n)", loc=here())  # fmt: skip
     if not t.dtype.is_integer:
-        raise error("FX0214", f"an index must have an integer type, not {t.type}", help="cast it: i.astype('i64')", loc=here())
+        raise error(
+            "FX0214", f"an index must have an integer type, not {t.type}", help="cast it: i.astype('i64')", loc=here()
+        )
     return [t]
 
 
@@ -347,6 +349,7 @@ _COMBINE = {"add": "add", "mul": "mul", "min": "minimum", "max": "maximum"}
 def update(x: Tensor, key: Any, value: Any, mode: str) -> Tensor:
     """A copy of `x` with `value` set, added, ... at `key`."""
     p = plan(x, key)
+    from fluxir.frontend.api_manipulation import same_shape
     from fluxir.frontend.tensor import is_scalar
 
     v = as_tensor(value)
@@ -357,8 +360,10 @@ def update(x: Tensor, key: Any, value: Any, mode: str) -> Tensor:
                         help=f"cast it: v.astype('{x.dtype}')", loc=here())  # fmt: skip
         v = cast(v, x.dtype)
     shape = p.shape
-    if broadcast_shapes("index assignment", [v.shape, shape]) != shape:
-        raise error("FX0202", f"a value of shape {_show(v.shape)} does not fit the indexed shape {_show(shape)}", loc=here())
+    if not same_shape(broadcast_shapes("index assignment", [v.shape, shape]), shape):
+        raise error(
+            "FX0202", f"a value of shape {_show(v.shape)} does not fit the indexed shape {_show(shape)}", loc=here()
+        )
     one_place = all(t.ndim == 0 for t in p.tensors.values()) and all(s.step == 1 for s in p.slices)
     if one_place:
         return _update_window(x, p, v, mode)
@@ -415,7 +420,9 @@ def _scatter(x: Tensor, p: Plan, v: Tensor, mode: str) -> Tensor:
         i = emit("iota", shape=(s.count,), axis=0, dtype=i64)
         i = i if s.step == 1 else emit("mul", i, constant(s.step, i64))
         i = i if s.start == 0 else emit("add", i, promote_operands(i, s.start)[1])
-        indices[s.axis] = emit("reshape", i, shape=(s.count, *[1] * (len(partial) - 1 - k))) if k + 1 < len(partial) else i
+        indices[s.axis] = (
+            emit("reshape", i, shape=(s.count, *[1] * (len(partial) - 1 - k))) if k + 1 < len(partial) else i
+        )
     for axis, d in p.fixed.items():
         indices[axis] = promote_operands(constant(0, i64), d)[1]
     axes = tuple(sorted(indices))
@@ -425,7 +432,9 @@ def _scatter(x: Tensor, p: Plan, v: Tensor, mode: str) -> Tensor:
 
 
 def _position(source: list[Any], part: Any) -> int:
-    return next(i for i, s in enumerate(source) if s is part or (isinstance(part, int) and isinstance(s, int) and s == part))
+    return next(
+        i for i, s in enumerate(source) if s is part or (isinstance(part, int) and isinstance(s, int) and s == part)
+    )
 
 
 __all__ = ["At", "AtKey", "Plan", "getitem", "plan", "setitem", "update"]

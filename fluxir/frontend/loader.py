@@ -58,7 +58,9 @@ class Model:
             except FluxError:
                 raise
             except Exception as e:
-                raise error("FX0323", f"an annotation of {self.name!r} cannot be evaluated: {e}", loc=self.location) from None
+                raise error(
+                    "FX0323", f"an annotation of {self.name!r} cannot be evaluated: {e}", loc=self.location
+                ) from None
         return self._annotations
 
     @property
@@ -68,7 +70,12 @@ class Model:
         out, missing = {}, []
         for p in inspect.signature(self.fn).parameters.values():
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                raise error("FX0309", f"the entry point {self.name!r} takes *{p.name}", help="name every parameter", loc=self.location)
+                raise error(
+                    "FX0309",
+                    f"the entry point {self.name!r} takes *{p.name}",
+                    help="name every parameter",
+                    loc=self.location,
+                )
             if p.name in known:
                 out[p.name] = annotation_types(known[p.name], p.name, self.location)
             elif p.default is p.empty:
@@ -129,7 +136,9 @@ def annotation_types(note: Any, name: str, loc: Location | None = None) -> Any:
     if isinstance(note, list):
         return [annotation_types(v, f"{name}.{i}", loc) for i, v in enumerate(note)]
     if tree.is_namedtuple(note):
-        return type(note)(*[annotation_types(v, f"{name}.{k}", loc) for k, v in zip(type(note)._fields, note, strict=True)])
+        return type(note)(
+            *[annotation_types(v, f"{name}.{k}", loc) for k, v in zip(type(note)._fields, note, strict=True)]
+        )
     if isinstance(note, tuple):
         return tuple(annotation_types(v, f"{name}.{i}", loc) for i, v in enumerate(note))
     if isinstance(note, python_types.GenericAlias) and note.__origin__ is tuple:
@@ -139,7 +148,12 @@ def annotation_types(note: Any, name: str, loc: Location | None = None) -> Any:
         values = {k: annotation_types(v, f"{name}.{k}", loc) for k, v in fields.items()}
         return note(**values)
     shown = note.__name__ if isinstance(note, type) else repr(note)
-    raise error("FX0323", f"the annotation of {name} is {shown}, not a tensor type", help='write for example fx.f32["B", 64]', loc=loc)
+    raise error(
+        "FX0323",
+        f"the annotation of {name} is {shown}, not a tensor type",
+        help='write for example fx.f32["B", 64]',
+        loc=loc,
+    )
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------------
@@ -192,7 +206,11 @@ def load_model(path: str | Path) -> ModelFile:
     else:
         raise error("FX0808", f"{p} is not a model file", help="a model is a .py with @fx.model or a .fx with IR text")
     if not entries:
-        raise error("FX0316", f"{p} has no entry point", help="mark a function with @fx.model" if p.suffix == ".py" else "it holds no tensor function")
+        raise error(
+            "FX0316",
+            f"{p} has no entry point",
+            help="mark a function with @fx.model" if p.suffix == ".py" else "it holds no tensor function",
+        )
     return ModelFile(p, entries)
 
 
@@ -253,7 +271,12 @@ def _place(e: FluxError, file: str) -> None:
 
 def module_entries(m: Module) -> dict[str, Entry]:
     """The entry points of a module: its tensor functions that no other function calls."""
-    called = {op.attrs["callee"] for f in m.funcs.values() for op in f.walk() if op.attrs.get("callee") and op.attrs["callee"] != f.name}
+    called = {
+        op.attrs["callee"]
+        for f in m.funcs.values()
+        for op in f.walk()
+        if op.attrs.get("callee") and op.attrs["callee"] != f.name
+    }
     names = [n for n, f in m.funcs.items() if f.level == "tensor" and n not in called]
 
     def make(name: str) -> Callable[[], Traced]:
@@ -262,7 +285,9 @@ def module_entries(m: Module) -> dict[str, Entry]:
             f = m.funcs[name]
             module = m if next(iter(m.funcs)) == name and len(names) == 1 else Module(name, funcs, m.facts, m.attrs)
             arguments = tuple(tree.LEAF for _ in f.args)
-            in_tree = tree.TreeDef("tuple", (0, 1), (tree.TreeDef("tuple", tuple(range(len(f.args))), arguments), tree.TreeDef("dict")))
+            in_tree = tree.TreeDef(
+                "tuple", (0, 1), (tree.TreeDef("tuple", tuple(range(len(f.args))), arguments), tree.TreeDef("dict"))
+            )
             results = tuple(tree.LEAF for _ in f.outs)
             out_tree = tree.LEAF if len(results) == 1 else tree.TreeDef("tuple", tuple(range(len(results))), results)
             return Traced(module, in_tree, out_tree)

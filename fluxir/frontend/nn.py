@@ -10,7 +10,7 @@ from typing import Any
 
 from fluxir.errors import error
 from fluxir.frontend.api_creation import ones, zeros
-from fluxir.frontend.api_elementwise import float_operand, float_function
+from fluxir.frontend.api_elementwise import float_function, float_operand
 from fluxir.frontend.api_indexing import one_hot
 from fluxir.frontend.api_linalg import matmul
 from fluxir.frontend.api_manipulation import moveaxis, reshape
@@ -118,7 +118,9 @@ def rms_norm(x: Any, /, scale: Any = None, *, axis: Any = -1, eps: float = 1e-6)
 
 
 @public
-def batch_norm(x: Any, mean: Any, var: Any, scale: Any = None, bias: Any = None, *, axis: int = 1, eps: float = 1e-5) -> Tensor:
+def batch_norm(
+    x: Any, mean: Any, var: Any, scale: Any = None, bias: Any = None, *, axis: int = 1, eps: float = 1e-5
+) -> Tensor:
     """(x - mean) / sqrt(var + eps) * scale + bias with one of each per channel: the inference form."""
     t = float_operand("batch_norm", x)
     a = normal_axis("batch_norm", axis, t.ndim)
@@ -149,7 +151,12 @@ def _each(name: str, value: Any, count: int, what: str) -> tuple[int, ...]:
 
 
 def _padding(
-    name: str, padding: Any, space: Sequence[Dim], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
+    name: str,
+    padding: Any,
+    space: Sequence[Dim],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
 ) -> tuple[int, ...]:
     """(low, high) for each spatial axis, flat; from a number, one number or pair per axis, "valid" or "same"."""
     n = len(window)
@@ -174,7 +181,12 @@ def _padding(
         return (padding.__index__(),) * (2 * n)
     pairs = [(p, p) if hasattr(p, "__index__") else tuple(p) for p in padding]
     if len(pairs) != n or any(len(p) != 2 for p in pairs):
-        raise error("FX0210", f"{name}: padding {padding} for {n} spatial axes", help="give one number or pair for each", loc=here())
+        raise error(
+            "FX0210",
+            f"{name}: padding {padding} for {n} spatial axes",
+            help="give one number or pair for each",
+            loc=here(),
+        )
     return tuple(int(v) for p in pairs for v in p)
 
 
@@ -187,7 +199,16 @@ def _channel_bias(y: Tensor, bias: Any) -> Tensor:
 
 @public
 def conv(
-    x: Any, w: Any, /, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, input_dilation: Any = 1
+    x: Any,
+    w: Any,
+    /,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    input_dilation: Any = 1,
 ) -> Tensor:
     """Convolution (cross-correlation) of x [N, C, space...] with w [O, C / groups, space...], 1 to 3 spatial axes.
 
@@ -211,7 +232,16 @@ def conv(
 
 @public
 def conv_transpose(
-    x: Any, w: Any, /, bias: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, dilation: Any = 1, groups: int = 1
+    x: Any,
+    w: Any,
+    /,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Tensor:
     """Transposed convolution of x [N, C, space...] with w [C, O / groups, space...]: the gradient of `conv` as a layer.
 
@@ -220,7 +250,12 @@ def conv_transpose(
     a, k = (float_operand("conv_transpose", t) for t in promote_operands(x, w))
     n = max(a.ndim - 2, 0)
     if k.ndim != a.ndim or any(not isinstance(d, int) for d in k.shape):
-        raise error("FX0210", f"conv_transpose: x is {a.type}, w is {k.type}", help="w has the axes in, out / groups, space..., of known sizes", loc=here())
+        raise error(
+            "FX0210",
+            f"conv_transpose: x is {a.type}, w is {k.type}",
+            help="w has the axes in, out / groups, space..., of known sizes",
+            loc=here(),
+        )
     strides, dil = _each("conv_transpose", stride, n, "stride"), _each("conv_transpose", dilation, n, "dilation")
     extra = _each("conv_transpose", output_padding, n, "output_padding")
     pads = _padding("conv_transpose", padding, a.shape[2:], k.shape[2:], (1,) * n, dil)
@@ -240,18 +275,30 @@ def conv_transpose(
     return _channel_bias(y, bias)
 
 
-def _pool(name: str, x: Any, window: Any, stride: Any, padding: Any, dilation: Any, op: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _pool(
+    name: str, x: Any, window: Any, stride: Any, padding: Any, dilation: Any, op: str
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     t = as_tensor(x)
     n = t.ndim - 2
     if n < 1:
-        raise error("FX0210", f"{name}: {t.type} has no spatial axes", help="the axes are batch, channels, space...", loc=here())
+        raise error(
+            "FX0210", f"{name}: {t.type} has no spatial axes", help="the axes are batch, channels, space...", loc=here()
+        )
     w = _each(name, window, n, "window")
     s = w if stride is None else _each(name, stride, n, "stride")
     d = _each(name, dilation, n, "dilation")
     pads = _padding(name, padding, t.shape[2:], w, s, d)
 
     def run(v: Tensor) -> Tensor:
-        return emit("reduce_window", v, op=op, window=(1, 1, *w), strides=(1, 1, *s), padding=(0, 0, 0, 0, *pads), dilation=(1, 1, *d))
+        return emit(
+            "reduce_window",
+            v,
+            op=op,
+            window=(1, 1, *w),
+            strides=(1, 1, *s),
+            padding=(0, 0, 0, 0, *pads),
+            dilation=(1, 1, *d),
+        )
 
     return t, run
 
@@ -346,7 +393,9 @@ def dropout(x: Any, key: Any, /, rate: float = 0.5) -> Tensor:
     if rate == 0:
         return t
     keep = bernoulli(key, 1 - rate, t.shape)
-    return emit("select", keep, emit("mul", t, constant(1 / (1 - rate) if rate < 1 else 0.0, t.dtype)), constant(0, t.dtype))
+    return emit(
+        "select", keep, emit("mul", t, constant(1 / (1 - rate) if rate < 1 else 0.0, t.dtype)), constant(0, t.dtype)
+    )
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------------------
@@ -357,7 +406,12 @@ def cross_entropy(logits: Any, labels: Any, /, *, axis: int = -1) -> Tensor:
     """-log softmax(logits) at the label, for each example; labels are integers without the class axis."""
     t, y = float_operand("cross_entropy", logits), as_tensor(labels)
     if not y.dtype.is_integer:
-        raise error("FX0214", f"cross_entropy: labels are integers, not {y.type}", help="for probabilities use fx.nn.soft_cross_entropy", loc=here())
+        raise error(
+            "FX0214",
+            f"cross_entropy: labels are integers, not {y.type}",
+            help="for probabilities use fx.nn.soft_cross_entropy",
+            loc=here(),
+        )
     return emit("cross_entropy", t, y, axis=normal_axis("cross_entropy", axis, t.ndim))
 
 

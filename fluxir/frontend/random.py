@@ -24,7 +24,9 @@ from fluxir.ops.rules import broadcast_shapes, normal_axis
 def _key(key: Any) -> Tensor:
     t = as_tensor(key)
     if t.dtype != u32 or t.shape != (2,):
-        raise error("FX0227", f"a random key is u32[2], not {t.type}", help="make one with fx.random.key(seed)", loc=here())
+        raise error(
+            "FX0227", f"a random key is u32[2], not {t.type}", help="make one with fx.random.key(seed)", loc=here()
+        )
     return t
 
 
@@ -39,7 +41,9 @@ def key(seed: Any, /) -> Tensor:
         raise error("FX0227", f"a seed is an integer scalar, not {t.type}", loc=here())
     wide = emit("bitcast", cast(t, i64), dtype=u64) if t.dtype.is_signed else cast(t, u64)
     parts = [wide, emit("shift_right", wide, constant(32, u64))]
-    return emit("concat", *[reshape(cast(emit("bit_and", p, constant(0xFFFFFFFF, u64)), u32), (1,)) for p in parts], axis=0)
+    return emit(
+        "concat", *[reshape(cast(emit("bit_and", p, constant(0xFFFFFFFF, u64)), u32), (1,)) for p in parts], axis=0
+    )
 
 
 # Derived keys are drawn with a salted key, so that they share no block with what the key itself gives.
@@ -132,7 +136,9 @@ def normal(key: Any, /, shape: Any = (), *, loc: Any = 0.0, scale: Any = 1.0, dt
 
 
 @public
-def truncated_normal(key: Any, lower: float = -2.0, upper: float = 2.0, shape: Any = (), *, dtype: Any = "f32") -> Tensor:
+def truncated_normal(
+    key: Any, lower: float = -2.0, upper: float = 2.0, shape: Any = (), *, dtype: Any = "f32"
+) -> Tensor:
     """Standard normal conditioned on [lower, upper], by inversion: sqrt(2) * erfinv of a uniform number."""
     d, s = as_dtype(dtype), as_shape(shape)
     middle = d if d.bits >= 32 else f32
@@ -202,7 +208,9 @@ def categorical(key: Any, logits: Any, /, axis: int = -1, shape: Any = None) -> 
     batch = tuple(d for i, d in enumerate(t.shape) if i != a)
     out = batch if shape is None else as_shape(shape)
     if broadcast_shapes("categorical", [batch, out]) != out:
-        raise error("FX0202", f"categorical: the result shape {out} does not end in the batch shape {batch}", loc=here())
+        raise error(
+            "FX0202", f"categorical: the result shape {out} does not end in the batch shape {batch}", loc=here()
+        )
     from fluxir.frontend.api_manipulation import moveaxis
 
     t = moveaxis(t, a, -1)
@@ -234,7 +242,11 @@ def choice(key: Any, a: Any, /, shape: Any = (), *, replace: bool = True) -> Ten
     from fluxir.frontend.api_indexing import take
     from fluxir.ir.dims import Poly
 
-    pool = arange(a) if isinstance(a, Poly) or hasattr(a, "__index__") and not isinstance(a, Tensor | np.ndarray) else as_tensor(a)
+    pool = (
+        arange(a)
+        if isinstance(a, Poly) or hasattr(a, "__index__") and not isinstance(a, Tensor | np.ndarray)
+        else as_tensor(a)
+    )
     s = as_shape(shape)
     n = pool.shape[0]
     if replace:

@@ -142,7 +142,13 @@ def result_dtype(*xs: Any) -> DType:
         elif isinstance(x, Tensor) and x.weak:
             weak = _weaker(weak, x.dtype)
         else:
-            d = x.dtype if isinstance(x, Tensor) else array_dtype(x.dtype) if isinstance(x, np.ndarray | np.generic) else as_dtype(x)
+            d = (
+                x.dtype
+                if isinstance(x, Tensor)
+                else array_dtype(x.dtype)
+                if isinstance(x, np.ndarray | np.generic)
+                else as_dtype(x)
+            )
             strong = d if strong is None else promote(strong, d)
     if strong is None:
         return weak or f32
@@ -408,7 +414,9 @@ class Tensor(Methods):
         a = self._now()
         if a is not None:
             return np.asarray(a, *args)
-        _no_value("FX0315", f"a traced tensor ({self.type}) was given to NumPy", "use the function of the same name in fluxir")
+        _no_value(
+            "FX0315", f"a traced tensor ({self.type}) was given to NumPy", "use the function of the same name in fluxir"
+        )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         # `array + tensor` arrives here as np.add: an operator is honoured, a ufunc called by name is not.
@@ -417,14 +425,21 @@ class Tensor(Methods):
             if kwargs.get("out") is not None:
                 raise error("FX0304", f"np.{ufunc.__name__} would write a traced tensor into a numpy array",
                             help="write a = a + x instead of a += x", loc=here())  # fmt: skip
-            raise error("FX0315", f"np.{ufunc.__name__} was called on a traced tensor", help=f"write fx.{_fluxir_name(ufunc.__name__)}(...)", loc=here())
+            raise error(
+                "FX0315",
+                f"np.{ufunc.__name__} was called on a traced tensor",
+                help=f"write fx.{_fluxir_name(ufunc.__name__)}(...)",
+                loc=here(),
+            )
         if len(inputs) == 1:
             return operator(as_tensor(inputs[0]))
         return operator(as_tensor(inputs[0]), inputs[1])
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         name = func.__name__
-        raise error("FX0315", f"np.{name} was called on a traced tensor", help=f"write fx.{_fluxir_name(name)}(...)", loc=here())
+        raise error(
+            "FX0315", f"np.{name} was called on a traced tensor", help=f"write fx.{_fluxir_name(name)}(...)", loc=here()
+        )
 
     # -- operators
     __add__, __radd__ = _operators("add")

@@ -51,7 +51,11 @@ def _is_ours(code: CodeType) -> bool:
     known = _ours.get(code)
     if known is None:
         file = code.co_filename
-        known = _ours[code] = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES) or file.endswith(("/functools.py", "/contextlib.py"))
+        known = _ours[code] = (
+            file.startswith(_PACKAGE)
+            and not file.startswith(_EXAMPLES)
+            or file.endswith(("/functools.py", "/contextlib.py"))
+        )
     return known
 
 
@@ -140,7 +144,9 @@ class Scope:
     def root(self) -> Scope:
         return self if self.parent is None else self.parent.root
 
-    def emit(self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+    def emit(
+        self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]
+    ) -> tuple[Value, ...]:
         """Append an op at the user's place; a type error names the operands as the user does."""
         self.builder.loc = here()
         try:
@@ -153,7 +159,11 @@ class Scope:
         """`value` of the scope `owner` as seen here: itself, or this block's argument that captures it."""
         if owner is self:
             return value
-        if value.owner is not None and value.owner.name == "const" and value.owner.attrs["value"].size <= SMALL_CONSTANT:
+        if (
+            value.owner is not None
+            and value.owner.name == "const"
+            and value.owner.attrs["value"].size <= SMALL_CONSTANT
+        ):
             return self.constant(value.owner.attrs["value"])
         if self.parent is None or not owner.open:
             raise error(
@@ -207,7 +217,9 @@ class EagerScope(Scope):
         self.arrays: dict[Value, Any] = {}
         self.interpreter = Interpreter(Module("eager", self.trace.funcs))
 
-    def emit(self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+    def emit(
+        self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]
+    ) -> tuple[Value, ...]:
         defn = lookup(name)
         try:
             op = Op(defn, values, normalise_attrs(defn, attrs), blocks)
@@ -296,7 +308,9 @@ class Region:
     outs: list[Value] = field(default_factory=list)
 
 
-def trace_region(types: Sequence[Type], fn: Callable[..., Any], names: Sequence[str] = (), weak: Sequence[bool] = ()) -> Region:
+def trace_region(
+    types: Sequence[Type], fn: Callable[..., Any], names: Sequence[str] = (), weak: Sequence[bool] = ()
+) -> Region:
     """Run `fn` on fresh tensors of `types` (`weak[i]`: a Python number) in a child of the current scope.
 
     The result tree is in `out`; the caller turns its leaves into `outs` (ops made with `inside(region)` are part of the

@@ -237,14 +237,18 @@ def difference(a: TreeDef, b: TreeDef, path: Path = ()) -> str | None:
 
 
 def _noun(t: TreeDef) -> str:
-    return {"leaf": "a tensor", "none": "None", "dict": "a dict", "list": "a list", "tuple": "a tuple"}.get(t.kind) or f"a {t.cls.__name__}"
+    return {"leaf": "a tensor", "none": "None", "dict": "a dict", "list": "a list", "tuple": "a tuple"}.get(
+        t.kind
+    ) or f"a {t.cls.__name__}"
 
 
 def check_same(a: TreeDef, b: TreeDef, a_name: str, b_name: str, code: str = "FX0313") -> None:
     """Raise `code` (FX0313) with the first difference unless the structures are equal."""
     found = difference(a, b)
     if found:
-        raise error(code, f"{a_name} and {b_name} differ in structure: {found}", labels=[(a_name, str(a)), (b_name, str(b))])
+        raise error(
+            code, f"{a_name} and {b_name} differ in structure: {found}", labels=[(a_name, str(a)), (b_name, str(b))]
+        )
 
 
 def from_json(data: Any) -> TreeDef:
@@ -263,7 +267,7 @@ def from_json(data: Any) -> TreeDef:
             raise ValueError("keys")
         if kind == "namedtuple":
             fields = [str(k) for k in keys]
-            return TreeDef(kind, tuple(fields), children, namedtuple(str(data["name"]), fields))  # noqa: PYI024
+            return TreeDef(kind, tuple(fields), children, namedtuple(str(data["name"]), fields))
         if kind in ("dict", "dataclass", "custom"):
             return TreeDef("dict", keys, children)
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -273,4 +277,19 @@ def from_json(data: Any) -> TreeDef:
 
 register_tree = register
 
-__all__ = ["LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "flatten", "from_json", "leaves", "map", "path_text", "register", "register_tree", "unflatten"]
+__all__ = [
+    "LEAF",
+    "NONE",
+    "Path",
+    "TreeDef",
+    "check_same",
+    "difference",
+    "flatten",
+    "from_json",
+    "leaves",
+    "map",
+    "path_text",
+    "register",
+    "register_tree",
+    "unflatten",
+]
