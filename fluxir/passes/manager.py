@@ -6,8 +6,10 @@ are its options on the command line: `--passes "simplify,cse,fuse[max_ops=8]"`.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from typing import Any
 from fluxir.errors import FluxError, error
 from fluxir.ir.core import Func, Module
 from fluxir.ir.dims import assuming
+from fluxir.ir.parser import read_module
 from fluxir.ir.printer import print_module
 from fluxir.ir.verify import verify_func, verify_module
 from fluxir.target import Target
@@ -85,7 +88,9 @@ def parse_pipeline(text: str | Sequence[str]) -> list[Step]:
         name, _, rest = part.partition("[")
         name = name.strip()
         if name not in PASSES:
-            raise error("FX0401", f"there is no pass named {name!r}", help="the passes are " + ", ".join(sorted(PASSES)))
+            near = difflib.get_close_matches(name, PASSES, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise error("FX0401", f"there is no pass named {name!r}", help=hint + "the passes are " + ", ".join(sorted(PASSES)))
         info = PASSES[name]
         options: dict[str, Any] = {}
         if rest:
@@ -95,7 +100,7 @@ def parse_pipeline(text: str | Sequence[str]) -> list[Step]:
                 key, eq, value = (s.strip() for s in item.partition("="))
                 if key not in info.options or not eq:
                     known = ", ".join(f"{k}={v}" for k, v in info.options.items()) or "none"
-                    raise error("FX0402", f"pass {name!r} has no option {item.strip()!r}", help=f"its options and defaults: {known}")
+                    raise error("FX0402", f"pass {name!r} has no option {item.strip()!r}", help=f"options and defaults: {known}")
                 options[key] = _option(name, key, value, info.options[key])
         steps.append(Step(info, options))
     return steps
@@ -143,40 +148,56 @@ class PassManager:
     """Runs a pipeline. `verify`: "off", "changed" (type rules of what changed) or "numeric" (also run both on random inputs)."""
 
     def __init__(self, pipeline: str | Sequence[str] | list[Step], *, target: Target | None = None, verify: str = "changed",
-                 dump_dir: str | Path | None = None, start: int = 0, prefix: str = "") -> None:  # fmt: skip
-        self.steps = pipeline if isinstance(pipeline, list) and all(isinstance(s, Step) for s in pipeline) else parse_pipeline(pipeline)  # type: ignore[arg-type]
+                 dump_dir: str | Path | None = None, start: int = 0) -> None:  # fmt: skip
+        parsed = isinstance(pipeline, list) and all(isinstance(s, Step) for s in pipeline)
+        self.steps: list[Step] = pipeline if parsed else parse_pipeline(pipeline)  # type: ignore[assignment,arg-type]
         self.target, self.verify, self.start = target, verify, start
         self.dump_dir = Path(dump_dir) if dump_dir else None
         self.records: list[Record] = []
 
     def run(self, module: Module) -> Module:
-        """The module after all passes; `records` tells what each did."""
-        self.dump(self.start, "input", module)
+        """The module after all passes; `records` tells what each did.
+
+        Raises FX0499 if a pass fails with an exception of its own, FX0403 if it breaks the program, FX0404 if it
+        changes the answer (`verify="numeric"`); each comes with a reproducer. A `FluxError` of a pass passes through.
+        """
+        if not self.start:
+            self.dump(0, "input", module)
+        self.write_index()
         for i, step in enumerate(self.steps, self.start + 1):
             before = module
             rules: Counter[str] = Counter()
             t = time.perf_counter()
-            try:
-                with assuming(module.facts):
-                    module = self.apply(step, module, rules)
-                    if module is not before and self.verify != "off":
-                        self.check(step, before, module)
-            except FluxError as e:
-                e.notes.append(f"while running the pass {step}")
-                raise
-            except Exception as e:
-                from fluxir.passes.reproducer import write_reproducer
-
-                path = write_reproducer(before, str(step), e, self.dump_dir)
-                raise error("FX0499", f"the pass {step} failed: {type(e).__name__}: {e}", notes=[f"reproducer: {path}"],
-                            help="this is a defect in fluxir; the reproducer is a test that shows it") from e  # fmt: skip
+            with assuming(module.facts):
+                module = self.attempt(step, module, rules)
+                if module is not before and self.verify != "off":
+                    self.check(step, before, module)
             ms = (time.perf_counter() - t) * 1e3
-            self.records.append(Record(i, str(step), module is not before, count_ops(before), count_ops(module), ms, dict(rules), module))
+            ops = count_ops(before), count_ops(module)
+            self.records.append(Record(i, str(step), module is not before, *ops, ms, dict(rules), module))
             self.dump(i, step.info.name, module)
-        if self.dump_dir:
-            rows = [r.row() for r in self.records]
-            (self.dump_dir / "index.json").write_text(json.dumps({"passes": rows}, indent=1) + "\n")
+            self.write_index()
         return module
+
+    def attempt(self, step: Step, module: Module, rules: Counter[str]) -> Module:
+        """The module after one pass; a failure names the pass."""
+        try:
+            return self.apply(step, module, rules)
+        except FluxError as e:
+            e.notes.append(f"while running the pass {step}")
+            raise
+        except Exception as e:
+            raise error("FX0499", f"the pass {step} failed: {type(e).__name__}: {e}", notes=[self.reproducer(step, module, e)],
+                        help="this is a defect in fluxir; the reproducer is a test that shows it") from e  # fmt: skip
+
+    def reproducer(self, step: Step, module: Module, e: BaseException) -> str:
+        from fluxir.passes.reproducer import write_reproducer
+
+        target = self.target.name if self.target else None
+        try:
+            return f"reproducer: {write_reproducer(module, str(step), e, self.dump_dir, verify=self.verify, target=target)}"
+        except Exception as second:  # the failure itself matters more
+            return f"no reproducer could be written: {type(second).__name__}: {second}"
 
     def apply(self, step: Step, module: Module, rules: Counter[str]) -> Module:
         if step.info.scope == "module":
@@ -190,18 +211,85 @@ class PassManager:
         return module
 
     def check(self, step: Step, before: Module, after: Module) -> None:
-        if list(before.funcs) == list(after.funcs):
-            for name, f in after.funcs.items():
-                if f is not before.funcs[name]:
-                    verify_func(f, after)
-        else:
-            verify_module(after)
+        try:
+            if list(before.funcs) == list(after.funcs):
+                for name, f in after.funcs.items():
+                    if f is not before.funcs[name]:
+                        verify_func(f, after)
+            else:
+                verify_module(after)
+        except FluxError as e:
+            raise error("FX0403", f"the pass {step} broke the program: {e.message}", loc=e.loc, labels=e.labels,
+                        notes=[f"the verifier says {e.code}", *e.notes, self.reproducer(step, before, e)],
+                        help="this is a defect of the pass; the reproducer is a test that shows it") from e  # fmt: skip
         if self.verify == "numeric":
             from fluxir.passes.numeric import compare
 
-            compare(before, after, str(step))
+            compare(before, after, str(step), dump_dir=self.dump_dir)
 
     def dump(self, index: int, name: str, module: Module) -> None:
         if self.dump_dir:
             self.dump_dir.mkdir(parents=True, exist_ok=True)
-            (self.dump_dir / f"{index:02d}-{name}.fx").write_text(print_module(module))
+            (self.dump_dir / dump_name(index, name)).write_text(print_module(module))
+
+    def write_index(self) -> None:
+        """`index.json`: what the passes did so far, and the whole pipeline. Managers that go on from `start` add to it."""
+        if self.dump_dir:
+            path = self.dump_dir / "index.json"
+            known = read_index(path) if self.start and path.exists() else {"passes": [], "pipeline": []}
+            rows = [r for r in known["passes"] if r["index"] <= self.start] + [r.row() for r in self.records]
+            pipeline = known["pipeline"][: self.start] + [str(s) for s in self.steps]
+            path.write_text(json.dumps({"pipeline": pipeline, "passes": rows}, indent=1) + "\n")
+
+
+# ---- going on from a dump -------------------------------------------------------------------------------------------------
+
+
+def dump_name(index: int, name: str) -> str:
+    return f"{index:02d}-{name}.fx"
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """`index.json` of a dump directory; FX0409 if it is not one."""
+    try:
+        data = json.loads(path.read_text())
+        rows, pipeline = data["passes"], data["pipeline"]
+        if not (all(isinstance(r["index"], int) for r in rows) and all(isinstance(s, str) for s in pipeline)):
+            raise TypeError("not the form that fluxir writes")
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise error("FX0409", f"{path} cannot be read as the index of a dump directory: {e}") from None
+    return {"passes": rows, "pipeline": pipeline}
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A dump to go on from: the module it holds (edited or not), the number of its pass, and the passes after it.
+
+    `remaining` is a pipeline of passes for the module's level; what comes after a change of level is the driver's.
+    """
+
+    module: Module
+    index: int
+    remaining: str
+
+
+def resume_point(path: str | Path) -> ResumePoint:
+    """Read `DIR/03-fuse.fx` to continue from it. FX0409 if it is not the dump of a pass beside its `index.json`."""
+    p = Path(path)
+    m = re.fullmatch(r"(\d+)-(.+)\.fx", p.name)
+    if m is None:
+        raise error("FX0409", f"{p} is not the dump of a pass", help="a compilation goes on from a file such as 03-fuse.fx")
+    pipeline = read_index(p.with_name("index.json"))["pipeline"]
+    index = int(m[1])
+    known = (["input"] + [s.partition("[")[0] for s in pipeline])[index : index + 1]
+    if known != [m[2]]:
+        raise error("FX0409", f"{p} is not in the index of its directory: its step {index} is {', '.join(known) or 'missing'}")
+    module = read_module(p, locate=False)
+    verify_module(module)
+    level = module.entry.level
+    remaining = []
+    for step in parse_pipeline(pipeline[index:]):
+        if step.info.level not in (level, "any"):
+            break
+        remaining.append(str(step))
+    return ResumePoint(module, index, ",".join(remaining))
