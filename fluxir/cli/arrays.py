@@ -17,7 +17,7 @@ import numpy as np
 from .. import config
 from ..errors import FluxError, error
 
-__all__ = ["assignments", "describe", "generate", "read_array", "summary", "write_array"]
+__all__ = ["assignments", "describe", "dim_sizes", "generate", "read_array", "summary", "write_array"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,6 +33,19 @@ def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
             raise _bad(f"{option} names {name.strip()!r} twice")
         found[name.strip()] = value.strip()
     return found
+
+
+def dim_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """``--dim SYMBOL=SIZE`` texts as a dict. Raises FX0905."""
+    found = assignments(texts, "--dim")
+    for name, text in found.items():
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise error(
+                "FX0905",
+                f"--dim {name}={text}: a size is a whole number of at least 0",
+                help="write for example --dim B=32",
+            )
+    return {name: int(text) for name, text in found.items()}
 
 
 def generate(name: str, value: str, dtype: np.dtype[Any], shape: Sequence[int], seed: int = 0) -> Array:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import click
@@ -32,7 +33,7 @@ class Output:
         """Write ``data`` as JSON or ``text`` (made only when needed) to stdout, with a final newline."""
         self.clear()
         if self.as_json:
-            click.echo(json.dumps(data, indent=2, default=str))
+            click.echo(json.dumps(_plain(data), indent=2, allow_nan=False))
         else:
             body = text if isinstance(text, str) else text()
             click.echo(body, color=config.wants_color(sys.stdout.isatty()))
@@ -55,6 +56,17 @@ class Output:
     def _wants_progress() -> bool:
         choice = config.get().progress
         return choice == "always" or (choice == "auto" and sys.stderr.isatty())
+
+
+def _plain(data: object) -> object:
+    """``data`` with what JSON has no form for as text: infinities and NaN, and objects."""
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    return data if data is None or isinstance(data, bool | int | float | str) else str(data)
 
 
 def verb(

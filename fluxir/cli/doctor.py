@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import glob
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -151,41 +148,21 @@ def _try_to_write(path: str) -> None:
 
 
 def _assembler() -> list[Finding]:
+    from ..codegen.checks import find_ptxas
+
     advice = "optional, checks PTX: pip install nvidia-cuda-nvcc"
     try:
         path = find_ptxas()
     except FluxError as problem:
+        if config.get().ptxas is None:
+            return [Finding("ptxas", "none", "not found", advice)]
         return [Finding("ptxas", "bad", problem.message, problem.help or "", problem.code)]
-    if path is None:
-        return [Finding("ptxas", "none", "not found", advice)]
     try:
         told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError) as problem:
         return [Finding("ptxas", "bad", f"{path} does not run: {problem}", advice, "FX0511")]
     version = re.search(r"release ([\d.]+)", told)
     return [Finding("ptxas", "ok", f"{version[1] if version else 'unknown version'} at {path}")]
-
-
-def find_ptxas() -> str | None:
-    """The path of NVIDIA's assembler: the setting ``ptxas``, else PATH, else NVIDIA's Python wheels. None where it is
-    not.
-
-    Raises FX0511 where the setting names a file that is not there.
-    """
-    chosen = config.get().ptxas
-    if chosen is not None:
-        if not os.access(chosen, os.X_OK):
-            raise error("FX0511", f"the setting ptxas names {chosen}, which is no program")
-        return chosen
-    on_path = shutil.which("ptxas")
-    if on_path is not None:
-        return on_path
-    spec = importlib.util.find_spec("nvidia")
-    for root in spec.submodule_search_locations or () if spec is not None else ():
-        for found in sorted(glob.glob(os.path.join(glob.escape(root), "*", "bin", "ptxas")), reverse=True):
-            if os.access(found, os.X_OK):
-                return found
-    return None
 
 
 def _gpu() -> list[Finding]:

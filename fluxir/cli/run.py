@@ -1,0 +1,189 @@
+"""The verb ``run``: execute an artifact or a model on arrays.
+
+Invariant: running an artifact imports neither the frontend nor the passes nor LLVM.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import config
+from ..errors import FluxError, error
+from ..runtime import arguments, sizes
+from .arrays import assignments, describe, dim_sizes, generate, read_array, summary, write_array
+from .common import Output, table, verb
+
+if TYPE_CHECKING:
+    from ..runtime.program import Program
+
+__all__ = ["command", "make_inputs"]
+
+_HELP = """Run FILE, an artifact (.fxb) or a model (.py, .fx, compiled first), on arrays.
+
+Inputs are NAME=@FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER. Outputs are NAME=@FILE.npy, or NAME=- to
+print all values; without --output a summary of each is printed. Example:
+
+fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
+"""
+
+
+@verb("run", settings=("device", "num_threads", "target", "opt_level", "accuracy", "cache", "cache_dir"), help=_HELP)
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="The value of an input.")
+@click.option("--output", "-o", "outputs", multiple=True, metavar="NAME=@FILE", help="Where an output goes.")
+@click.option("--dim", "dims", multiple=True, metavar="SYMBOL=SIZE", help="The size of generated inputs, such as B=32.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of random inputs.")
+@click.option(
+    "--repeat", default=1, show_default=True, type=click.IntRange(1, 10**9), help="Run this often, and print the times."
+)
+@click.option("--entry", metavar="NAME", help="The entry point, where the file has several.")
+def command(
+    output: Output,
+    file: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    dims: tuple[str, ...],
+    seed: int,
+    repeat: int,
+    entry: str | None,
+) -> None:
+    program = _load(output, file, entry)
+    given = make_inputs(program.spec, assignments(inputs, "--input"), dim_sizes(dims), seed)
+    wanted = _wanted(program.spec, assignments(outputs, "--output"))
+    times = []
+    results: list[Any] = []
+    for turn in range(repeat):
+        output.progress(f"run {turn + 1} of {repeat}")
+        begin = time.perf_counter()
+        results = program.call_flat(given)
+        times.append(time.perf_counter() - begin)
+    named = dict(zip([one["name"] for one in program.spec["outputs"]], results))
+    for name, path in wanted.items():
+        if path != "-":
+            write_array(path, named[name])
+    data = {
+        "file": file,
+        "device": config.get().device,
+        "runs": repeat,
+        "first_ms": round(times[0] * 1e3, 4),
+        "median_ms": round(statistics.median(times) * 1e3, 4),
+        "outputs": {
+            name: {**summary(array), **({"file": wanted[name]} if wanted.get(name, "-") != "-" else {}),
+                   **({"values": array.tolist()} if wanted.get(name) == "-" else {})}
+            for name, array in named.items()
+        },
+    }  # fmt: skip
+
+    def text() -> str:
+        lines = []
+        for name, array in named.items():
+            path = wanted.get(name)
+            if path == "-":
+                lines.append(f"{name}: {describe(array)}\n{array}")
+            elif path is not None:
+                lines.append(f"{name}: {describe(array)} written to {path}")
+            elif not wanted:
+                facts = summary(array)
+                lines.append(
+                    f"{name}: {describe(array)}"
+                    + "".join(f"  {k} {facts[k]:.6g}" for k in ("min", "max", "mean") if k in facts)
+                )
+        if repeat > 1:
+            rows = [("first", f"{data['first_ms']:.4f} ms"), ("median", f"{data['median_ms']:.4f} ms")]
+            lines.append(table([*rows, ("least", f"{min(times) * 1e3:.4f} ms")], right=(1,)))
+        return "\n".join(lines)
+
+    output.result(data, text)
+
+
+def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mapping[str, int], seed: int) -> list[Any]:
+    """The arrays for all inputs of ``spec`` in order, read or generated as ``values`` says, by name.
+
+    The sizes of generated inputs come from ``dims`` and from the shapes of the arrays read. Raises FX0607 for a name
+    that is no input, FX0905 where an input has no value or a size is not known, and what reading a file raises.
+    """
+    names = [one["name"] for one in spec["inputs"]]
+    for name in values:
+        if name not in names:
+            raise error("FX0607", f"there is no input {name!r}", help=_inputs_text(spec))
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise error("FX0905", f"no value for the input {', '.join(missing)}", help=_inputs_text(spec))
+    known = dict(dims)
+    arrays: dict[str, Any] = {}
+    for one in spec["inputs"]:
+        value = values[one["name"]]
+        if value.startswith("@"):
+            array = read_array(value[1:], arguments.dtype(one["dtype"]))
+            arrays[one["name"]] = array
+            if len(array.shape) == len(one["shape"]):
+                known |= {
+                    size: n
+                    for size, n in zip(one["shape"], array.shape)
+                    if isinstance(size, str) and size in spec["symbols"]
+                }
+    for one in spec["inputs"]:
+        if one["name"] not in arrays:
+            unknown = sorted({symbol for size in one["shape"] for symbol in sizes.names(size)} - set(known))
+            if unknown:
+                example = " ".join(f"--dim {symbol}=32" for symbol in unknown)
+                raise error(
+                    "FX0905", f"the input {one['name']} needs the size {', '.join(unknown)}", help=f"give it: {example}"
+                )
+            shape = [sizes.evaluate(size, known) for size in one["shape"]]
+            arrays[one["name"]] = generate(one["name"], values[one["name"]], arguments.dtype(one["dtype"]), shape, seed)
+    return [arrays[name] for name in names]
+
+
+def _load(output: Output, file: str, entry: str | None) -> Program:
+    device = config.get().device
+    if device != "cpu":
+        raise _no_device(device)
+    suffix = os.path.splitext(file)[1]
+    if suffix == ".fxb":
+        from ..runtime.program import Program
+
+        return Program.load(file)
+    if suffix not in (".py", ".fx"):
+        raise error(
+            "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py or .fx model"
+        )
+    from .models import load_entry
+
+    output.progress(f"compiling {file}")
+    return load_entry(file, entry).compile().program
+
+
+def _no_device(device: str) -> FluxError:
+    return error(
+        "FX0703",
+        f"the device {device} cannot run programs in this version",
+        help="use --device cpu; `fluxir compile` writes PTX",
+    )
+
+
+def _wanted(spec: Mapping[str, Any], outputs: Mapping[str, str]) -> dict[str, str]:
+    """Output files by name: the path without its ``@``, or ``-``. Raises FX0607 and FX0905."""
+    names = [one["name"] for one in spec["outputs"]]
+    found = {}
+    for name, value in outputs.items():
+        if name not in names:
+            raise error("FX0607", f"there is no output {name!r}", help=f"the outputs are: {', '.join(names)}")
+        if value != "-" and not (value.startswith("@") and len(value) > 1):
+            raise error(
+                "FX0905",
+                f"--output {name}={value}: an output goes to a file or to -",
+                help=f"write {name}=@FILE.npy or {name}=-",
+            )
+        found[name] = value.removeprefix("@")
+    return found
+
+
+def _inputs_text(spec: Mapping[str, Any]) -> str:
+    return "the inputs are: " + ", ".join(f"{one['name']}: {arguments.show_type(one)}" for one in spec["inputs"])
