@@ -88,9 +88,10 @@ def oracle_error(name: str, dtype: str, points: list[np.ndarray]) -> float:
             if not (np.isfinite(w) and info.smallest_subnormal < abs(w) < info.max and all(np.isfinite(args))):
                 continue
             exact = MPMATH[name](*[mpmath.mpf(float(a)) for a in args])
-            high = float(w)  # a long double is taken apart into two doubles
-            shown = mpmath.mpf(high) + mpmath.mpf(float(w - np.longdouble(high)))
-            ulp = mpmath.mpf(float(np.spacing(NUMPY[dtype](abs(high)))))
+            fraction, exponent = np.frexp(w)  # a long double is taken apart into two doubles
+            high = float(fraction)
+            shown = mpmath.ldexp(mpmath.mpf(high) + mpmath.mpf(float(fraction - np.longdouble(high))), int(exponent))
+            ulp = mpmath.mpf(float(np.spacing(NUMPY[dtype](abs(w)))))
             worst = max(worst, float(abs(shown - exact) / ulp))
     return worst
 

@@ -39,6 +39,11 @@ def reduce(b: Builder, x: Value, fmt: Format) -> tuple[Value, Value]:
 
 
 def exp_of_reduced(b: Builder, r: Value, fmt: Format) -> Value:
+    """exp(r) for |r| <= ln(2)/2."""
+    return horner(b, r, (1.0, 1.0, *COEFFICIENTS["exp"][fmt.name]))
+
+
+def expm1_of_reduced(b: Builder, r: Value, fmt: Format) -> Value:
     """exp(r) - 1 for |r| <= ln(2)/2."""
     return b.fma(b.mul(r, r), horner(b, r, COEFFICIENTS["exp"][fmt.name]), r)
 
@@ -58,7 +63,7 @@ def exp(b: Builder, x: Value) -> Value:
     fmt = format_of(x)
     low, high = EXP_RANGE[fmt.name]
     r, n = reduce(b, at_least(b, at_most(b, x, high), low), fmt)
-    return scale(b, b.add(exp_of_reduced(b, r, fmt), 1.0), n, fmt)
+    return scale(b, exp_of_reduced(b, r, fmt), n, fmt)
 
 
 def exp2(b: Builder, x: Value) -> Value:
@@ -68,8 +73,7 @@ def exp2(b: Builder, x: Value) -> Value:
     x = at_least(b, at_most(b, x, high), low)
     n_float, n = nearest_integer(b, x)
     r = b.sub(x, n_float)
-    tail = b.mul(r, horner(b, r, COEFFICIENTS["exp2"][fmt.name]))
-    return scale(b, b.add(tail, 1.0), n, fmt)
+    return scale(b, horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), n, fmt)
 
 
 def expm1(b: Builder, x: Value) -> Value:
@@ -77,7 +81,7 @@ def expm1(b: Builder, x: Value) -> Value:
     fmt = format_of(x)
     low, high, tiny = (-20.0, 89.0, 2.0**-26) if fmt.name == "f32" else (-40.0, 710.0, 2.0**-55)
     r, n = reduce(b, at_least(b, at_most(b, x, high), low), fmt)
-    tail = exp_of_reduced(b, r, fmt)
+    tail = expm1_of_reduced(b, r, fmt)
     half_power = power_of_two(b, b.sub(n, 1), fmt)  # half, for 2**n itself may overflow
     half = b.fma(half_power, tail, b.sub(half_power, 0.5))
     return b.select(b.lt(b.abs(x), tiny), x, b.add(half, half))
@@ -98,7 +102,7 @@ def tanh(b: Builder, x: Value) -> Value:
     small = b.fma(b.mul(magnitude, z), horner(b, z, COEFFICIENTS["tanh"][fmt.name]), magnitude)
     limited = at_most(b, magnitude, 10.0 if fmt.name == "f32" else 20.0)
     r, n = reduce(b, b.add(limited, limited), fmt)
-    e = b.mul(b.add(exp_of_reduced(b, r, fmt), 1.0), power_of_two(b, n, fmt))
+    e = b.mul(exp_of_reduced(b, r, fmt), power_of_two(b, n, fmt))
     large = b.sub(1.0, b.div(2.0, b.add(e, 1.0)))
     return flip_sign(b, b.select(b.lt(magnitude, 0.625), small, large), sign_bits(b, x))
 

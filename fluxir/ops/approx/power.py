@@ -97,7 +97,7 @@ def _exp2_of_sum(b: Builder, high: Value, low: Value, fmt: Format) -> Value:
     high = at_least(b, at_most(b, high, top), bottom)
     n_float, n = nearest_integer(b, high)
     r = b.add(b.sub(high, n_float), low)
-    return scale(b, b.add(b.mul(r, horner(b, r, COEFFICIENTS["exp2"][fmt.name])), 1.0), n, fmt)
+    return scale(b, horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), n, fmt)
 
 
 def _log2_as_sum(b: Builder, x: Value, fmt: Format) -> tuple[Value, Value]:
