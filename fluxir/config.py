@@ -21,7 +21,18 @@ from typing import Any
 
 from .errors import FluxError, error
 
-__all__ = ["SETTINGS", "Config", "Setting", "configure", "environment", "get", "override", "reload", "wants_color"]
+__all__ = [
+    "SETTINGS",
+    "Config",
+    "Setting",
+    "configure",
+    "environment",
+    "get",
+    "override",
+    "preserved",
+    "reload",
+    "wants_color",
+]
 
 _PREFIX = "FLUXIR_"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -269,6 +280,18 @@ def configure(**values: object) -> Config:
     global _process
     _process = (_process or reload()).replace(**values)
     return _process
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Undo at the end of a ``with`` block what `configure` and `reload` did inside it, as one run of the command line in a
+    process of somebody else must."""
+    global _process
+    before = _process
+    try:
+        yield
+    finally:
+        _process = before
 
 
 def reload(variables: Mapping[str, str] | None = None) -> Config:

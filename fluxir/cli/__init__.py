@@ -31,8 +31,11 @@ class OutputClosed(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``fluxir`` with ``argv`` (without the program's name; None: the process's own). Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    from .. import config
+
     try:
-        status = _run(arguments)
+        with config.preserved():
+            status = _run(arguments)
         sys.stdout.flush()
         return status
     except (BrokenPipeError, OutputClosed):

@@ -1,6 +1,6 @@
 """The verb ``run``: execute an artifact or a model on arrays.
 
-Invariant: running an artifact imports neither the frontend nor the passes nor LLVM.
+Invariant: running an artifact imports nothing of the compiler.
 """
 
 from __future__ import annotations

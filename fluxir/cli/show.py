@@ -32,8 +32,7 @@ def command(output: Output, file: str, stage: str, locations: bool, entry: str |
     lowered = load_entry(file, entry)
     if stage == "plan":
         text = plan_text(lowered.build().stages["loops"])
-    elif stage == "ptx" and config.get().target.startswith("cpu"):
-        text = lowered.as_text(stage, "sm_80", locations)
     else:
-        text = lowered.as_text(stage, None, locations)
+        target = config.get().target
+        text = lowered.as_text(stage, "sm_80" if stage == "ptx" and target.startswith("cpu") else target, locations)
     output.result({"file": file, "stage": stage, "text": text}, text.rstrip("\n"))
