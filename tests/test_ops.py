@@ -6,6 +6,7 @@ listed here by name (`NO_ELEMENT`, `STATIC_ONLY`), so that a gap is a decision a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from fluxir.errors import FluxError
 from fluxir.ir import dims
 from fluxir.ir.build import Builder, build_func
 from fluxir.ir.core import Block, Func, Module, Value
-from fluxir.ir.interp import interpret
+from fluxir.ir.interp import Interpreter, interpret
 from fluxir.ir.opdef import OpDef, Sample
 from fluxir.ir.parser import parse_module
 from fluxir.ir.printer import print_module
@@ -402,3 +403,21 @@ def test_ptx_assembles(defn: OpDef, arch: str) -> None:
     assert f".target {arch}" in code.ptx
     kernels = assemble(code.ptx, arch)
     assert len(kernels) == code.ptx.count(".entry")
+
+
+@pytest.mark.deep
+@EACH_OP
+def test_gpu_kernels_agree_with_meaning(defn: OpDef) -> None:
+    """The GPU's kernels run thread by thread in the loop interpreter (two samples an op: it is slow)."""
+    few = dataclasses.replace(defn, samples=defn.samples[:2])
+    module, arrays = all_samples(few)
+    loops = driver.build(module, driver.as_target("sm_80")).stages["loops"]
+    want = interpret(module, arrays)
+    outputs = [np.full(w.shape, 77).astype(w.dtype) for w in want]
+    arena = (
+        [np.zeros(int(loops.entry.attrs["arena"]), np.uint8)] if len(loops.entry.args) > len(arrays) + len(want) else []
+    )
+    Interpreter(loops).call(loops.entry, [*arrays, *outputs, *arena])
+    owner = [case for case in few.samples for _ in program(defn, case).entry.outs]
+    for case, g, w in zip(owner, outputs, want, strict=True):
+        assert_close(g, w, defn, case)
