@@ -59,10 +59,10 @@ class SimtThread(Interpreter):
         self._wait("barrier")
         return []
 
-    def simt_shuffle_xor(self, value: Any, mask: int) -> list[Any]:
+    def simt_shuffle_xor(self, value: Any, mask: int) -> Any:
         self.value, self.mask = value, mask
         self._wait("shuffle")
-        return [self.value]
+        return self.value
 
     def step(self, op: Op, env: dict[Value, Any]) -> Sequence[Any]:
         if op.name == "alloc" and op.attrs["type"].space == "shared":

@@ -27,6 +27,8 @@ from fluxir.schedule.special import inputs_of, over, reader, register, step_of
 from fluxir.schedule.templates import Kernels, Ref, Step, select
 
 CHUNK = 64  # elements of the last axis that a CPU task owns
+PARTS = 1024  # most parts of the indexed places on a GPU
+FILL = 16384  # threads that keep a GPU busy
 COMBINE = {"add": "add", "mul": "mul", "min": "minimum", "max": "maximum"}
 
 
@@ -97,7 +99,7 @@ def kernel_scatter(group: Group, op: Op, target: Any) -> Kernels:
 
     split: tuple[Dim, ...] = (*[shape[k] for k in rest[:-1]], ceildiv(shape[rest[-1]], CHUNK)) if rest else ()
     others = product(shape[k] for k in rest)
-    parts = max(1, min(1024, 16384 // max(1, others))) if isinstance(others, int) else 64
+    parts = _parts(others, product(shape[k] for k in axes))
     tasks = product(split) if kind == "cpu" else others * parts
     name = f"scatter_{mode}"
     made = over(
@@ -113,6 +115,12 @@ def kernel_scatter(group: Group, op: Op, target: Any) -> Kernels:
     )
     start = copy_of(group, x, target)
     return Kernels((*start.steps, step_of(made, group, [0])), start.scratch)
+
+
+def _parts(others: Dim, indexed: Dim) -> int:
+    """Into how many parts a GPU divides the indexed places: enough for `FILL` threads, not more than there are places."""
+    parts = min(PARTS, FILL // max(1, others)) if isinstance(others, int) else PARTS // 16
+    return max(1, min(parts, indexed) if isinstance(indexed, int) else parts)
 
 
 def copy_of(group: Group, x: Value, target: Any) -> Kernels:

@@ -182,15 +182,19 @@ def kernel_cumulative(group: Group, op: Op, target: Any) -> Kernels:
 # ---- nonzero ---------------------------------------------------------------------------------------------------------
 
 
+PIECES = {"cpu": 16, "nvptx": 512}  # most pieces that nonzero cuts the index space into
+PIECE = 1024  # elements that are worth a piece, where the number of elements is known
+
+
 def kernel_nonzero(group: Group, op: Op, target: Any) -> Kernels:
     """Two passes over pieces of the row-major index space: count the hits of each piece, then write them at their places.
 
-    The pieces' number is fixed (one on the CPU for little work), so the answer does not depend on the threads.
+    The number of pieces depends on the type alone, so the answer does not depend on the threads.
     """
     (x,) = op.operands
     shape, bound, kind = shape_of(x), op.attrs["bound"], target.kind
     total = product(shape)
-    pieces = 1024 if kind != "cpu" else 1 if isinstance(total, int) and total <= 65536 else 16
+    pieces = PIECES[kind] if not isinstance(total, int) else max(1, min(PIECES[kind], total // PIECE))
     length, fill = ceildiv(total, pieces), ceildiv(bound, pieces)
     positions, count = memory(op.results[0].type), memory(op.results[1].type)
     counts = MemType(INDEX.dtype, (pieces,))
