@@ -9,6 +9,7 @@ are packed beforehand into panels of `channels` outputs. Sizes other than the ba
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -262,7 +263,7 @@ class _Conv:
             return cast(ib, Elements(ib, reads).at(x, where), conv.dtype)
 
         def zero(ib: Builder) -> Value:
-            return ib.const(0, dtype=conv.dtype)  # type: ignore[no-any-return]
+            return ib.const(0, dtype=conv.dtype)
 
         def copy_line(ib: Builder, c: Value, r: Value, h: Value) -> None:
             for phase in range(line.stride):
@@ -428,7 +429,8 @@ class _Conv:
             if conv.outputs % s.channels == 0:
                 channel(b, r)
             else:
-                if_(b, b.lt(b.add(o0, b.index(r)), b.index(conv.outputs)), lambda ib, r=r: channel(ib, r))
+                exists = b.lt(b.add(o0, b.index(r)), b.index(conv.outputs))
+                if_(b, exists, functools.partial(channel, r=r))
 
 
 __all__ = ["Conv", "ConvSchedule", "choose", "conv", "read_conv"]

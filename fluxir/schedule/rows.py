@@ -16,7 +16,7 @@ from fluxir.ir.core import Block, Op, Value
 from fluxir.ir.dims import Dim
 from fluxir.ir.types import TensorType
 from fluxir.ops.nest import accumulator
-from fluxir.schedule.access import REDUCTIONS, Access, Map, analyse, collapse, identity_map, kept_map
+from fluxir.schedule.access import REDUCTIONS, Access, Map, analyse, collapse, identity_map
 from fluxir.schedule.cost import is_expensive
 from fluxir.schedule.group import Group, anchors, shape_of, with_block
 
@@ -121,13 +121,19 @@ def analyse_rows(group: Group) -> Rows | None:
 
 
 def _candidates(group: Group, space: tuple[Dim, ...], reduced: tuple[int, ...]) -> Iterator[tuple[Map, ...]]:
-    """What the maps of the results can be, by their shapes."""
-    shapes = {
-        identity_map(space): space,
-        kept_map(space, reduced, True): tuple(1 if i in reduced else d for i, d in enumerate(space)),
-        kept_map(space, reduced, False): tuple(d for i, d in enumerate(space) if i not in reduced),
-    }
-    options = [[m for m, s in shapes.items() if s == shape_of(v)] for v in group.outs]
+    """What the maps of the results can be, by their sizes other than 1: the whole space, or the kept axes."""
+    whole = [i for i, d in enumerate(space) if d != 1]
+    kept = [i for i in whole if i not in reduced]
+    options: list[list[Map]] = []
+    for v in group.outs:
+        shape = shape_of(v)
+        sizes = [d for d in shape if d != 1]
+        found: list[Map] = []
+        for axes in (whole, kept):
+            if [space[i] for i in axes] == sizes:
+                rest = iter(axes)
+                found.append(tuple(-1 if d == 1 else next(rest) for d in shape))
+        options.append(list(dict.fromkeys(found)))
     for n, choice in enumerate(cartesian(*options)):
         if n >= 16:
             return

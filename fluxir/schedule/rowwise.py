@@ -193,12 +193,8 @@ def _split(rows: Rows, piece: int, target: Any) -> Kernels:
     refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("scratch", k) for k in range(len(parts))]]
     steps = [Step(made, tuple(refs), len(parts))]
     combined = analyse_rows(combining_group(rows, pieces))
-    if combined is None:  # one piece at most is left
-        from fluxir.schedule.pointwise import pointwise
-
-        second = pointwise(combining_group(rows, pieces), target)
-    else:
-        second = _whole(combined, target)
+    assert combined is not None, "the parts are reduced along their last axis"
+    second = _whole(combined, target)
     sources: list[Ref] = [*[("scratch", k) for k in range(len(parts))], *[("input", i) for i in range(len(inputs))]]
     for s in second.steps:
         operands = tuple(sources[i] if kind == "input" else (kind, i) for kind, i in s.operands)

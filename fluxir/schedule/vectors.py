@@ -94,12 +94,12 @@ class Lanes:
                 axes = range(len(index) - len(shape), len(index)) if axes is None else axes
                 return self.at(x, [b.index(0) if d == 1 else index[a] for d, a in zip(shape, axes)])
             case "slice" if all(s == 1 for s in op.attrs["stride"] or ()):
-                moved = []
-                for i, s in zip(index, op.attrs["start"]):
-                    j = i if s == 0 else b.add(i, b.index(s))
+                moved: list[Value] = []
+                for i, offset in zip(index, op.attrs["start"]):
+                    at = i if offset == 0 else b.add(i, b.index(offset))
                     if i in self.varying:
-                        self.varying.add(j)
-                    moved.append(j)
+                        self.varying.add(at)
+                    moved.append(at)
                 return self.at(op.operands[0], moved)
         return self._by_lane(value, index)
 
