@@ -151,7 +151,8 @@ def _piece(rows: Rows) -> int | None:
     work = max(1, inner * _element_work(rows))
     length = max(1, PIECE // work)
     n = rows.space[first]
-    return None if isinstance(n, int) and n <= 2 * length else length
+    pieces = ceildiv(n, length)
+    return None if isinstance(pieces, int) and pieces <= 2 else length
 
 
 def _element_work(rows: Rows) -> int:
