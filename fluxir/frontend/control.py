@@ -77,7 +77,7 @@ def _call(what: str, fn: Callable[..., Any], *args: Any) -> Any:
 def _scalar_condition(what: str, x: Any) -> Tensor:
     t = as_tensor(x)
     if t.ndim:
-        raise error("FX0219", f"{what} has the shape [{','.join(map(str, t.shape))}], not one truth value",
+        raise error("FX0219", f"{what} has the shape [{','.join(str(d) for d in t.shape)}], not one truth value",
                     help="reduce it with fx.all or fx.any, or choose element by element with fx.where", loc=here())  # fmt: skip
     return cast(t, bool_)
 
@@ -139,7 +139,7 @@ def unify_branches(regions: Sequence[Region], names: Sequence[str]) -> Callable[
     wrong: list[str] = []
     for path, *leaves in zip(structure.paths(), *[f[0] for f in flat], strict=True):
         where = f" at {tree.path_text(path)}" if path else ""
-        if not all(map(_is_data, leaves)):
+        if not all(_is_data(leaf) for leaf in leaves):
             a, b = leaves
             if a is not b and not (type(a) is type(b) and not _is_data(a) and a == b):
                 raise error("FX0322", f"the branches give different Python values{where}: {_shown(a)} and {_shown(b)}",
