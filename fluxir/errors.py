@@ -175,8 +175,9 @@ def error(
 ) -> FluxError:
     """Build, not raise, the error of ``code``: ``raise error("FX0203", "...", loc=loc, help="...")``.
 
-    The catalogue gives the class, and the title where ``message`` is None. A code the catalogue does not know raises
-    KeyError: that is a mistake in the caller, found by the first test that reaches it.
+    The catalogue gives the class, the title where ``message`` is None, and its hint where ``help`` is None. A code
+    the catalogue does not know raises KeyError: that is a mistake in the caller, found by the first test that reaches
+    it.
     """
     from .errors_catalog import CODES  # only now: most processes end without an error
 
@@ -184,7 +185,8 @@ def error(
     if info is None:
         raise KeyError(f"error code {code} is not in fluxir/errors_catalog: declare it there")
     kind = EXIT_CLASSES[info.exit_class]
-    return kind(code, info.title if message is None else message, loc=loc, labels=labels, notes=notes, help=help)
+    shown = info.title if message is None else message
+    return kind(code, shown, loc=loc, labels=labels, notes=notes, help=help or info.hint or None)
 
 
 def combine(errors: Iterable[FluxError]) -> FluxError:

@@ -31,6 +31,8 @@ class CodeInfo:
     exit_class: ExitClass
     source: str
     """The long text as it stands in the catalogue file, with that file's indentation."""
+    hint: str = ""
+    """The way out in one line, shown as ``help`` where the place that raises the error knows nothing more precise."""
 
     @property
     def text(self) -> str:
@@ -40,12 +42,12 @@ class CodeInfo:
         return textwrap.dedent(self.source).strip()
 
 
-def declare(code: str, title: str, exit_class: ExitClass, text: str) -> CodeInfo:
+def declare(code: str, title: str, exit_class: ExitClass, text: str, hint: str = "") -> CodeInfo:
     """Enter one code into the catalogue. Raises ValueError when the code is malformed or already declared."""
     if not _CODE.fullmatch(code):
         raise ValueError(f"{code!r} is not an error code: write FX and four digits")
     if code in CODES:
         raise ValueError(f"{code} is declared twice: as {CODES[code].title!r} and as {title!r}")
-    info = CodeInfo(code, title, exit_class, text)
+    info = CodeInfo(code, title, exit_class, text, hint)
     CODES[code] = info
     return info

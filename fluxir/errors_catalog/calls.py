@@ -12,6 +12,7 @@ declare(
     A compiled function takes the arguments of the function it was made from; the message lists them with their types.
     Keyword arguments and defaults work as in Python.
     """,
+    "call it with one array for each of its inputs",
 )
 
 declare(
@@ -25,6 +26,7 @@ declare(
 
     Sizes written as symbols accept any value that fulfils the facts of the program.
     """,
+    "bring the array to the declared shape; sizes written as symbols accept any value",
 )
 
 declare(
@@ -38,6 +40,7 @@ declare(
 
     numpy makes float64 and int64 by default.
     """,
+    "convert the array first: x.astype(np.float32)",
 )
 
 declare(
@@ -62,6 +65,7 @@ declare(
     An array given as `out` must be writable, C-contiguous, of exactly the result's shape and dtype, and must not overlap
     an input, which is read while it is written.
     """,
+    "give a writable, C-contiguous array of the result's exact shape and dtype",
 )
 
 declare(
@@ -72,6 +76,7 @@ declare(
     Arguments are numpy arrays, objects with `__dlpack__` or `__array__`, Python numbers for scalars, or trees of those as
     the function was written.
     """,
+    "give a numpy array, or an object with __dlpack__ or __array__",
 )
 
 declare(
@@ -124,6 +129,7 @@ declare(
 
         x: f32[B, 784] says B = 32; y: i32[B] says B = 31
     """,
+    "make the sizes that share a symbol the same",
 )
 
 declare(
@@ -143,6 +149,7 @@ declare(
     """
     The artifact or file has no entry point of this name; the message lists those it has. Choose with `--entry`.
     """,
+    "`fluxir check FILE` lists the entry points",
 )
 
 declare(

@@ -32,6 +32,7 @@ declare(
     The system refused to open or read the file; its reason is shown. Check the path, and that it is a regular file with
     read permission.
     """,
+    "check the path and its permissions",
 )
 
 declare(
@@ -42,6 +43,7 @@ declare(
     The system refused to create or write the file; its reason is shown. Check that the directory exists, has write
     permission and space left. Files are written under a temporary name and renamed, so no half file is left behind.
     """,
+    "check that the directory exists, may be written to and has space left",
 )
 
 declare(
@@ -125,4 +127,5 @@ declare(
     The file is no `.npy` file, holds Python objects (which are never loaded: they can run code), or is cut short. Write
     arrays with `np.save`.
     """,
+    "write arrays with numpy.save",
 )

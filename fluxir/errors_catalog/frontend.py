@@ -44,6 +44,7 @@ declare(
     those. Anything else is either configuration, then make it static: `@fx.jit(static=("mode",))`, or a container, then
     register it with `fx.tree.register`.
     """,
+    "pass arrays, numbers or trees of them, and make configuration static",
 )
 
 declare(
@@ -178,6 +179,7 @@ declare(
 
         {"w": a, "b": b}  and  {"w": a}                 key "b" is missing in the second
     """,
+    "use the same keys and lengths in both",
 )
 
 declare(
@@ -226,6 +228,7 @@ declare(
     The Python file raised an exception before its entry points were defined. The message shows where. A model file is a
     normal program: run it with `python FILE` to debug it.
     """,
+    "run the file with Python itself to debug it",
 )
 
 declare(
@@ -248,6 +251,7 @@ declare(
 
         fx.scan(lambda carry, x: carry + x, 0.0, xs)    the body must return (carry, output)
     """,
+    "check what the function takes and returns",
 )
 
 declare(
@@ -287,6 +291,7 @@ declare(
 
         def f(x: "float32 tensor"): ...                 write fx.f32[...]
     """,
+    'write for example x: fx.f32["B", 64]',
 )
 
 declare(
@@ -297,4 +302,5 @@ declare(
     Complex, structured, string, datetime and object arrays have no dtype here. For complex numbers keep two tensors, real
     and imaginary part.
     """,
+    "keep real and imaginary part, or the fields, in tensors of their own",
 )

@@ -17,6 +17,7 @@ declare(
     The form of a line is: results, `=`, op, operands in parentheses, attributes in brackets, `:`, result types, and
     optionally `@ file:line`. Regions stand in braces. `fluxir show FILE` prints any program in the exact form.
     """,
+    "`fluxir show FILE` prints any program in the exact form of the text",
 )
 
 declare(
@@ -49,6 +50,7 @@ declare(
     arguments: pass what it needs as an operand of the op that owns the region. At loop level it also sees the values
     around it.
     """,
+    "define it above its use; a region of a tensor program sees only its own arguments",
 )
 
 declare(
@@ -63,6 +65,7 @@ declare(
 
     Give the second one another name, and change the uses that mean it.
     """,
+    "every value is defined once: give the second one another name",
 )
 
 declare(
@@ -77,6 +80,7 @@ declare(
 
     Correct the type, or the operands if the type is what you meant. `fluxir ops NAME` prints the rule in words.
     """,
+    "correct the declared type, or the operands if the type is what you meant",
 )
 
 declare(
@@ -90,6 +94,7 @@ declare(
 
     `fluxir ops NAME` lists the attributes of an op with their types and defaults.
     """,
+    "`fluxir ops NAME` lists the attributes of an op",
 )
 
 declare(
@@ -103,6 +108,7 @@ declare(
 
     Correct the name, or add the function to the module.
     """,
+    "name a function of this module, or add it",
 )
 
 declare(
@@ -119,6 +125,7 @@ declare(
     `fluxir ops NAME` shows operands, attributes and regions of an op with an example. A tensor-level op in a loop-level
     function, or the reverse, is this error too: the two levels meet only in lowering.
     """,
+    "`fluxir ops NAME` shows the operands and regions of an op with examples",
 )
 
 declare(
@@ -158,6 +165,7 @@ declare(
           return %x                                     1 value, but 2 results are declared
         }
     """,
+    "make the returned values and the declared types the same",
 )
 
 declare(
@@ -167,6 +175,7 @@ declare(
     """
     Two functions of one module have the same name. Rename one of them, together with the calls that mean it.
     """,
+    "rename one of them, and the calls that mean it",
 )
 
 declare(
@@ -230,4 +239,5 @@ declare(
 
         %1 = constant() [value=[1, 2, 3]] : f32[4]      3 values for 4 elements
     """,
+    "give as many values as the type has elements",
 )

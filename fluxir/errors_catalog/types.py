@@ -17,6 +17,7 @@ declare(
 
     Cast one of them: `x.astype(fx.f32)`. A Python number never widens a tensor: `x_f32 * 2` stays f32.
     """,
+    "cast one of them, for example x.astype('f32')",
 )
 
 declare(
@@ -28,8 +29,8 @@ declare(
 
         x: f32[32, 10]   b: f32[32]                     10 (x, axis 1) is not 32 (b, axis 0)
 
-    To add a value per row, give it an axis of size 1: `x + b[:, None]`. Two symbolic dims broadcast only where they are
-    provably equal; see FX0211.
+    To add a value per row, give it an axis of size 1: `x + b[:, None]`. Two different symbols are taken
+    to be equal, and the compiled program checks that they are when it is called (FX0604).
     """,
 )
 
@@ -45,6 +46,7 @@ declare(
     Often one of them is stored transposed (`x @ w.T`, as PyTorch's Linear keeps its weight) or an input was not
     flattened (`x.reshape(B, -1)`).
     """,
+    "the axes that are summed over must have the same size",
 )
 
 declare(
@@ -72,6 +74,7 @@ declare(
 
     A missing batch axis is the usual reason: `x[None]` adds one.
     """,
+    "axes count from 0, or from -1 at the end",
 )
 
 declare(
@@ -83,6 +86,7 @@ declare(
 
         fx.sum(x, axis=(1, -1))
     """,
+    "name every axis once; for rank 2, axis 1 and axis -1 are the same",
 )
 
 declare(
@@ -96,6 +100,7 @@ declare(
 
     To swap two axes write `fx.swapaxes(x, 1, 2)`, to move one `fx.moveaxis(x, 0, -1)`.
     """,
+    "name every axis exactly once; fx.swapaxes and fx.moveaxis move single ones",
 )
 
 declare(
@@ -107,6 +112,7 @@ declare(
 
         fx.concat([x, y], axis=0)    x: f32[2, 3]  y: f32[2, 4]      3 (x, axis 1) is not 4 (y, axis 1)
     """,
+    "all axes but the one joined along must be equal",
 )
 
 declare(
@@ -120,6 +126,7 @@ declare(
 
     Cast first: `fx.exp(x.astype(fx.f32))`. `fluxir ops NAME` lists the dtypes of an op.
     """,
+    "cast the operand first; `fluxir ops NAME` lists the dtypes of an op",
 )
 
 declare(
@@ -137,20 +144,6 @@ declare(
 )
 
 declare(
-    "FX0211",
-    "symbolic dimensions cannot be proven equal",
-    "user",
-    """
-    Two dims must be equal for the op, and what is known of their symbols does not prove it.
-
-        x: f32[B, 10]   y: f32[N, 10]   x + y           is B equal to N?
-
-    If they are the same, use one symbol. If it holds by construction, state a fact: `fx.assume(N == B)` makes it a check
-    at the entry of the compiled program. If it need not hold, the op cannot be used.
-    """,
-)
-
-declare(
     "FX0212",
     "branches give different types",
     "user",
@@ -163,6 +156,7 @@ declare(
     Bring both to one shape and dtype, for example with `fx.broadcast_to` or `.astype`, or use `fx.where` to choose
     element by element.
     """,
+    "bring both branches to the same shapes and dtypes, or choose elements with fx.where",
 )
 
 declare(
@@ -177,6 +171,7 @@ declare(
 
     Start with the right type: `total = fx.zeros((), fx.f32)`. A list that grows is no carry: let `scan` stack it.
     """,
+    "a loop's carry keeps its type: start with the right one, or cast inside the body",
 )
 
 declare(
@@ -189,6 +184,7 @@ declare(
 
         x[mask]                                         use fx.where(mask, x, 0), or fx.nonzero(mask, size=n)
     """,
+    "cast the index, i.astype('i64'); for a mask use fx.where(mask, x, 0)",
 )
 
 declare(
@@ -201,6 +197,7 @@ declare(
 
         fx.einsum("ij,jk->il", a, b)                    l is in no operand
     """,
+    "one letter per axis, operands apart by commas: 'ij,jk->ik'",
 )
 
 declare(
@@ -215,6 +212,7 @@ declare(
 
     Indices known only at run time are clamped to the axis; see docs/numerics.md.
     """,
+    "give at most one index per axis, from -n to n-1 for an axis of size n",
 )
 
 declare(
@@ -243,6 +241,7 @@ declare(
 
     Sizes that depend on the *values* of tensors do not exist here: every op has a form with a bound.
     """,
+    "sizes are whole numbers of at least 0, or expressions over symbols that are",
 )
 
 declare(
@@ -256,6 +255,7 @@ declare(
 
     Reduce it with `fx.all(...)` or `fx.any(...)`, or choose element by element with `fx.where`.
     """,
+    "reduce it with fx.all or fx.any, or choose elements with fx.where",
 )
 
 declare(
@@ -269,6 +269,7 @@ declare(
 
     `x[None]` adds an axis, `x.reshape(...)` or `fx.squeeze` removes axes of size 1.
     """,
+    "x[None] adds an axis, fx.squeeze and x.reshape remove axes",
 )
 
 declare(
@@ -281,6 +282,7 @@ declare(
         fx.topk(x, k=20)   x: f32[32, 10]               k is at most 10
         fx.argmax(x)       x: f32[0]                    an empty axis has no largest element
     """,
+    "see the function's documentation for the values it takes",
 )
 
 declare(
@@ -293,6 +295,7 @@ declare(
 
         fx.scan(body, init, (xs, ys))   xs: f32[8, 4]  ys: f32[7]       8 (xs, axis 0) is not 7 (ys, axis 0)
     """,
+    "all sequences of a scan have the same leading axis",
 )
 
 declare(
@@ -304,6 +307,7 @@ declare(
 
         fx.pad(x, ((1, 1),))   x: f32[2, 3]             2 axes, 1 pair
     """,
+    "give one (before, after) pair for each axis",
 )
 
 declare(
@@ -314,6 +318,7 @@ declare(
     The shapes of operand, indices and updates must go together: updates have the shape that a gather with the same
     indices would give.
     """,
+    "updates have the shape that a gather with the same indices gives",
 )
 
 declare(
@@ -349,6 +354,7 @@ declare(
 
         fx.random.normal(0, (3,))                       0 is a seed, not a key: fx.random.key(0)
     """,
+    "make a key with fx.random.key(seed)",
 )
 
 declare(
@@ -375,4 +381,5 @@ declare(
 
         fx.asarray([[1, 2], [3]])                       the rows have lengths 2 and 1
     """,
+    "give numbers, arrays, or nested lists whose rows are equally long",
 )
