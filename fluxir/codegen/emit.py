@@ -15,8 +15,9 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,11 @@ _COMPARE = {
     "lt": ("olt", "slt", "ult"), "le": ("ole", "sle", "ule"), "gt": ("ogt", "sgt", "ugt"),
     "ge": ("oge", "sge", "uge"), "eq": ("oeq", "eq", "eq"), "ne": ("une", "ne", "ne"),
 }  # fmt: skip
+_PURE = frozenset(
+    "add sub mul shl lshr ashr and or xor icmp fcmp select getelementptr bitcast zext sext trunc fpext fptrunc sitofp uitofp "
+    "shufflevector insertelement extractelement fadd fsub fmul fdiv fneg sdiv udiv srem urem".split()
+)
+"""Instructions that give the same value wherever they stand. Divisions are guarded where they are written."""
 _EXTRA_FALSE = ("ctlz", "cttz", "abs")  # intrinsics whose second parameter says "zero (minimum) is undefined": never
 _LANE_OPS = {
     "add": ("add", "add", "fadd"), "mul": ("mul", "mul", "fmul"), "and": ("and", "and", ""), "or": ("or", "or", ""),
@@ -109,17 +115,35 @@ class Emitter:
         self._next = 0
         self._labels = 0
         self._dims: dict[Any, str] = {}
+        # Instructions known here by their text: of the entry block, then of each region around this place.
+        self._known: list[dict[str, str]] = [{}, {}]
 
     # ---- text
     def fresh(self) -> str:
         self._next += 1
         return f"%v{self._next}"
 
-    def let(self, text: str, prelude: bool = False) -> str:
-        """Append an instruction that gives a value."""
-        r = self.fresh()
+    def let(self, text: str, prelude: bool = False, pure: bool = False) -> str:
+        """The value of an instruction: appended, or taken from an equal pure one that dominates this place."""
+        if pure or text.split(" ", 1)[0] in _PURE:
+            found = next((r for seen in self._known if (r := seen.get(text))), None)
+            if found is not None:
+                return found
+            r = self.fresh()
+            (self._known[0] if prelude else self._known[-1])[text] = r
+        else:
+            r = self.fresh()
         (self.prelude if prelude else self.body).append(f"  {r} = {text}")
         return r
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Code that does not dominate what follows: what is computed in it is forgotten behind it."""
+        self._known.append({})
+        try:
+            yield
+        finally:
+            self._known.pop()
 
     def do(self, text: str) -> None:
         """Append an instruction without a value."""
@@ -258,7 +282,7 @@ class Emitter:
             params.append("i1")
             given.append("i1 false")
         f = self.unit.declare(f"llvm.{name}.{self.suffix(t)}", r, params)
-        return self.let(f"call{flags} {r} {f}({', '.join(given)})")
+        return self.let(f"call{flags} {r} {f}({', '.join(given)})", pure=True)
 
     def op_const(self, op: Op) -> str:
         return self.literal(op.attrs.value.reshape(-1)[0], op.result.dtype)
@@ -337,7 +361,7 @@ class Emitter:
             name = (
                 f"llvm.fpto{'s' if b.kind == 'int' else 'u'}i.sat.{self.suffix(op.result.type)}.{self.suffix(x.type)}"
             )
-            return self.let(f"call {rb} {self.unit.declare(name, rb, [ra])}({ra} {xs})")
+            return self.let(f"call {rb} {self.unit.declare(name, rb, [ra])}({ra} {xs})", pure=True)
         if b.is_float:
             return self.let(f"{'si' if a.kind == 'int' else 'ui'}tofp {ra} {xs} to {rb}")
         if not a.is_bool and a.bits == b.bits:
@@ -550,7 +574,8 @@ class Emitter:
             self.start(label)
             for a, v in zip(block.args, args, strict=True):
                 self.values[a] = self.get(v)
-            outs = self.region(block)
+            with self.scope():
+                outs = self.region(block)
             ends.append((outs, self.label))
             self.do(f"br label %{join}")
         self.start(join)
@@ -592,7 +617,8 @@ class Emitter:
         self.start(body)
         for a, r in zip(block.args, [i, *carry], strict=True):
             self.values[a] = r
-        outs = self.region(block)
+        with self.scope():
+            outs = self.region(block)
         following = self.let(f"add nsw i64 {i}, {step}")
         latch = self.label
         self.do(f"br label %{header}{metadata}")
@@ -627,10 +653,12 @@ class Emitter:
         for region in (cond, block):
             for a, r in zip(region.args, [*carry, *map(self.get, consts)], strict=True):
                 self.values[a] = r
-        (go,) = self.region(cond)
+        with self.scope():
+            (go,) = self.region(cond)
         self.do(f"br i1 {go}, label %{body}, label %{done}")
         self.start(body)
-        outs = self.region(block)
+        with self.scope():
+            outs = self.region(block)
         latch = self.label
         self.do(f"br label %{header}")
         self.body[hole:hole] = [

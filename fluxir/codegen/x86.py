@@ -20,18 +20,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fluxir.codegen import abi, checks
+from fluxir.codegen import abi, backend, checks
 from fluxir.codegen.emit import Dialect, Emitter, Unit
 from fluxir.codegen.legalize import legalize
 from fluxir.errors import error
 from fluxir.ir.core import Block, Func, Module, Op, Value, array_digest
 from fluxir.ir.dims import Dim, assuming, substitute, symbol
-from fluxir.ir.types import MemType
+from fluxir.ir.types import MemType, VectorType
 from fluxir.target import CpuTarget
 
 __all__ = ["CompiledCode", "compile_cpu"]
 
-_LLVM_LEVEL = {0: 1, 1: 2, 2: 3, 3: 3}
 _Place = tuple[Any, Any]
 
 
@@ -44,7 +43,9 @@ class CompiledCode:
     constants: list[Any]
     """Arrays in the order of `spec["constants"]`."""
     source: str
-    """The LLVM IR as we wrote it."""
+    """The LLVM IR as we wrote it, but for kernels on vectors."""
+    vector_source: str
+    """The LLVM IR of kernels that are written on vectors, which LLVM's optimiser is spared."""
     target: CpuTarget
     level: int
     seconds: dict[str, float] = field(default_factory=dict)
@@ -53,14 +54,12 @@ class CompiledCode:
     @functools.cached_property
     def llvm(self) -> str:
         """The optimised LLVM IR (computed when first read)."""
-        return str(_optimised(self.source, self.target, self.level, {}))
+        return backend.llvm_of(self.source, self.vector_source, self.target, self.level)
 
     @functools.cached_property
     def asm(self) -> str:
         """The assembly text (computed when first read)."""
-        return str(
-            _machine(self.target, self.level).emit_assembly(_optimised(self.source, self.target, self.level, {}))
-        )
+        return backend.asm_of(self.source, self.vector_source, self.target, self.level)
 
 
 def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy: str = "standard") -> CompiledCode:
@@ -74,71 +73,16 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
     start = time.perf_counter()
     with assuming(module.facts):
         unit = _ModuleEmitter(module, target, accuracy == "fast")
-        source = unit.text()
+        source, vector_source = unit.unit.text(), unit.plain.text() if unit.plain.defines else ""
     times["emit"] = time.perf_counter() - start
-    optimised = _optimised(source, target, opt_level, times)
-    start = time.perf_counter()
-    code = _machine(target, opt_level).emit_object(optimised)
-    times["codegen"] = time.perf_counter() - start
+    code = backend.object_of(source, vector_source, target, opt_level, times)
     checks.check_object(code)
     spec = abi.entry_spec(module, unit.symbols)
     spec["target"] = {"name": target.name, "kind": "cpu", "triple": target.triple, "features": list(target.features)}
     spec["constants"] = [
         {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
     ]
-    return CompiledCode(code, spec, unit.constants, source, target, opt_level, times)
-
-
-# ---- LLVM -----------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _llvm() -> Any:
-    import llvmlite.binding as llvm
-
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    return llvm
-
-
-@functools.cache
-def _machine(target: CpuTarget, level: int) -> Any:
-    llvm = _llvm()
-    cpu = "x86-64" if target.native else target.llvm_cpu
-    features = ",".join("+" + f for f in target.features)
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=cpu, features=features, opt=max(2, _LLVM_LEVEL[level]), reloc="pic", codemodel="small"
-    )
-
-
-def _optimised(source: str, target: CpuTarget, level: int, times: dict[str, float]) -> Any:
-    """The parsed, verified and optimised LLVM module."""
-    llvm = _llvm()
-    start = time.perf_counter()
-    try:
-        m = llvm.parse_assembly(source)
-        m.verify()
-    except RuntimeError as reason:
-        raise error(
-            "FX0503", f"LLVM rejected the generated code: {reason}", notes=_excerpt(source, str(reason))
-        ) from None
-    times["parse"] = time.perf_counter() - start
-    start = time.perf_counter()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=_LLVM_LEVEL[level])
-    tuning.loop_vectorization = level >= 1
-    tuning.slp_vectorization = level >= 2
-    builder = llvm.create_pass_builder(_machine(target, level), tuning)
-    builder.getModulePassManager().run(m, builder)
-    times["optimise"] = time.perf_counter() - start
-    return m
-
-
-def _excerpt(source: str, reason: str) -> list[str]:
-    import re
-
-    found = re.search(r":(\d+):\d+: error", reason)
-    lines = source.splitlines()
-    return [lines[int(found[1]) - 1].strip()] if found and 0 < int(found[1]) <= len(lines) else []
+    return CompiledCode(code, spec, unit.constants, source, vector_source, target, opt_level, times)
 
 
 # ---- the module -----------------------------------------------------------------------------------------------------
@@ -150,7 +94,8 @@ class _ModuleEmitter:
     def __init__(self, module: Module, target: CpuTarget, fast: bool) -> None:
         self.module, self.target, self.fast = module, target, fast
         half = "half" if target.has("f16c") else "i16"
-        self.unit = Unit(Dialect(triple=target.triple, half=half), module.name)
+        dialect = Dialect(triple=target.triple, half=half)
+        self.unit, self.plain = Unit(dialect, module.name), Unit(dialect, module.name)
         self.constants: list[Any] = []
         self._constant_index: dict[str, int] = {}
         self._kernels: dict[Any, str] = {}
@@ -159,15 +104,12 @@ class _ModuleEmitter:
         self.host_symbols = _host_symbols(module, self.hosts)
         self.cyclic = {n for n in self.hosts if n in _reachable_from(module, n)}
         self.names = {n: self.unit.unique("host." + n) for n in self.hosts}
-        tune = _llvm().get_host_cpu_name() if target.native else "generic"
+        tune = backend.host_name() if target.native else "generic"
         self.attributes = f'nounwind "tune-cpu"="{tune}"'
         self.symbols = self.host_symbols[module.entry.name]
         for name in self.hosts:
             self._host(legalize(module.funcs[name], target))
         self._entry()
-
-    def text(self) -> str:
-        return self.unit.text()
 
     def constant(self, a: Any) -> int:
         """The number of a constant array; equal arrays share one."""
@@ -273,8 +215,8 @@ def _host_symbols(module: Module, hosts: Sequence[str]) -> dict[str, tuple[str, 
 class _KernelEmitter(Emitter):
     """A kernel on the CPU: plain loops; `parallel` is outlined."""
 
-    def __init__(self, owner: _ModuleEmitter, name: str, symbols: Mapping[str, str]) -> None:
-        super().__init__(owner.unit, symbols, owner.fast)
+    def __init__(self, owner: _ModuleEmitter, unit: Unit, name: str, symbols: Mapping[str, str]) -> None:
+        super().__init__(unit, symbols, owner.fast)
         self.owner, self.name = owner, name
         self.parameters: dict[str, str] = {}  # register -> "ptr noalias ..." as it is declared
 
@@ -283,7 +225,8 @@ class _KernelEmitter(Emitter):
         """Define kernel `f` as @`name`; `shared` maps output argument positions to the input they coincide with."""
         written = _written(f)
         symbols = {s: f"%s{i}" for i, s in enumerate(f.symbols)}
-        e = cls(owner, name, symbols)
+        unit = owner.plain if _is_vector_code(f) else owner.unit
+        e = cls(owner, unit, name, symbols)
         params = []
         for i, a in enumerate(f.args):
             r = f"%a{shared.get(i, i)}"
@@ -305,8 +248,11 @@ class _KernelEmitter(Emitter):
         params += [f"i64 %s{i}" for i in range(len(f.symbols))] + ["ptr noundef %rt"]
         e.run(f.block)
         e.do("ret void")
-        owner.unit.defines.append(
-            f"define internal void @{name}({', '.join(params)}) noinline {owner.attributes} {{\n{e.text_of_body()}\n}}\n"
+        linkage = "internal" if unit is owner.unit else "hidden"
+        if unit is not owner.unit:
+            owner.unit.declare(name, "hidden void", [p.rsplit(" ", 1)[0] for p in params])
+        unit.defines.append(
+            f"define {linkage} void @{name}({', '.join(params)}) noinline {owner.attributes} {{\n{e.text_of_body()}\n}}\n"
         )
 
     def op_parallel(self, op: Op) -> None:
@@ -323,7 +269,7 @@ class _KernelEmitter(Emitter):
         inside = {r: f"%c{i}" for i, r in enumerate(captured)}
         types = [d.split(" ", 1)[0] if d.startswith("ptr") else d for d in captured.values()]
         name = self.unit.unique(self.name + ".range")
-        e = _KernelEmitter(self.owner, self.name, {s: inside[r] for s, r in self.symbols.items()})
+        e = _KernelEmitter(self.owner, self.unit, self.name, {s: inside[r] for s, r in self.symbols.items()})
         for v in _free_values(block):
             e.values[v] = inside.get(self.get(v), self.get(v))
         e.parameters = {inside[r]: d for r, d in captured.items()}
@@ -346,14 +292,15 @@ class _KernelEmitter(Emitter):
         self.do(f"call void @{name}({', '.join([*given, 'i64 0', f'i64 {n}'])})")
         self.do(f"br label %{join}")
         self.start(pooled)
-        context = self.let(f"alloca {frame}, align 64", prelude=True)
-        for i, (t, r) in enumerate(zip(types, captured, strict=True)):
-            p = self.let(f"getelementptr {frame}, ptr {context}, i32 0, i32 {i}")
-            self.do(f"store {t} {r}, ptr {p}")
-        slot = self.let("getelementptr i8, ptr %rt, i64 8")
-        run = self.let(f"load ptr, ptr {slot}, align 8")
-        self.do(f"call void {run}(ptr %rt, ptr @{thunk}, ptr {context}, i64 {n}, i64 {grain})")
-        self.do(f"br label %{join}")
+        with self.scope():
+            context = self.let(f"alloca {frame}, align 64", prelude=True)
+            for i, (t, r) in enumerate(zip(types, captured, strict=True)):
+                p = self.let(f"getelementptr {frame}, ptr {context}, i32 0, i32 {i}")
+                self.do(f"store {t} {r}, ptr {p}")
+            slot = self.let("getelementptr i8, ptr %rt, i64 8")
+            run = self.let(f"load ptr, ptr {slot}, align 8")
+            self.do(f"call void {run}(ptr %rt, ptr @{thunk}, ptr {context}, i64 {n}, i64 {grain})")
+            self.do(f"br label %{join}")
         self.start(join)
 
     def _thunk(self, name: str, frame: str, types: Sequence[str]) -> str:
@@ -371,6 +318,34 @@ class _KernelEmitter(Emitter):
             f"define internal void @{thunk}(ptr %context, i64 %lo, i64 %hi) {self.owner.attributes} {{\n{body}\n}}\n"
         )
         return thunk
+
+
+def _is_vector_code(f: Func) -> bool:
+    """Whether a kernel is written on vectors throughout, so that LLVM's optimiser would only take time.
+
+    Not so with a scalar innermost loop that could be vectorised, a loop to be unrolled, or local memory that could
+    become registers because all its indices are constants.
+    """
+    if not any(isinstance(r.type, VectorType) for op in f.walk() for r in op.results):
+        return False
+    local = {op.result for op in f.walk() if op.name == "alloc"}
+    for op in f.walk():
+        if op.name in ("subview", "reinterpret", "view"):
+            local.discard(op.operands[0])
+        elif op.name in ("load", "store") and op.operands[0] in local:
+            indices = op.operands[2:] if op.name == "store" else op.operands[1:]
+            if any(v.owner is None or v.owner.name != "const" for v in indices):
+                local.discard(op.operands[0])
+    if local:
+        return False
+    for op in f.walk():
+        if op.name == "for":
+            inside = list(op.blocks[0].walk())
+            innermost = not any(o.name in ("for", "while") for o in inside)
+            vectors = any(isinstance(v.type, VectorType) for o in inside for v in (*o.operands, *o.results))
+            if op.attrs.unroll > 1 or (innermost and op.attrs.vectorize and not vectors):
+                return False
+    return True
 
 
 def _free_values(block: Block) -> list[Value]:
