@@ -155,6 +155,7 @@ def way(request: Any, monkeypatch: Any) -> str:
         monkeypatch.setattr(sorting, "RANK_LIMIT", 0)
     monkeypatch.setattr(sorting, "BLOCK", 4)
     monkeypatch.setattr(sorting, "INSERT_LIMIT", -1)
+    monkeypatch.setattr(sorting, "RUN", 2)
     return str(request.param)
 
 

@@ -1,7 +1,7 @@
 """The templates of sort, argsort and topk. All are stable and put NaN last, in either direction.
 
-- CPU: one task a row. A bottom-up merge sort between the two halves of a workspace (O(n log n)); `topk` with a small k
-  keeps the k best in order instead (insertion, O(n + k log n) moves on random input, no workspace).
+- CPU: one task a row. Runs of `RUN` elements by insertion, then a bottom-up merge sort between the two halves of a
+  workspace (O(n log n)); `topk` with a small k keeps the k best in order instead (insertion, no workspace).
 - GPU: rows known to have at most `RANK_LIMIT` elements are sorted by rank (each element counts those before it: no
   workspace, no barrier); longer rows by one block a row, a merge sort in which every element finds its place in the
   neighbouring run by binary search, with a barrier between passes.
@@ -26,9 +26,8 @@ from fluxir.schedule.templates import Kernels
 
 RANK_LIMIT = 1024  # longest row that a GPU sorts by rank
 INSERT_LIMIT = 64  # largest k for which the CPU keeps the best k instead of sorting
+RUN = 16  # elements that the CPU sorts by insertion before it merges
 BLOCK = 256  # threads of a GPU block that sorts one row
-
-Write = Callable[[Builder, Value, Value, Value], None]  # (builder, rank, value, index)
 
 
 class Rows:
@@ -45,6 +44,7 @@ class Rows:
         self.keep: Dim = op.attrs["k"] if op.name == "topk" else self.length
         self.dtype = self.x.type.dtype
         self.outputs = [memory(r.type) for r in op.results]
+        self.tracks = op.name != "sort"  # whether it matters where an element came from
 
     def before(self, b: Builder, p: Value, q: Value) -> Value:
         """Whether p comes strictly before q."""
@@ -64,10 +64,10 @@ class Rows:
             is_index = self.op.name == "argsort" or r.index == 1
             b.store(mem, i if is_index else value, *at)
 
-    def scratch(self) -> tuple[MemType, MemType]:
-        """Two copies of each row: values, and where they came from."""
-        rows = product(self.others)
-        return MemType(self.dtype, (2, rows, self.length)), MemType(INDEX.dtype, (2, rows, self.length))
+    def scratch(self) -> list[MemType]:
+        """Two halves of each row's workspace: values, and (where it matters) where they came from."""
+        shape = (2, product(self.others), self.length)
+        return [MemType(self.dtype, shape), *([MemType(INDEX.dtype, shape)] if self.tracks else [])]
 
 
 def kernel_sorting(group: Group, op: Op, target: Any) -> Kernels:
@@ -105,15 +105,27 @@ def _by_merging(rows: Rows) -> Kernels:
     n = rows.length
 
     def sort_row(b: Builder, r: Value, ins: Sequence[Value], memories: Sequence[Value]) -> None:
-        *outs, values, origins = memories
+        outs, work = memories[: len(rows.outputs)], memories[len(rows.outputs) :]
         row = unravel(b, r, rows.others)
         size, zero, one = b.index(n), b.index(0), b.index(1)
 
-        def fill(ib: Builder, i: Value) -> None:
-            ib.store(values, rows.read(ib, ins, row, i), zero, r, i)
-            ib.store(origins, i, zero, r, i)
+        def run(ib: Builder, lo: Value) -> None:
+            """Read `RUN` elements and put each at its place among those before it."""
 
-        for_(b, 0, size, fill)
+            def take(jb: Builder, i: Value) -> None:
+                e = rows.read(jb, ins, row, i)
+
+                def push(kb: Builder, source: Value, place: Value) -> None:
+                    for mem in work:
+                        kb.store(mem, kb.load(mem, zero, r, source), zero, r, place)
+
+                place = sink(jb, i, lo, lambda kb, k: rows.before(kb, e, kb.load(work[0], zero, r, k)), push)
+                for mem, v in zip(work, (e, i)):
+                    jb.store(mem, v, zero, r, place)
+
+            for_(ib, lo, ib.minimum(ib.add(lo, ib.index(RUN)), size), take, vectorize=False)
+
+        for_(b, 0, size, run, step=RUN, vectorize=False)
 
         def merge_all(ib: Builder, width: Value, half: Value) -> list[Value]:
             """One pass: neighbouring runs of `width` in `half` become runs of twice that in the other half."""
@@ -128,11 +140,11 @@ def _by_merging(rows: Rows) -> Kernels:
                 def place(kb: Builder, k: Value, i: Value, j: Value) -> list[Value]:
                     # Reads are held inside the row: what a finished run would give is not used.
                     left, right = kb.minimum(i, end), kb.minimum(j, end)
-                    p, q = kb.load(values, half, r, left), kb.load(values, half, r, right)
+                    p, q = kb.load(work[0], half, r, left), kb.load(work[0], half, r, right)
                     take_right = kb.logical_and(kb.lt(j, hi), kb.logical_or(kb.ge(i, middle), rows.before(kb, q, p)))
-                    source = kb.select(take_right, right, left)
-                    kb.store(values, kb.select(take_right, q, p), other, r, k)
-                    kb.store(origins, kb.load(origins, half, r, source), other, r, k)
+                    kb.store(work[0], kb.select(take_right, q, p), other, r, k)
+                    for mem in work[1:]:
+                        kb.store(mem, kb.load(mem, half, r, kb.select(take_right, right, left)), other, r, k)
                     moved = cast(kb, take_right, INDEX.dtype)
                     return [kb.add(i, kb.sub(one, moved)), kb.add(j, moved)]
 
@@ -142,14 +154,38 @@ def _by_merging(rows: Rows) -> Kernels:
             return [step, other]
 
         going = region(b, [INDEX, INDEX], lambda ib, width, half: ib.lt(width, size))
-        _, half = b.emit("while", one, zero, carry=2, blocks=[going, region(b, [INDEX, INDEX], merge_all)])
+        _, half = b.emit("while", b.index(RUN), zero, carry=2, blocks=[going, region(b, [INDEX, INDEX], merge_all)])
 
         def give(ib: Builder, i: Value) -> None:
-            rows.write(ib, outs, row, i, ib.load(values, half, r, i), ib.load(origins, half, r, i))
+            found = [ib.load(mem, half, r, i) for mem in work]
+            rows.write(ib, outs, row, i, found[0], found[-1])
 
         for_(b, 0, rows.keep, give)
 
     return _made(rows, "cpu", "merge", product(rows.others), sort_row, rows.scratch(), grain_of(n * 16))
+
+
+def sink(
+    b: Builder, start: Value, lo: Value, ahead: Callable[[Builder, Value], Value], push: Callable[..., None]
+) -> Value:
+    """Go down from place `start` while `ahead(b, k)`: the new element goes before the one at k = place - 1 >= lo.
+
+    `push(b, k, place)` moves that one up. Returns the place that became free.
+    """
+    one = b.index(1)
+
+    def better(ib: Builder, place: Value) -> Value:
+        def look(jb: Builder) -> Value:
+            return ahead(jb, jb.sub(place, one))
+
+        return if_(ib, ib.gt(place, lo), look, lambda jb: jb.const(False, dtype=BOOL.dtype))[0]
+
+    def move(ib: Builder, place: Value) -> Value:
+        source: Value = ib.sub(place, one)
+        push(ib, source, place)
+        return source
+
+    return b.emit("while", start, carry=1, blocks=[region(b, [INDEX], better), region(b, [INDEX], move)])[0]
 
 
 def _by_insertion(rows: Rows) -> Kernels:
@@ -157,40 +193,23 @@ def _by_insertion(rows: Rows) -> Kernels:
     k = rows.keep
 
     def best(b: Builder, r: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
-        values, origins = outs
         row = unravel(b, r, rows.others)
-        one = b.index(1)
 
         def take(ib: Builder, i: Value) -> None:
             e = rows.read(ib, ins, row, i)
-            have = ib.minimum(i, ib.index(k))  # how many stand there already
 
-            def better(jb: Builder, place: Value) -> Value:
-                """Whether e goes before the one that stands just before `place` (read only if there is one)."""
-                return if_(
-                    jb,
-                    jb.gt(place, jb.index(0)),
-                    lambda kb: rows.before(kb, e, kb.load(values, *row, kb.sub(place, one))),
-                    lambda kb: kb.const(False, dtype=BOOL.dtype),
-                )[0]
-
-            def push(jb: Builder, place: Value) -> Value:
-                """Move the one before `place` to `place`, or drop it where that is outside."""
-                source = jb.sub(place, one)
+            def push(jb: Builder, source: Value, place: Value) -> None:
+                """The last one of k drops out."""
 
                 def move(kb: Builder) -> None:
-                    kb.store(values, kb.load(values, *row, source), *row, place)
-                    kb.store(origins, kb.load(origins, *row, source), *row, place)
+                    for mem in outs:
+                        kb.store(mem, kb.load(mem, *row, source), *row, place)
 
                 if_(jb, jb.lt(place, jb.index(k)), move)
-                return source  # type: ignore[no-any-return]
 
-            (place,) = ib.emit("while", have, carry=1, blocks=[region(ib, [INDEX], better), region(ib, [INDEX], push)])
-
-            def put(jb: Builder) -> None:
-                rows.write(jb, outs, row, place, e, i)
-
-            if_(ib, ib.lt(place, ib.index(k)), put)
+            have = ib.minimum(i, ib.index(k))  # how many stand there already
+            place = sink(ib, have, ib.index(0), lambda jb, j: rows.before(jb, e, jb.load(outs[0], *row, j)), push)
+            if_(ib, ib.lt(place, ib.index(k)), lambda jb: rows.write(jb, outs, row, place, e, i))
 
         for_(b, 0, rows.length, take, vectorize=False)
 
@@ -229,19 +248,19 @@ def _by_rank(rows: Rows) -> Kernels:
 def _by_block(rows: Rows) -> Kernels:
     """One block a row: a merge sort whose passes place every element by binary search in the neighbouring run."""
     n, group = rows.length, rows.group
-    values_type, origins_type = rows.scratch()
+    scratch = rows.scratch()
 
     def emit(b: Builder, ins: Sequence[Value], memories: Sequence[Value]) -> None:
-        *outs, values, origins = memories
+        outs, work = memories[: len(rows.outputs)], memories[len(rows.outputs) :]
         r, thread = b.block_id(axis=0), b.thread_id(axis=0)
         size, zero, one, threads = b.index(n), b.index(0), b.index(1), b.index(BLOCK)
 
-        def work(ib: Builder) -> None:
+        def sort_row(ib: Builder) -> None:
             row = unravel(ib, r, rows.others)
 
             def fill(jb: Builder, i: Value) -> None:
-                jb.store(values, rows.read(jb, ins, row, i), zero, r, i)
-                jb.store(origins, i, zero, r, i)
+                for mem, v in zip(work, (rows.read(jb, ins, row, i), i)):
+                    jb.store(mem, v, zero, r, i)
 
             for_(ib, thread, size, fill, step=threads)
             ib.barrier()
@@ -254,7 +273,7 @@ def _by_block(rows: Rows) -> Kernels:
                     lo = kb.mul(kb.div(t, step), step)
                     middle = kb.minimum(kb.add(lo, width), size)
                     hi = kb.minimum(kb.add(lo, step), size)
-                    e = kb.load(values, half, r, t)
+                    e = kb.load(work[0], half, r, t)
                     left = kb.lt(t, middle)
                     first = kb.select(left, middle, lo)
                     last = kb.select(left, hi, middle)
@@ -263,7 +282,7 @@ def _by_block(rows: Rows) -> Kernels:
                         """Halve the range a..z of the other run: everything before a goes before e, nothing "
                         "from z on."""
                         m = mb.div(mb.add(a, z), mb.index(2))
-                        q = mb.load(values, half, r, m)
+                        q = mb.load(work[0], half, r, m)
                         goes = mb.select(left, rows.before(mb, q, e), mb.logical_not(rows.before(mb, e, q)))
                         return [mb.select(goes, mb.add(m, one), a), mb.select(goes, z, m)]
 
@@ -273,8 +292,8 @@ def _by_block(rows: Rows) -> Kernels:
                     )
                     own = kb.sub(t, kb.select(left, lo, middle))
                     at = kb.add(lo, kb.add(own, kb.sub(found, first)))
-                    kb.store(values, e, other, r, at)
-                    kb.store(origins, kb.load(origins, half, r, t), other, r, at)
+                    for mem in work:
+                        kb.store(mem, kb.load(mem, half, r, t), other, r, at)
 
                 for_(jb, thread, size, place, step=threads)
                 jb.barrier()
@@ -284,25 +303,26 @@ def _by_block(rows: Rows) -> Kernels:
             _, half = ib.emit("while", one, zero, carry=2, blocks=[going, region(ib, [INDEX, INDEX], merge_all)])
 
             def give(jb: Builder, i: Value) -> None:
-                rows.write(jb, outs, row, i, jb.load(values, half, r, i), jb.load(origins, half, r, i))
+                found = [jb.load(mem, half, r, i) for mem in work]
+                rows.write(jb, outs, row, i, found[0], found[-1])
 
             for_(ib, thread, rows.keep, give, step=threads)
 
-        if_(b, b.lt(r, b.index(product(rows.others))), work)  # the same for all threads of a block
+        if_(b, b.lt(r, b.index(product(rows.others))), sort_row)  # the same for all threads of a block
 
     schedule = SpecialSchedule("block merge", product(rows.others))
     made = kernel(
         rows.op.name,
         inputs_of(group),
-        [*rows.outputs, values_type, origins_type],
+        [*rows.outputs, *scratch],
         emit,
         names=[v.name for v in group.args],
         schedule=schedule,
         loc=group.loc,
     )
     attrs = Attrs({**made.attrs, "grid": (maximum(1, product(rows.others)), 1, 1), "block": (BLOCK, 1, 1)})
-    step = step_of(replace(made, attrs=attrs), group, range(len(rows.outputs)), (0, 1))
-    return Kernels((step,), (values_type, origins_type))
+    step = step_of(replace(made, attrs=attrs), group, range(len(rows.outputs)), range(len(scratch)))
+    return Kernels((step,), tuple(scratch))
 
 
 register(("sort", "argsort", "topk"), kernel_sorting)
