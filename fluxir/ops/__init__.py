@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
-from fluxir.ops import compare, contract, control, index, loop, math, nn, order, random, reduce, shape
+from fluxir.ops import compare, contract, control, index, loop, math, nn, order, parts, random, reduce, shape
 
-__all__ = ["compare", "contract", "control", "index", "loop", "math", "nn", "order", "random", "reduce", "shape"]
+__all__ = [
+    "compare",
+    "contract",
+    "control",
+    "index",
+    "loop",
+    "math",
+    "nn",
+    "order",
+    "parts",
+    "random",
+    "reduce",
+    "shape",
+]
