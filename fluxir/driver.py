@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import fluxir.ops
 import fluxir.passes
 from fluxir import config
-from fluxir.errors import error
+from fluxir.errors import IOFailure, error
 from fluxir.frontend import tree
 from fluxir.ir.core import Func, Module
 from fluxir.ir.dims import Dim, assuming, evaluate, symbols_of
@@ -231,7 +232,8 @@ def compile_module(module: Module, target: str | Target | None = None, *, in_tre
     t = as_target(target)
     dump_dir = dump_dir or config.get().dump_dir
     store = open_cache() if cache is not False and dump_dir is None else None
-    key = cache_key(module, t, passes)
+    parts = key_parts(module, t, passes)
+    key = json.dumps(parts, default=str)
     if store is not None and (found := _from_cache(store.get(key), t, in_tree, out_tree)) is not None:
         return found
     b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir)
@@ -247,19 +249,23 @@ def compile_module(module: Module, target: str | Target | None = None, *, in_tre
     if store is not None:
         from fluxir.runtime.artifact import artifact_bytes
 
-        meta = {"name": module.name, "digest": module.digest, "target": t.name, "passes": passes or "default"}
-        store.put(key, {"program.fxb": artifact_bytes(spec, data, code.constants, texts)}, meta)
+        meta = {"name": module.name, "target": t.name, "key_parts": parts}
+        try:
+            store.put(key, {"program.fxb": artifact_bytes(spec, data, code.constants, texts)}, meta)
+        except IOFailure as problem:  # a full or read-only disk: the program itself is there
+            warnings.warn(f"the compiled program was not cached: {problem.message}", stacklevel=2)
     return out
 
 
-def cache_key(module: Module, target: Target, passes: str | None) -> str:
-    """Everything that machine code depends on, as text."""
+def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, Any]:
+    """Everything that machine code depends on, by name; `fluxir cache explain` shows in which of them entries differ."""
     from importlib.metadata import version
 
-    names = [[a.name for a in module.entry.args], list(module.entry.result_names)]
-    parts = [module.name, module.digest, names, repr(target), passes or [SIMPLIFY, FUSE, LOOPS], config.get().key(),
-             fluxir.__version__, version("llvmlite"), _sources_digest()]  # fmt: skip
-    return json.dumps(parts, default=str)
+    return {
+        "name": module.name, "program": module.digest, "arguments": [a.name for a in module.entry.args],
+        "results": list(module.entry.result_names), "target": target.fingerprint(), "passes": passes or [SIMPLIFY, FUSE, LOOPS],
+        "settings": dict(config.get().key()), "fluxir": fluxir.__version__, "llvmlite": version("llvmlite"), "compiler": _sources_digest(),
+    }  # fmt: skip
 
 
 @functools.cache

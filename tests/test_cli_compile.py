@@ -351,3 +351,29 @@ def test_ops_and_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"fold", "cse", "dce", "inline", "expand", "fuse", "plan"} <= names
     assert run_json(capsys, "passes", "fuse")["options"]["max_ops"]["default"] == 64
     assert failure(capsys, "passes", "fusee")[:2] == ("FX0401", 2)
+
+
+def test_cache_explain_says_why_an_entry_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--opt-level", "1"], ["--target", "sm_80", "-o", "m80.fxb"]):
+        assert main(["compile", "m.fx", *arguments]) == 0
+    entries = run_json(capsys, "cache", "ls")["entries"]
+    assert len(entries) == 3
+    default = next(
+        e for e in entries if e["meta"]["key_parts"]["settings"]["opt_level"] == 2 and e["meta"]["target"] == "cpu"
+    )
+    told = run_json(capsys, "cache", "explain", default["digest"][:16])
+    assert told["intact"] and sorted(told["differs"].values()) == [["settings"], ["target"]]
+
+
+def test_a_full_disk_costs_the_cache_entry_and_not_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fluxir.runtime.cache as module
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write_entry", full)
+    with pytest.warns(UserWarning, match="not cached: .*No space left"):
+        assert main(["compile", "m.fx"]) == 0
+    monkeypatch.undo()
