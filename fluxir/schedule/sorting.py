@@ -26,7 +26,7 @@ from fluxir.schedule.templates import Kernels
 
 RANK_LIMIT = 1024  # longest row that a GPU sorts by rank
 INSERT_LIMIT = 64  # largest k for which the CPU keeps the best k instead of sorting
-RUN = 16  # elements that the CPU sorts by insertion before it merges
+RUN = 4  # elements that the CPU sorts by insertion before it merges
 BLOCK = 256  # threads of a GPU block that sorts one row
 
 
@@ -137,18 +137,37 @@ def _by_merging(rows: Rows) -> Kernels:
                 hi = jb.minimum(jb.add(lo, step), size)
                 end = jb.sub(size, one)
 
-                def place(kb: Builder, k: Value, i: Value, j: Value) -> list[Value]:
-                    # Reads are held inside the row: what a finished run would give is not used.
-                    left, right = kb.minimum(i, end), kb.minimum(j, end)
-                    p, q = kb.load(work[0], half, r, left), kb.load(work[0], half, r, right)
-                    take_right = kb.logical_and(kb.lt(j, hi), kb.logical_or(kb.ge(i, middle), rows.before(kb, q, p)))
-                    kb.store(work[0], kb.select(take_right, q, p), other, r, k)
-                    for mem in work[1:]:
-                        kb.store(mem, kb.load(mem, half, r, kb.select(take_right, right, left)), other, r, k)
-                    moved = cast(kb, take_right, INDEX.dtype)
-                    return [kb.add(i, kb.sub(one, moved)), kb.add(j, moved)]
+                def pick(kb: Builder, right: Value, i: Value, j: Value, k: Value) -> None:
+                    """Write to place k what stands at j if `right`, else at i; reads are held inside the row."""
+                    source = kb.select(right, j, i)
+                    for mem in work:
+                        kb.store(mem, kb.load(mem, half, r, source), other, r, k)
 
-                for_(jb, lo, hi, place, [lo, middle], vectorize=False)
+                def place(kb: Builder, t: Value, i: Value, j: Value, y: Value, z: Value) -> list[Value]:
+                    """The next element from the front (of i, j) and the next from the back (of y, z), independently.
+
+                    Both reach the middle; where the number of elements is odd, both write the same one there.
+                    """
+                    front, right = kb.minimum(i, end), kb.minimum(j, end)
+                    p, q = kb.load(work[0], half, r, front), kb.load(work[0], half, r, right)
+                    up = kb.logical_and(kb.lt(j, hi), kb.logical_or(kb.ge(i, middle), rows.before(kb, q, p)))
+                    pick(kb, up, front, right, kb.add(lo, t))
+                    left, back = kb.maximum(y, zero), kb.maximum(z, zero)
+                    p, q = kb.load(work[0], half, r, left), kb.load(work[0], half, r, back)
+                    down = kb.logical_or(
+                        kb.lt(y, lo), kb.logical_and(kb.ge(z, middle), kb.logical_not(rows.before(kb, q, p)))
+                    )
+                    pick(kb, down, left, back, kb.sub(kb.sub(hi, one), t))
+                    first, last = cast(kb, up, INDEX.dtype), cast(kb, down, INDEX.dtype)
+                    return [
+                        kb.add(i, kb.sub(one, first)),
+                        kb.add(j, first),
+                        kb.sub(y, kb.sub(one, last)),
+                        kb.sub(z, last),
+                    ]
+
+                steps = jb.div(jb.add(jb.sub(hi, lo), one), jb.index(2))
+                for_(jb, 0, steps, place, [lo, middle, jb.sub(middle, one), jb.sub(hi, one)], vectorize=False)
 
             for_(ib, 0, size, merge, step=step, vectorize=False)
             return [step, other]
