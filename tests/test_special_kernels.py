@@ -29,6 +29,8 @@ def small_limits(monkeypatch: Any) -> None:
     monkeypatch.setattr(special, "THREADS", 16)
     monkeypatch.setattr(special, "PIECES", {"cpu": 4, "nvptx": 6})
     monkeypatch.setattr(special, "PIECE", 8)
+    monkeypatch.setattr(special, "LINE_PIECES", 4)
+    monkeypatch.setattr(special, "LINE_PIECE", 3)
 
 
 SPECIAL = ("cumsum", "cumprod", "cummax", "cummin", "nonzero", "scatter", "sort", "argsort", "topk")
@@ -47,6 +49,10 @@ def drawn(rng: Any, text: str, low: float = -2, high: float = 2) -> Any:
 
 def run(target: str, name: str, types: list[str], arrays: list[Any], **attrs: Any) -> Module:
     return check(func(types, lambda b, *xs: b.emit(name, *xs, **attrs)), arrays=arrays, target=TARGETS[target])
+
+
+def methods(low: Module) -> str:
+    return " ".join(str(f.attrs.get("schedule", "")) for f in low.funcs.values())
 
 
 @both
@@ -76,6 +82,20 @@ def test_cumulative_over_more_neighbours_than_a_task_takes(target: str) -> None:
     for name in SPECIAL[:4]:
         for reverse in (False, True):
             run(target, name, ["i32[3,70]"], [x], axis=0, reverse=reverse)
+
+
+@both
+def test_cumulative_along_few_long_lines(target: str) -> None:
+    rng = np.random.default_rng(10)
+    for n in (0, 1, 5, 13):
+        x = rng.integers(-9, 9, (n, 2)).astype(np.int32)
+        for name in SPECIAL[:4]:
+            for reverse in (False, True):
+                for size in (str(n), "T"):
+                    low = run(target, name, [f"i32[{size},2]"], [x], axis=0, reverse=reverse)
+                    assert ("pieces" in methods(low)) == (target == "gpu" and (size == "T" or n > 5))
+    x16 = rng.uniform(0, 2, 13).astype(np.float16)
+    run(target, "cumsum", ["f16[13]"], [x16], axis=0)
 
 
 @both
@@ -157,10 +177,6 @@ def way(request: Any, monkeypatch: Any) -> str:
     monkeypatch.setattr(sorting, "INSERT_LIMIT", -1)
     monkeypatch.setattr(sorting, "RUN", 2)
     return str(request.param)
-
-
-def methods(low: Module) -> str:
-    return " ".join(str(f.attrs.get("schedule", "")) for f in low.funcs.values())
 
 
 @pytest.mark.parametrize("descending", [False, True])

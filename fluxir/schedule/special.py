@@ -113,7 +113,8 @@ def kernel_cumulative(group: Group, op: Op, target: Any) -> Kernels:
     """cumsum, cumprod, cummax, cummin: one task a line along the axis, or a chunk of neighbouring lines on the CPU.
 
     Where the axis is not the last one, neighbours lie side by side in memory: the CPU walks `CHUNK` of them together,
-    with the result's previous row as the accumulator. f16 and bf16 accumulate in f32, a line at a time.
+    with the result's previous row as the accumulator. f16 and bf16 accumulate in f32, a line at a time. A GPU cuts few
+    long lines into pieces: their totals first, then each piece from the total of those before it.
     """
     (x,) = op.operands
     shape, kind = shape_of(x), target.kind
@@ -126,16 +127,25 @@ def kernel_cumulative(group: Group, op: Op, target: Any) -> Kernels:
     def place(b: Builder, k: Value) -> Value:
         return b.sub(b.sub(b.index(n), b.index(1)), k) if reverse else k
 
-    def line(b: Builder, task: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
-        at = unravel(b, task, others)
+    def walk(
+        b: Builder, ins: Sequence[Value], out: Value | None, at: Sequence[Value], lo: Any, hi: Any, start: Value
+    ) -> Value:
+        """Go along a line from lo to hi, writing each total to `out` if it is given; returns the last one."""
 
         def step(ib: Builder, k: Value, total: Value) -> Value:
             here = insert(at, axis, place(ib, k))
             total = combine(ib, how, total, cast(ib, reader(ib, group, ins).at(x, here), wide))
-            ib.store(outs[0], cast(ib, total, d), *here)
+            if out is not None:
+                ib.store(out, cast(ib, total, d), *here)
             return total
 
-        for_(b, 0, n, step, [b.const(identity(how, d), dtype=wide)])
+        return for_(b, lo, hi, step, [start])[0]
+
+    def nothing(b: Builder) -> Value:
+        return b.const(identity(how, d), dtype=wide)
+
+    def line(b: Builder, task: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        walk(b, ins, outs[0], unravel(b, task, others), 0, n, nothing(b))
 
     last = len(shape) - 1
     split = (*without(shape[:last], axis), ceildiv(shape[last], CHUNK)) if axis != last else ()
@@ -161,6 +171,50 @@ def kernel_cumulative(group: Group, op: Op, target: Any) -> Kernels:
 
         for_(b, 0, n, step, vectorize=False)
 
+    names = [v.name for v in group.args]
+    inplace = [(len(group.args), i) for i, v in enumerate(group.args) if v is x]
+    pieces = _line_pieces(kind, product(others), n)
+    if pieces > 1:
+        length = ceildiv(n, pieces)
+        totals = MemType(wide, (product(others), pieces))
+
+        def bounds(b: Builder, piece: Value) -> tuple[Value, Value]:
+            lo = b.mul(piece, b.index(length))
+            return lo, b.minimum(b.add(lo, b.index(length)), b.index(n))
+
+        def total_of_piece(b: Builder, task: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+            r, piece = unravel(b, task, totals.shape)
+            b.store(outs[0], walk(b, ins, None, unravel(b, r, others), *bounds(b, piece), nothing(b)), r, piece)
+
+        def rest_of_piece(b: Builder, task: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+            r, piece = unravel(b, task, totals.shape)
+            before = for_(b, 0, piece, lambda ib, k, t: combine(ib, how, t, ib.load(outs[1], r, k)), [nothing(b)])
+            walk(b, ins, outs[0], unravel(b, r, others), *bounds(b, piece), *before)
+
+        how_many = product(totals.shape)
+        first = over(
+            kind,
+            f"{op.name}_totals",
+            how_many,
+            inputs_of(group),
+            [totals],
+            total_of_piece,
+            names=names,
+            method="pieces",
+            loc=group.loc,
+        )
+        second = over(
+            kind,
+            op.name,
+            how_many,
+            inputs_of(group),
+            [memory(x.type), totals],
+            rest_of_piece,
+            names=names,
+            method="pieces",
+            loc=group.loc,
+        )
+        return Kernels((step_of(first, group, [], [0]), step_of(second, group, [0], [0], inplace)), (totals,))
     together = kind == "cpu" and axis != last and wide == d
     tasks = product(split) if together else product(others)
     made = over(
@@ -171,12 +225,24 @@ def kernel_cumulative(group: Group, op: Op, target: Any) -> Kernels:
         [memory(x.type)],
         lines if together else line,
         grain=grain_of(n * (CHUNK if together else 1)),
-        names=[v.name for v in group.args],
+        names=names,
         method="lines" if together else "line",
         loc=group.loc,
     )
-    inplace = [(len(group.args), i) for i, v in enumerate(group.args) if v is x]
     return Kernels((step_of(made, group, [0], inplace=inplace),))
+
+
+LINE_PIECES = 256  # most pieces of a line on a GPU
+LINE_PIECE = 64  # fewest elements of one, where the length is known
+
+
+def _line_pieces(kind: str, lines: Dim, n: Dim) -> int:
+    """Into how many pieces a GPU cuts a line, so that few long lines keep it busy; 1: one thread walks a "
+    "whole line."""
+    if kind == "cpu" or not isinstance(lines, int):
+        return 1
+    pieces = min(LINE_PIECES, 16384 // max(1, lines))
+    return max(1, min(pieces, n // LINE_PIECE) if isinstance(n, int) else pieces)
 
 
 # ---- nonzero ---------------------------------------------------------------------------------------------------------
