@@ -182,6 +182,7 @@ class _Conv:
             names=[*names, "weights"],
             schedule=self.schedule,
             loc=group.loc,
+            given=[*inputs, self.packed, *[memory(v.type) for v in group.outs]],
         )
         given: list[Ref] = [("input", i) for i in range(len(inputs))]
         results: list[Ref] = [("output", j) for j in range(len(outs))]

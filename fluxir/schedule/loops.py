@@ -113,12 +113,15 @@ def kernel(
     names: Sequence[str] = (),
     schedule: Any = None,
     loc: Location | None = None,
+    given: Sequence[MemType] = (),
 ) -> Func:
-    """A kernel function; `body(builder, input memories, output memories)` emits it."""
+    """A kernel function; `body(builder, input memories, output memories)` emits it. Where its arguments have other shapes
+    than the body works with (merged axes), `given` holds their types, all of them in order."""
     types = [*inputs, *outputs]
-    args = [Value(t, None, i, names[i] if i < len(names) else "") for i, t in enumerate(types)]
+    args = [Value(t, None, i, names[i] if i < len(names) else "") for i, t in enumerate(given or types)]
     b = Builder(loc)
-    body(b, args[: len(inputs)], args[len(inputs) :])
+    seen = [a if a.type == t else b.emit("reinterpret", a, type=t)[0] for a, t in zip(args, types, strict=True)]
+    body(b, seen[: len(inputs)], seen[len(inputs) :])
     attrs = Attrs({"schedule": str(schedule)}) if schedule is not None else Attrs()
     return Func(name, Block(args, b.ops, ()), "kernel", attrs, (), loc)
 

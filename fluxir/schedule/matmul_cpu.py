@@ -31,7 +31,7 @@ from fluxir.schedule.contraction import (
     views,
 )
 from fluxir.schedule.group import Group
-from fluxir.schedule.loops import for_, if_, is_small, kernel, nest, parallel, unravel
+from fluxir.schedule.loops import for_, if_, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.rowwise import rowwise
 from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
@@ -128,6 +128,7 @@ class _Matmul:
             names=names,
             schedule=s,
             loc=self.dot.group.loc,
+            given=[*types, *[scratch[k] for _, k in partial], *[memory(v.type) for v in self.dot.group.outs]],
         )
         refs: list[Ref] = [*[("input", i) for i in used], *packed, *partial, *[("output", j) for j in range(n_out)]]
         assert len(refs) == len(main.args) and n_in >= len(used)

@@ -47,6 +47,7 @@ def pointwise(group: Group, target: Any) -> Kernels:
 def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name: str) -> Step:
     outs = [group.outs[j] for j in which]
     inplace = inplace_pairs(group, outs, space)
+    given = [memory(v.type) for v in (*group.args, *outs)]
     access = analyse(group, space, [(v, identity_map(space)) for v in outs]) if len(outs) == len(group.outs) else None
     merged = collapse(group, access) if access is not None else None
     if merged is not None:
@@ -90,7 +91,7 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
 
     operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
     names = [v.name for v in group.args]
-    made = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=group.loc)
+    made = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=group.loc, given=given)
     return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))
 
 

@@ -71,7 +71,7 @@ def rowwise(group: Group, target: Any) -> Kernels | None:
     if rows is None:
         return None
     piece = _piece(rows)
-    return _split(rows, piece, target) if piece is not None else _whole(rows, target)
+    return _split(rows, piece, group, target) if piece is not None else _whole(rows, group, target)
 
 
 def accumulator_of(op: Op) -> DType:
@@ -115,8 +115,8 @@ def _schedule(rows: Rows, target: Any, piece: int | None = None) -> RowwiseSched
     )
 
 
-def _whole(rows: Rows, target: Any) -> Kernels:
-    """One kernel that does whole rows."""
+def _whole(rows: Rows, original: Group, target: Any) -> Kernels:
+    """One kernel that does whole rows; `original` is the group before its axes were merged."""
     group = rows.group
     schedule = _schedule(rows, target)
     spills = rows.spills() if not rows.access.opaque else {}
@@ -126,9 +126,9 @@ def _whole(rows: Rows, target: Any) -> Kernels:
         code.everything(b)
 
     inputs, outputs = [memory(v.type) for v in group.args], [memory(v.type) for v in group.outs]
-    made = kernel(
-        group.name, inputs, outputs, body, names=[v.name for v in group.args], schedule=schedule, loc=group.loc
-    )
+    given = [memory(v.type) for v in (*original.args, *original.outs)]
+    names = [v.name for v in group.args]
+    made = kernel(group.name, inputs, outputs, body, names=names, schedule=schedule, loc=group.loc, given=given)
     refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in range(len(outputs))]]
     pairs = () if spills else tuple((len(inputs) + j, i) for j, i in rows.inplace())
     return Kernels((Step(made, tuple(refs), len(outputs), pairs),))
@@ -160,7 +160,7 @@ def _element_work(rows: Rows) -> int:
     return reading + sum(op_cost(op) for op in rows.group.ops if op.name not in REDUCTIONS)
 
 
-def _split(rows: Rows, piece: int, target: Any) -> Kernels:
+def _split(rows: Rows, piece: int, original: Group, target: Any) -> Kernels:
     """Two kernels: the pieces of every row, then their combination and what follows it."""
     group = rows.group
     (stage,) = rows.stages
@@ -182,20 +182,16 @@ def _split(rows: Rows, piece: int, target: Any) -> Kernels:
         parallel(b, product((*kept, pieces)), task)
 
     inputs = [memory(v.type) for v in group.args]
-    made = kernel(
-        f"{group.name}_pieces",
-        inputs,
-        parts,
-        body,
-        names=[v.name for v in group.args],
-        schedule=schedule,
-        loc=group.loc,
-    )
+    given = [*[memory(v.type) for v in original.args], *parts]
+    names = [v.name for v in group.args]
+    name = f"{group.name}_pieces"
+    made = kernel(name, inputs, parts, body, names=names, schedule=schedule, loc=group.loc, given=given)
     refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("scratch", k) for k in range(len(parts))]]
     steps = [Step(made, tuple(refs), len(parts))]
-    combined = analyse_rows(combining_group(rows, pieces))
+    rest = combining_group(rows, pieces)
+    combined = analyse_rows(rest)
     assert combined is not None, "the parts are reduced along their last axis"
-    second = _whole(combined, target)
+    second = _whole(combined, rest, target)
     sources: list[Ref] = [*[("scratch", k) for k in range(len(parts))], *[("input", i) for i in range(len(inputs))]]
     for s in second.steps:
         operands = tuple(sources[i] if kind == "input" else (kind, i) for kind, i in s.operands)

@@ -83,6 +83,7 @@ class _Windows:
             names=[a.name for a in group.args],
             schedule=self.schedule,
             loc=group.loc,
+            given=[*inputs, *[memory(v.type) for v in group.outs]],
         )
         refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in range(len(outs))]]
         return Kernels((Step(made, tuple(refs), len(outs)),))
