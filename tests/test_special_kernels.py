@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluxir import driver
+from fluxir.codegen.checks import assemble
 from fluxir.errors import FluxError
+from fluxir.ir import dims
 from fluxir.ir.build import build_func, scalar
 from fluxir.ir.core import Attrs, Func, Module
-from fluxir.ir.interp import Interpreter
+from fluxir.ir.interp import Interpreter, interpret
 from fluxir.ir.opdef import REGISTRY
 from fluxir.ir.types import INDEX, MemType, tensor
 from fluxir.ir.verify import verify_module
 from fluxir.schedule import scatter, sorting, special
 from fluxir.target import parse_target
-from tests.schedule_harness import check, func, fused, module
+from tests.schedule_harness import check, func, fused, module, random_inputs
 
 TARGETS = {"cpu": parse_target("cpu:x86-64-v3"), "gpu": parse_target("sm_80")}
 
@@ -281,3 +284,45 @@ def test_a_barrier_that_not_all_threads_reach_is_an_error() -> None:
     with pytest.raises(FluxError) as e:
         launched(grid_kernel([MemType(scalar("f32").dtype, (1,))], body, (1, 1, 1), (4, 1, 1)), np.zeros(1, np.float32))
     assert e.value.code == "FX0516"
+
+
+# ---- compiled ---------------------------------------------------------------------------------------------------------
+
+FORMS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "cumsum": (["f16[4,T]"], {"axis": 1}),
+    "cummax": (["f32[T,3]"], {"axis": 0, "reverse": True}),
+    "sort": (["f32[B,T]"], {"axis": 0}),
+    "argsort": (["i16[B,T]"], {"axis": 1, "descending": True}),
+    "topk": (["f32[B,T]"], {"k": "K"}),
+    "scatter": (["f32[B,T]", "f32[5,B]", "i64[5]"], {"axes": (1,), "mode": "max"}),
+    "nonzero": (["f32[B,T]"], {"bound": 20}),
+}
+
+
+def symbolic(name: str) -> Module:
+    types, attrs = FORMS[name]
+    facts = dims.Facts({"T": (100, dims.INF), "B": (0, dims.INF), "K": (70, 100)})
+    with dims.assuming(facts):
+        # The operand that says how large K is.
+        sizes = ["f32[K]"] if name == "topk" else []
+        f = func([*types, *sizes], lambda b, *xs: b.emit(name, *xs[: len(types)], **attrs))
+    return Module("m", {"main": f}, facts)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_native_code_of_symbolic_forms(name: str) -> None:
+    m = symbolic(name)
+    compiled = driver.compile_module(m, "cpu", cache=False)
+    for sizes in ({"B": 3, "T": 1000, "K": 77}, {"B": 0, "T": 100, "K": 70}, {"B": 130, "T": 100, "K": 100}):
+        arrays = random_inputs(m.entry, sizes)
+        got = compiled.program.call_flat(arrays)
+        for g, w in zip(got, interpret(m, arrays), strict=True):
+            np.testing.assert_allclose(g, w, rtol=2e-2 if g.dtype == np.float16 else 1e-5)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", FORMS)
+def test_ptx_of_symbolic_forms_assembles(name: str, arch: str) -> None:
+    target = driver.as_target(arch)
+    code = driver.generate(driver.build(symbolic(name), target).stages["loops"], target)
+    assert len(assemble(code.ptx, arch)) == code.ptx.count(".entry") > 0
