@@ -19,6 +19,7 @@ from typing import Any
 
 from fluxir.errors import FluxError, Location, error
 from fluxir.frontend import tree
+from fluxir.frontend.staging import staged
 from fluxir.frontend.trace import Traced, as_facts, function_location, function_name, trace
 from fluxir.ir.core import Module
 from fluxir.ir.dtypes import DType
@@ -97,7 +98,7 @@ class Model:
         parameters = inspect.signature(self.fn).parameters
         args = [s[n] for n, p in parameters.items() if n in s and p.kind != p.KEYWORD_ONLY]
         kwargs = {n: s[n] for n, p in parameters.items() if n in s and p.kind == p.KEYWORD_ONLY}
-        t = trace(self.fn, args, kwargs, name=self.name, facts=self.facts)
+        t = trace(staged(self.fn), args, kwargs, name=self.name, facts=self.facts)
         promised = self.result
         if promised is not None:
             from fluxir.ir.dims import assuming, prove_equal

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import numbers
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,8 +66,18 @@ class Poly:
     def __hash__(self) -> int:
         return self._hash
 
-    def __lt__(self, other: object) -> bool:  # an arbitrary but fixed order, for sorting normal forms
-        return str(self) < str(other)
+    # A comparison is answered where the facts decide it, and refused (FX0301) where they do not.
+    def __lt__(self, other: Dim) -> bool:
+        return _decided(self, "<", other) if _is_dim(other) else NotImplemented
+
+    def __le__(self, other: Dim) -> bool:
+        return _decided(self, "<=", other) if _is_dim(other) else NotImplemented
+
+    def __gt__(self, other: Dim) -> bool:
+        return _decided(self, ">", other) if _is_dim(other) else NotImplemented
+
+    def __ge__(self, other: Dim) -> bool:
+        return _decided(self, ">=", other) if _is_dim(other) else NotImplemented
 
     def __str__(self) -> str:
         out = ""
@@ -83,7 +94,7 @@ class Poly:
         raise error(
             "FX0301",
             f"the truth of the symbolic size {self} is not known while tracing",
-            help="compare sizes with fluxir.dims.prove_equal/prove_less, or specialise the size with --dim",
+            help="compare sizes with fx.prove_equal and fx.prove_less, or specialise the size with --dim",
         )
 
     def __index__(self) -> int:
@@ -91,36 +102,54 @@ class Poly:
 
     __int__ = __index__
 
+    # What is no size (a float, a traced tensor) is left to its own operators: `B * 0.5` is a TypeError, not 0.
     def __add__(self, other: Dim) -> Dim:
-        return _sum(self, other, 1)
+        return _sum(self, other, 1) if _is_dim(other) else NotImplemented
 
     __radd__ = __add__
 
     def __sub__(self, other: Dim) -> Dim:
-        return _sum(self, other, -1)
+        return _sum(self, other, -1) if _is_dim(other) else NotImplemented
 
     def __rsub__(self, other: Dim) -> Dim:
-        return _sum(other, self, -1)
+        return _sum(other, self, -1) if _is_dim(other) else NotImplemented
 
     def __neg__(self) -> Dim:
         return _sum(0, self, -1)
 
     def __mul__(self, other: Dim) -> Dim:
-        return mul(self, other)
+        return mul(self, other) if _is_dim(other) else NotImplemented
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Dim) -> Dim:
-        return floordiv(self, other)
+        return floordiv(self, other) if _is_dim(other) else NotImplemented
 
     def __rfloordiv__(self, other: Dim) -> Dim:
-        return floordiv(other, self)
+        return floordiv(other, self) if _is_dim(other) else NotImplemented
 
     def __mod__(self, other: Dim) -> Dim:
-        return mod(self, other)
+        return mod(self, other) if _is_dim(other) else NotImplemented
 
     def __rmod__(self, other: Dim) -> Dim:
-        return mod(other, self)
+        return mod(other, self) if _is_dim(other) else NotImplemented
+
+
+def _is_dim(x: object) -> bool:
+    return isinstance(x, (int, Poly, numbers.Integral))
+
+
+def _decided(a: Dim, relation: str, b: Dim) -> bool:
+    """`a relation b` where the facts in force decide it; FX0301 otherwise."""
+    lo, hi = facts().range(_sum(a, b, -1))
+    yes, no = {"<": (hi < 0, lo >= 0), "<=": (hi <= 0, lo > 0), ">": (lo > 0, hi <= 0), ">=": (lo >= 0, hi < 0)}[relation]
+    if yes or no:
+        return yes
+    raise error(
+        "FX0301",
+        f"whether {a} {relation} {b} is not known while tracing",
+        help=f'state a fact, for example facts="{a} {relation if "=" in relation else relation + "="} {b}", or specialise the size with --dim',
+    )
 
 
 def symbol(name: str) -> Poly:

@@ -1,0 +1,471 @@
+"""The source of a `@fx.function`, rewritten so that Python control flow can be staged.
+
+Owns the AST rewrite and nothing of its meaning: `if`, `for`, `while`, `and`, `or`, `not`, chained comparisons, the
+ternary, `assert` and `x[i] = v` become calls of `staging`, which decides at run time: a Python value runs as Python
+does, a traced value becomes IR control flow. Bodies become local functions of the variables they assign.
+
+`return`, `break` and `continue` are first moved into place: statements after an `if` that always returns go to its
+other branch; what is left becomes a flag that guards the statements after it. Line and column numbers survive, so
+errors and IR locations show the user's source. Only the user's own function is compiled again, never data.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fluxir.errors import Location, error
+
+RUNTIME = "__fx"
+COPY_LIMIT = 2000  # syntax nodes; what follows an `if` with returns on some paths is copied up to this size
+_OPERATORS = {
+    ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
+    ast.In: "in", ast.NotIn: "not_in", ast.Is: "is", ast.IsNot: "is_not",
+}  # fmt: skip
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def convert(fn: Callable[..., Any], runtime: Any) -> Callable[..., Any]:
+    """`fn` rewritten, sharing its globals, closure and defaults. FX0312 without source, FX0308 for what has no meaning."""
+    tree, offset = _parse(fn)
+    where = fn.__code__
+    rewriter = _Function(fn.__code__.co_filename)
+    new = rewriter.function(tree)
+    free = list(where.co_freevars)
+    factory = ast.parse(f"def __fx_factory({', '.join([RUNTIME, *free])}):\n return None").body[0]
+    assert isinstance(factory, ast.FunctionDef)
+    factory.body = [new, ast.Return(ast.Name(new.name, ast.Load()))]
+    module = ast.Module([factory], [])
+    ast.fix_missing_locations(module)
+    ast.increment_lineno(module, offset)
+    space: dict[str, Any] = {}
+    exec(compile(module, where.co_filename, "exec"), fn.__globals__, space)  # noqa: S102  (the user's own function)
+    template = space["__fx_factory"](runtime, *[None] * len(free))
+    cells = dict(zip(free, fn.__closure__ or (), strict=True))
+    cells[RUNTIME] = types.CellType(runtime)
+    closure = tuple(cells[n] for n in template.__code__.co_freevars)
+    out = types.FunctionType(template.__code__, fn.__globals__, fn.__name__, fn.__defaults__, closure)
+    out.__kwdefaults__ = fn.__kwdefaults__
+    out.__dict__.update(fn.__dict__)
+    return out
+
+
+def _parse(fn: Callable[..., Any]) -> tuple[ast.FunctionDef, int]:
+    """The function's definition, and what to add to its line numbers."""
+    name = getattr(fn, "__name__", "the function")
+    try:
+        lines, first = inspect.getsourcelines(fn)
+    except (OSError, TypeError):
+        raise error("FX0312", f"the source of {name!r} is not available", help="define it in a file, or use fx.cond, fx.while_loop and fx.scan") from None
+    source = "".join(lines)
+    try:
+        # An indented definition is parsed inside an `if`, which keeps its columns.
+        indented = source[:1].isspace()
+        body = ast.parse("if 1:\n" + source if indented else source).body
+        tree = body[0].body[0] if indented else body[0]  # type: ignore[attr-defined]
+    except SyntaxError:
+        tree = None
+    if not isinstance(tree, ast.FunctionDef):
+        kind = "a lambda" if name == "<lambda>" else "no plain function"
+        raise error("FX0312", f"{name!r} is {kind}: its source cannot be rewritten", help="write it with def",
+                    loc=Location(fn.__code__.co_filename, fn.__code__.co_firstlineno))  # fmt: skip
+    return tree, first - 1 - indented
+
+
+class _Names(ast.NodeVisitor):
+    """Names that statements assign in their own scope, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, None] = {}
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store | ast.Del):
+            self.found[node.id] = None
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        if not node.name.startswith("__fx_"):
+            self.found[node.name] = None
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.found[node.name] = None
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        pass
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        self.visit(node.iter)  # its targets are its own
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self.found[(node.asname or node.name).split(".")[0]] = None
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        self.generic_visit(node)
+
+
+def assigned(stmts: Sequence[ast.AST]) -> list[str]:
+    v = _Names()
+    for s in stmts:
+        v.visit(s)
+    return list(v.found)
+
+
+def _contains(stmts: Sequence[ast.AST], kinds: tuple[type, ...], into_loops: bool = True) -> bool:
+    """Whether statements hold one of `kinds` in this function (and, without `into_loops`, for this loop)."""
+    for s in stmts:
+        if isinstance(s, kinds):
+            return True
+        if isinstance(s, _SCOPES) or (not into_loops and isinstance(s, ast.For | ast.While)):
+            if not into_loops and isinstance(s, ast.For | ast.While) and _contains(s.orelse, kinds, False):
+                return True
+            continue
+        if _contains(list(ast.iter_child_nodes(s)), kinds, into_loops):
+            return True
+    return False
+
+
+def _terminates(stmts: Sequence[ast.stmt]) -> bool:
+    """Whether control never runs past the end of `stmts`."""
+    for s in stmts:
+        if isinstance(s, ast.Return | ast.Raise):
+            return True
+        if isinstance(s, ast.If) and _terminates(s.body) and _terminates(s.orelse):
+            return True
+        if isinstance(s, ast.With) and _terminates(s.body):
+            return True
+    return False
+
+
+def _absorb(stmts: list[ast.stmt]) -> list[ast.stmt]:
+    """Move what follows an `if` that returns in one branch into the other branch."""
+    for i, s in enumerate(stmts):
+        if isinstance(s, ast.If) and _contains([s], (ast.Return,)):
+            rest = stmts[i + 1 :]
+            if _terminates(s.body) and not _terminates(s.orelse):
+                s.orelse = [*s.orelse, *rest]
+            elif _terminates(s.orelse) and not _terminates(s.body):
+                s.body = [*s.body, *rest]
+            elif rest and not _terminates(s.body):
+                # Each branch returns on some path only: what follows is copied into both, so that a variable is read
+                # only on paths that assign it.
+                if sum(1 for r in rest for _ in ast.walk(r)) > COPY_LIMIT:
+                    continue
+                s.body, s.orelse = [*s.body, *copy.deepcopy(rest)], [*s.orelse, *rest]
+            s.body, s.orelse = _absorb(s.body), _absorb(s.orelse)
+            return [*stmts[:i], s]
+    return stmts
+
+
+def _only_tail_returns(stmts: Sequence[ast.stmt]) -> bool:
+    """Whether every return is the last thing that runs, so that an `if` that returns can return its result."""
+    for i, s in enumerate(stmts):
+        last = i == len(stmts) - 1
+        if isinstance(s, ast.If) and _contains([s], (ast.Return,)):
+            if not last or not (_terminates(s.body) and _terminates(s.orelse)):
+                return False
+            if not _only_tail_returns(s.body) or not _only_tail_returns(s.orelse):
+                return False
+        elif not isinstance(s, ast.Return) and _contains([s], (ast.Return,)):
+            return False
+    return True
+
+
+class _Function:
+    """Rewrites one function. Statement lists go through `block`, expressions through `_Expressions`."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.count = 0
+        self.flags = False  # returns are flags
+        self.loops: list[tuple[str | None, str | None]] = []  # (break flag, continue flag) of the loops around
+
+    def fresh(self, kind: str) -> str:
+        self.count += 1
+        return f"__fx_{kind}_{self.count}"
+
+    def refuse(self, node: ast.AST, what: str, instead: str) -> Exception:
+        return error("FX0308", f"{what} cannot be used in @fx.function", help=instead,
+                     loc=Location(self.file, getattr(node, "lineno", 1), getattr(node, "col_offset", -1) + 1))  # fmt: skip
+
+    def function(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        new = copy.deepcopy(node)
+        new.name = "__fx_function"  # its own name in the body means the caller's, which recursion goes through
+        new.decorator_list = []
+        new.returns = None
+        for a in [*new.args.posonlyargs, *new.args.args, *new.args.kwonlyargs, new.args.vararg, new.args.kwarg]:
+            if a is not None:
+                a.annotation = None
+        new.args.defaults = [ast.Constant(None) for _ in new.args.defaults]
+        new.args.kw_defaults = [None if d is None else ast.Constant(None) for d in new.args.kw_defaults]
+        self.check(new)
+        new.body = self.body(new.body)
+        return new
+
+    def check(self, node: ast.FunctionDef) -> None:
+        for n in _own_nodes(node.body):
+            if isinstance(n, ast.Yield | ast.YieldFrom):
+                raise self.refuse(n, "a generator (yield)", "return a list, or use fx.scan")
+            if isinstance(n, ast.Await | ast.AsyncFor | ast.AsyncWith):
+                raise self.refuse(n, "async code", "make it an ordinary function")
+            if isinstance(n, ast.Global | ast.Nonlocal):
+                word = "global" if isinstance(n, ast.Global) else "nonlocal"
+                raise self.refuse(n, f"{word} {', '.join(n.names)}", "return the value instead: a staged branch cannot assign outer variables")
+
+    def body(self, stmts: list[ast.stmt]) -> list[ast.stmt]:
+        """A function body: returns first, then everything else."""
+        stmts = _absorb(stmts)
+        self.flags = not _only_tail_returns(stmts)
+        if not self.flags:
+            return self.block(stmts) or [ast.Pass()]
+        start = _assign("__fx_done", ast.Constant(False)), _assign("__fx_value", _call("undefined", ast.Constant("the result")))
+        always = ast.Constant(_terminates(stmts))
+        end = ast.Return(_call("result", _name("__fx_done"), _name("__fx_value"), always))
+        return [*start, *self.block(stmts), end]
+
+    # ---- statements
+    def block(self, stmts: Sequence[ast.stmt]) -> list[ast.stmt]:
+        out: list[ast.stmt] = []
+        for i, s in enumerate(stmts):
+            flags = self.may_set(s)
+            out += self.statement(s)
+            if isinstance(s, ast.Return | ast.Break | ast.Continue):
+                break  # nothing runs after it
+            if flags and i + 1 < len(stmts):
+                rest = ast.If(_call("none_of", *[_name(f) for f in flags]), list(stmts[i + 1 :]), [])
+                out += self.statement(_at(rest, stmts[i + 1]))
+                break
+        return out
+
+    def may_set(self, s: ast.stmt) -> list[str]:
+        """The flags that `s` may set, on which what follows it depends."""
+        flags = []
+        if self.flags and _contains([s], (ast.Return,)):
+            flags.append("__fx_done")
+        if self.loops:
+            stop, skip = self.loops[-1]
+            if stop and _contains([s], (ast.Break,), False):
+                flags.append(stop)
+            if skip and _contains([s], (ast.Continue,), False):
+                flags.append(skip)
+        return flags
+
+    def statement(self, s: ast.stmt) -> list[ast.stmt]:
+        match s:
+            case ast.If():
+                return self.if_(s)
+            case ast.While():
+                return self.while_(s)
+            case ast.For():
+                return self.for_(s)
+            case ast.Return():
+                value = self.expr(s.value) if s.value is not None else ast.Constant(None)
+                if not self.flags:
+                    return [_at(ast.Return(value), s)]
+                return [_at(_assign("__fx_value", value), s), _at(_assign("__fx_done", ast.Constant(True)), s)]
+            case ast.Break() | ast.Continue():
+                flag = self.loops[-1][0 if isinstance(s, ast.Break) else 1]
+                assert flag is not None
+                return [_at(_assign(flag, ast.Constant(True)), s)]
+            case ast.Assert():
+                message = ast.Constant(None) if s.msg is None else self.expr(s.msg)
+                return [_at(ast.Expr(_call("assert_", _thunk(self.expr(s.test)), _thunk(message), ast.Constant(ast.unparse(s.test)))), s)]
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name)) as target]) if isinstance(target.ctx, ast.Store):
+                return [_at(_assign(name, _call("setitem", _name(name), self.index(target.slice), self.expr(s.value), ast.Constant(name))), s)]
+            case ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)) as target):
+                key = self.fresh("key")
+                read = ast.Subscript(_name(name), _name(key), ast.Load())
+                value = ast.BinOp(read, s.op, self.expr(s.value))
+                return [_at(_assign(key, self.index(target.slice)), s), _at(_assign(name, _call("setitem", _name(name), _name(key), value, ast.Constant(name))), s)]
+            case ast.FunctionDef():
+                inner = _Function(self.file)
+                inner.count = self.count + 1000
+                new = copy.deepcopy(s)
+                inner.check(new)
+                new.body = inner.body(new.body)
+                return [new]
+            case ast.With():
+                new_with = copy.copy(s)
+                new_with.items = [self.expr(i) for i in s.items]
+                new_with.body = self.block(s.body) or [ast.Pass()]
+                return [new_with]
+            case ast.Try():
+                new_try = copy.copy(s)
+                new_try.body, new_try.orelse, new_try.finalbody = self.block(s.body), self.block(s.orelse), self.block(s.finalbody)
+                new_try.handlers = [_at(ast.ExceptHandler(h.type, h.name, self.block(h.body)), h) for h in s.handlers]
+                return [new_try]
+            case ast.Match():
+                new_match = copy.copy(s)
+                new_match.subject = self.expr(s.subject)
+                new_match.cases = [ast.match_case(c.pattern, c.guard and self.expr(c.guard), self.block(c.body)) for c in s.cases]
+                return [new_match]
+        return [self.expr(s)]
+
+    def if_(self, s: ast.If) -> list[ast.stmt]:
+        test = self.expr(s.test)
+        if not self.flags and _terminates(s.body) and _terminates(s.orelse) and _contains([s], (ast.Return,)):
+            then, other = self.fresh("then"), self.fresh("else")
+            names = [n for n in assigned([*s.body, *s.orelse])]
+            functions = [self.local(then, names, self.block(s.body), s, False), self.local(other, names, self.block(s.orelse), s, False)]
+            return [*functions, _at(ast.Return(_call("if_return", test, _name(then), _name(other), self.values(names))), s)]
+        then, other = self.fresh("then"), self.fresh("else")
+        body, orelse = self.block(s.body), self.block(s.orelse)
+        names = assigned([*body, *orelse])
+        functions = [self.local(then, names, body, s), self.local(other, names, orelse, s)]
+        call = _call("if_", test, _name(then), _name(other), _strings(names), self.values(names))
+        return [*functions, _at(self.unpack(names, call), s)]
+
+    def loop_flags(self, body: Sequence[ast.stmt]) -> tuple[str | None, str | None]:
+        stop = self.fresh("break") if _contains(body, (ast.Break,), False) else None
+        skip = self.fresh("continue") if _contains(body, (ast.Continue,), False) else None
+        return stop, skip
+
+    def loop_body(self, stmts: Sequence[ast.stmt], flags: tuple[str | None, str | None]) -> list[ast.stmt]:
+        self.loops.append(flags)
+        out = self.block(stmts)
+        self.loops.pop()
+        return [_assign(flags[1], ast.Constant(False)), *out] if flags[1] else out
+
+    def while_(self, s: ast.While) -> list[ast.stmt]:
+        flags = self.loop_flags(s.body)
+        body = self.loop_body(s.body, flags)
+        test, each = self.fresh("test"), self.fresh("body")
+        names = assigned([*body, s.test])
+        condition = self.expr(s.test)
+        stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
+        if stops:
+            condition = _call("and_", _call("none_of", *[_name(f) for f in stops]), _thunk(condition))
+        functions = [self.local(test, names, [_at(ast.Return(condition), s.test)], s, False), self.local(each, names, body, s)]
+        call = _call("while_", _name(test), _name(each), _strings(names), self.values(names))
+        return [*self.before(flags), *functions, _at(self.unpack(names, call), s), *self.loop_else(s, flags)]
+
+    def for_(self, s: ast.For) -> list[ast.stmt]:
+        flags = self.loop_flags(s.body)
+        item, each = self.fresh("item"), self.fresh("body")
+        body = [_at(ast.Assign([s.target], _name(item)), s), *self.loop_body(s.body, flags)]
+        names = assigned(body)
+        stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
+        iterable = s.iter
+        if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range" and not iterable.keywords:
+            source: ast.expr = _call("range_", _name("range"), *[self.expr(a) for a in iterable.args])
+        else:
+            source = self.expr(iterable)
+        function = self.local(each, [item, *names], body, s, True, names)
+        call = _call("for_", source, _name(each), _strings(names), self.values(names), _strings(stops))
+        return [*self.before(flags), function, _at(self.unpack(names, call), s), *self.loop_else(s, flags)]
+
+    def before(self, flags: tuple[str | None, str | None]) -> list[ast.stmt]:
+        return [_assign(f, ast.Constant(False)) for f in flags if f]
+
+    def loop_else(self, s: ast.While | ast.For, flags: tuple[str | None, str | None]) -> list[ast.stmt]:
+        if not s.orelse:
+            return []
+        stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
+        if not stops:
+            return self.block(s.orelse)
+        return self.statement(_at(ast.If(_call("none_of", *[_name(f) for f in stops]), s.orelse, []), s.orelse[0]))
+
+    # ---- pieces
+    def local(self, name: str, params: Sequence[str], body: list[ast.stmt], at: ast.AST, give: bool = True, names: Sequence[str] | None = None) -> ast.stmt:
+        """`def name(params): body; return (names,)`."""
+        end: list[ast.stmt] = []
+        if give:
+            given = ast.Tuple([_name(n) for n in (params if names is None else names)], ast.Load())
+            end = [ast.Return(given)]
+        args = ast.arguments([], [ast.arg(p) for p in params], None, [], [], None, [])
+        made = ast.FunctionDef(name, args, [*body, *end] or [ast.Pass()], [], None)
+        if hasattr(ast, "TypeAlias"):  # Python 3.12 and later
+            made.type_params = []  # type: ignore[attr-defined]
+        return _at(made, at)
+
+    def values(self, names: Sequence[str]) -> ast.expr:
+        """A tuple of the variables as they are now; one that has no value yet becomes `Undefined`."""
+        return ast.Tuple([_call("get", _thunk(_name(n)), ast.Constant(n)) for n in names], ast.Load())
+
+    def unpack(self, names: Sequence[str], call: ast.expr) -> ast.stmt:
+        if not names:
+            return ast.Expr(call)
+        return ast.Assign([ast.Tuple([ast.Name(n, ast.Store()) for n in names], ast.Store())], call)
+
+    def index(self, node: ast.expr) -> ast.expr:
+        """A subscript as a value: slices become `slice(...)`."""
+        if isinstance(node, ast.Slice):
+            parts = [ast.Constant(None) if p is None else self.expr(p) for p in (node.lower, node.upper, node.step)]
+            return _call("slice", *parts)
+        if isinstance(node, ast.Tuple):
+            return ast.Tuple([self.index(e) for e in node.elts], ast.Load())
+        return self.expr(node)
+
+    def expr(self, node: Any) -> Any:
+        return _Expressions().visit(copy.deepcopy(node))
+
+
+class _Expressions(ast.NodeTransformer):
+    """`and`, `or`, `not`, ternaries and chained comparisons inside one expression or simple statement."""
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        self.generic_visit(node)
+        if any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)):
+            return node
+        word = "and_" if isinstance(node.op, ast.And) else "or_"
+        out = node.values[-1]
+        for v in reversed(node.values[:-1]):
+            out = _at(_call(word, v, _thunk(out)), node)
+        return out
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        self.generic_visit(node)
+        return _at(_call("not_", node.operand), node) if isinstance(node.op, ast.Not) else node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        if any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)):
+            return node
+        return _at(_call("ifexp", node.test, _thunk(node.body), _thunk(node.orelse)), node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self.generic_visit(node)
+        if len(node.ops) == 1 or any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)):
+            return node
+        words = ast.Tuple([ast.Constant(_OPERATORS[type(o)]) for o in node.ops], ast.Load())
+        return _at(_call("chain", words, node.left, *[_thunk(c) for c in node.comparators]), node)
+
+
+def _own_nodes(stmts: Sequence[ast.AST]) -> Any:
+    """All nodes of these statements outside nested scopes."""
+    for s in stmts:
+        yield s
+        if not isinstance(s, _SCOPES):
+            yield from _own_nodes(list(ast.iter_child_nodes(s)))
+
+
+def _name(n: str) -> ast.expr:
+    return ast.Name(n, ast.Load())
+
+
+def _assign(name: str, value: ast.expr) -> ast.stmt:
+    return ast.Assign([ast.Name(name, ast.Store())], value)
+
+
+def _call(word: str, *args: ast.expr) -> ast.expr:
+    return ast.Call(ast.Attribute(_name(RUNTIME), word, ast.Load()), list(args), [])
+
+
+def _thunk(e: ast.expr) -> ast.expr:
+    return ast.Lambda(ast.arguments([], [], None, [], [], None, []), e)
+
+
+def _strings(names: Sequence[str]) -> ast.expr:
+    return ast.Tuple([ast.Constant(n) for n in names], ast.Load())
+
+
+def _at(new: Any, old: ast.AST) -> Any:
+    """Give `new` and its parts without a place the place of `old`."""
+    ast.copy_location(new, old)
+    for n in ast.walk(new):
+        if "lineno" in getattr(n, "_attributes", ()) and not hasattr(n, "lineno"):
+            ast.copy_location(n, old)
+    return new
