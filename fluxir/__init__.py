@@ -72,6 +72,7 @@ _NAMES: dict[str, str] = {
     _FRONTEND + "einsum": """
         einsum
     """,
+    _FRONTEND + "staging": "function",
     "fluxir.driver": "jit load",
     "fluxir.runtime.safetensors": "load_safetensors save_safetensors",
 }
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     from fluxir.frontend.api_reduce import *
     from fluxir.frontend.control import *
     from fluxir.frontend.einsum import einsum as einsum
+    from fluxir.frontend.staging import function as function
     from fluxir.frontend.loader import load_model as load_model
     from fluxir.frontend.loader import model as model
     from fluxir.frontend.nn import conv as conv

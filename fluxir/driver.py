@@ -323,8 +323,10 @@ def plan_text(loops: Module) -> str:
 
 def lower_function(fn: Callable[..., Any], *args: Any, facts: Any = None, name: str | None = None, **kwargs: Any) -> Lowered:
     """Trace `fn` on abstract arguments: tensor types (`fx.f32["B", 784]`), arrays or numbers."""
+    from fluxir.frontend.staging import staged
     from fluxir.frontend.trace import trace
 
+    fn = functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
     t = trace(fn, args, kwargs, name=name, facts=facts)
     verify_module(t.module)
     return Lowered(t.module, t.in_tree, t.out_tree)

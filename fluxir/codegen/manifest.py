@@ -9,6 +9,7 @@ Values are numbers: arguments first, then results in order. A step is an object 
     {"op": "launch", "kernel": "name", "args": [values]}            sizes and grid follow from the kernel's entry
     {"op": "copy", "args": [dst, src]}        {"op": "load", "result": 8, "args": [memory, index...]}
     {"op": "scalar", "name": "add", "result": 9, "args": [...], "dtype": "i64"}; name "const" has "value", "dim" has "value": E
+    {"op": "assert", "condition": 9, "message": "..."}
     {"op": "if", "condition": 9, "args": [...], "regions": [R, R], "results": [...]}
     {"op": "for", "lo", "hi", "step", "args": carry, "regions": [R], "results"}   {"op": "while", "args", "regions": [cond, body], "results"}
     {"op": "call", "function": "name", "args": [...], "dims": {symbol: E}}
@@ -105,6 +106,9 @@ class _Writer:
 
     def op_copy(self, op: Op) -> dict[str, Any]:
         return {"op": "copy", "args": self.uses(op.operands)}
+
+    def op_assert(self, op: Op) -> dict[str, Any]:
+        return {"op": "assert", "condition": self.number[op.operands[0]], "message": op.attrs["message"], "source": str(op.loc) if op.loc else ""}
 
     def op_load(self, op: Op) -> dict[str, Any]:
         return {"op": "load", "args": self.uses(op.operands), "result": self.define(op.result), "dtype": op.result.dtype.name}

@@ -22,6 +22,7 @@ from typing import Any
 
 from fluxir.codegen import abi, backend, checks
 from fluxir.codegen.emit import Dialect, Emitter, Unit
+from fluxir.codegen.inline import Recipes
 from fluxir.codegen.legalize import legalize
 from fluxir.errors import error
 from fluxir.ir.core import Block, Func, Module, Op, Value, array_digest
@@ -79,6 +80,7 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
     checks.check_object(code)
     spec = abi.entry_spec(module, unit.symbols)
     spec["target"] = {"name": target.name, "kind": "cpu", "triple": target.triple, "features": list(target.features)}
+    spec["errors"] |= {k: list(v) for k, v in unit.failures.items()}
     spec["constants"] = [
         {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
     ]
@@ -97,6 +99,7 @@ class _ModuleEmitter:
         dialect = Dialect(triple=target.triple, half=half)
         self.unit, self.plain = Unit(dialect, module.name), Unit(dialect, module.name)
         self.constants: list[Any] = []
+        self.failures: dict[str, tuple[str, str]] = {}
         self._constant_index: dict[str, int] = {}
         self._kernels: dict[Any, str] = {}
         self._sizes: dict[str, tuple[str, ...]] = {}
@@ -106,10 +109,17 @@ class _ModuleEmitter:
         self.names = {n: self.unit.unique("host." + n) for n in self.hosts}
         tune = backend.host_name() if target.native else "generic"
         self.attributes = f'nounwind "tune-cpu"="{tune}"'
+        self.recipes = Recipes(target, dialect, fast, self.attributes)
         self.symbols = self.host_symbols[module.entry.name]
         for name in self.hosts:
-            self._host(legalize(module.funcs[name], target))
+            self._host(legalize(module.funcs[name], target, defer=True))
         self._entry()
+
+    def failure(self, code: str, message: str) -> str:
+        """The number that the entry returns for an error of this program, beside those of `abi.ERRORS`."""
+        number = str(len(abi.ERRORS) + 1 + len(self.failures))
+        self.failures[number] = (code, message)
+        return number
 
     def constant(self, a: Any) -> int:
         """The number of a constant array; equal arrays share one."""
@@ -124,7 +134,7 @@ class _ModuleEmitter:
         key = (f.digest, shared)
         if key not in self._kernels:
             name = self._kernels[key] = self.unit.unique("kernel." + f.name)
-            _KernelEmitter.write(self, name, legalize(f, self.target), dict(shared))
+            _KernelEmitter.write(self, name, legalize(f, self.target, defer=True), dict(shared))
         return self._kernels[key]
 
     def _host(self, f: Func) -> None:
@@ -219,6 +229,9 @@ class _KernelEmitter(Emitter):
         super().__init__(unit, symbols, owner.fast)
         self.owner, self.name = owner, name
         self.parameters: dict[str, str] = {}  # register -> "ptr noalias ..." as it is declared
+
+    def recipe(self, op: Op) -> Any:
+        return self.owner.recipes.expand(self, op, call=self.unit is self.owner.plain)
 
     @classmethod
     def write(cls, owner: _ModuleEmitter, name: str, f: Func, shared: Mapping[int, int]) -> None:
@@ -397,6 +410,9 @@ class _HostEmitter(Emitter):
         self.scopes: list[list[str]] = []  # memory to free, by region
         self.places: dict[Value, _Place] = {}
 
+    def recipe(self, op: Op) -> Any:
+        return self.owner.recipes.expand(self, op)
+
     def function(self, f: Func, guarded: bool) -> None:
         if guarded:
             deep, fine, stop = (
@@ -453,6 +469,11 @@ class _HostEmitter(Emitter):
     def op_constant(self, op: Op) -> str:
         at = self.let(f"getelementptr ptr, ptr %consts, i64 {self.owner.constant(op.attrs.value)}", prelude=True)
         return self.let(f"load ptr, ptr {at}, align 8", prelude=True)
+
+    def op_assert(self, op: Op) -> None:
+        where = f" ({op.loc})" if op.loc else ""
+        number = self.owner.failure("FX0608", f"assertion failed: {op.attrs.message}{where}")
+        self.fail_if(self.let(f"xor i1 {self.get(op.operands[0])}, true"), number)
 
     def op_view(self, op: Op) -> str:
         root, base = self.place(op.operands[0])

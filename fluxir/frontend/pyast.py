@@ -61,7 +61,11 @@ def _parse(fn: Callable[..., Any]) -> tuple[ast.FunctionDef, int]:
     try:
         lines, first = inspect.getsourcelines(fn)
     except (OSError, TypeError):
-        raise error("FX0312", f"the source of {name!r} is not available", help="define it in a file, or use fx.cond, fx.while_loop and fx.scan") from None
+        raise error(
+            "FX0312",
+            f"the source of {name!r} is not available",
+            help="define it in a file, or use fx.cond, fx.while_loop and fx.scan",
+        ) from None
     source = "".join(lines)
     try:
         # An indented definition is parsed inside an `if`, which keeps its columns.
@@ -213,7 +217,11 @@ class _Function:
                 raise self.refuse(n, "async code", "make it an ordinary function")
             if isinstance(n, ast.Global | ast.Nonlocal):
                 word = "global" if isinstance(n, ast.Global) else "nonlocal"
-                raise self.refuse(n, f"{word} {', '.join(n.names)}", "return the value instead: a staged branch cannot assign outer variables")
+                raise self.refuse(
+                    n,
+                    f"{word} {', '.join(n.names)}",
+                    "return the value instead: a staged branch cannot assign outer variables",
+                )
 
     def body(self, stmts: list[ast.stmt]) -> list[ast.stmt]:
         """A function body: returns first, then everything else."""
@@ -221,7 +229,10 @@ class _Function:
         self.flags = not _only_tail_returns(stmts)
         if not self.flags:
             return self.block(stmts) or [ast.Pass()]
-        start = _assign("__fx_done", ast.Constant(False)), _assign("__fx_value", _call("undefined", ast.Constant("the result")))
+        start = (
+            _assign("__fx_done", ast.Constant(False)),
+            _assign("__fx_value", _call("undefined", ast.Constant("the result"))),
+        )
         always = ast.Constant(_terminates(stmts))
         end = ast.Return(_call("result", _name("__fx_done"), _name("__fx_value"), always))
         return [*start, *self.block(stmts), end]
@@ -272,14 +283,38 @@ class _Function:
                 return [_at(_assign(flag, ast.Constant(True)), s)]
             case ast.Assert():
                 message = ast.Constant(None) if s.msg is None else self.expr(s.msg)
-                return [_at(ast.Expr(_call("assert_", _thunk(self.expr(s.test)), _thunk(message), ast.Constant(ast.unparse(s.test)))), s)]
-            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name)) as target]) if isinstance(target.ctx, ast.Store):
-                return [_at(_assign(name, _call("setitem", _name(name), self.index(target.slice), self.expr(s.value), ast.Constant(name))), s)]
+                return [
+                    _at(
+                        ast.Expr(
+                            _call(
+                                "assert_", _thunk(self.expr(s.test)), _thunk(message), ast.Constant(ast.unparse(s.test))
+                            )
+                        ),
+                        s,
+                    )
+                ]
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name)) as target]) if isinstance(
+                target.ctx, ast.Store
+            ):
+                return [
+                    _at(
+                        _assign(
+                            name,
+                            _call(
+                                "setitem", _name(name), self.index(target.slice), self.expr(s.value), ast.Constant(name)
+                            ),
+                        ),
+                        s,
+                    )
+                ]
             case ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)) as target):
                 key = self.fresh("key")
                 read = ast.Subscript(_name(name), _name(key), ast.Load())
                 value = ast.BinOp(read, s.op, self.expr(s.value))
-                return [_at(_assign(key, self.index(target.slice)), s), _at(_assign(name, _call("setitem", _name(name), _name(key), value, ast.Constant(name))), s)]
+                return [
+                    _at(_assign(key, self.index(target.slice)), s),
+                    _at(_assign(name, _call("setitem", _name(name), _name(key), value, ast.Constant(name))), s),
+                ]
             case ast.FunctionDef():
                 inner = _Function(self.file)
                 inner.count = self.count + 1000
@@ -294,13 +329,19 @@ class _Function:
                 return [new_with]
             case ast.Try():
                 new_try = copy.copy(s)
-                new_try.body, new_try.orelse, new_try.finalbody = self.block(s.body), self.block(s.orelse), self.block(s.finalbody)
+                new_try.body, new_try.orelse, new_try.finalbody = (
+                    self.block(s.body),
+                    self.block(s.orelse),
+                    self.block(s.finalbody),
+                )
                 new_try.handlers = [_at(ast.ExceptHandler(h.type, h.name, self.block(h.body)), h) for h in s.handlers]
                 return [new_try]
             case ast.Match():
                 new_match = copy.copy(s)
                 new_match.subject = self.expr(s.subject)
-                new_match.cases = [ast.match_case(c.pattern, c.guard and self.expr(c.guard), self.block(c.body)) for c in s.cases]
+                new_match.cases = [
+                    ast.match_case(c.pattern, c.guard and self.expr(c.guard), self.block(c.body)) for c in s.cases
+                ]
                 return [new_match]
         return [self.expr(s)]
 
@@ -309,8 +350,14 @@ class _Function:
         if not self.flags and _terminates(s.body) and _terminates(s.orelse) and _contains([s], (ast.Return,)):
             then, other = self.fresh("then"), self.fresh("else")
             names = [n for n in assigned([*s.body, *s.orelse])]
-            functions = [self.local(then, names, self.block(s.body), s, False), self.local(other, names, self.block(s.orelse), s, False)]
-            return [*functions, _at(ast.Return(_call("if_return", test, _name(then), _name(other), self.values(names))), s)]
+            functions = [
+                self.local(then, names, self.block(s.body), s, False),
+                self.local(other, names, self.block(s.orelse), s, False),
+            ]
+            return [
+                *functions,
+                _at(ast.Return(_call("if_return", test, _name(then), _name(other), self.values(names))), s),
+            ]
         then, other = self.fresh("then"), self.fresh("else")
         body, orelse = self.block(s.body), self.block(s.orelse)
         names = assigned([*body, *orelse])
@@ -338,7 +385,10 @@ class _Function:
         stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
         if stops:
             condition = _call("and_", _call("none_of", *[_name(f) for f in stops]), _thunk(condition))
-        functions = [self.local(test, names, [_at(ast.Return(condition), s.test)], s, False), self.local(each, names, body, s)]
+        functions = [
+            self.local(test, names, [_at(ast.Return(condition), s.test)], s, False),
+            self.local(each, names, body, s),
+        ]
         call = _call("while_", _name(test), _name(each), _strings(names), self.values(names))
         return [*self.before(flags), *functions, _at(self.unpack(names, call), s), *self.loop_else(s, flags)]
 
@@ -349,7 +399,12 @@ class _Function:
         names = assigned(body)
         stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
         iterable = s.iter
-        if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range" and not iterable.keywords:
+        if (
+            isinstance(iterable, ast.Call)
+            and isinstance(iterable.func, ast.Name)
+            and iterable.func.id == "range"
+            and not iterable.keywords
+        ):
             source: ast.expr = _call("range_", _name("range"), *[self.expr(a) for a in iterable.args])
         else:
             source = self.expr(iterable)
@@ -369,7 +424,15 @@ class _Function:
         return self.statement(_at(ast.If(_call("none_of", *[_name(f) for f in stops]), s.orelse, []), s.orelse[0]))
 
     # ---- pieces
-    def local(self, name: str, params: Sequence[str], body: list[ast.stmt], at: ast.AST, give: bool = True, names: Sequence[str] | None = None) -> ast.stmt:
+    def local(
+        self,
+        name: str,
+        params: Sequence[str],
+        body: list[ast.stmt],
+        at: ast.AST,
+        give: bool = True,
+        names: Sequence[str] | None = None,
+    ) -> ast.stmt:
         """`def name(params): body; return (names,)`."""
         end: list[ast.stmt] = []
         if give:

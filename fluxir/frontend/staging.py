@@ -18,7 +18,17 @@ from typing import Any
 from fluxir.errors import FluxError, error
 from fluxir.frontend import control, tree
 from fluxir.frontend.tensor import Tensor, as_tensor, binary, constant
-from fluxir.frontend.trace import Scope, close_regions, entered, function_name, here, inside, is_tracing, scope, trace_region
+from fluxir.frontend.trace import (
+    Scope,
+    close_regions,
+    entered,
+    function_name,
+    here,
+    inside,
+    is_tracing,
+    scope,
+    trace_region,
+)
 from fluxir.ir.core import Block, Func, Value
 from fluxir.ir.dims import Poly
 from fluxir.ir.types import TensorType
@@ -42,7 +52,9 @@ class Undefined:
         return self._fail()
 
     __bool__ = __call__ = __iter__ = __len__ = __getitem__ = __index__ = __float__ = _fail
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _fail
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = (
+        __rmatmul__
+    ) = _fail
     __floordiv__ = __mod__ = __pow__ = __rpow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = _fail
 
 
@@ -120,7 +132,15 @@ def chain(words: Sequence[str], first: Any, *rest: Callable[[], Any]) -> Any:
     for i, (word, read) in enumerate(zip(words, rest, strict=True)):
         right = read()
         step = _COMPARE[word](left, right)
-        out = step if i == 0 else (_logic("logical_and", out, step) if traced(out) else (_logic("logical_and", step, out) if traced(step) else step))
+        out = (
+            step
+            if i == 0
+            else (
+                _logic("logical_and", out, step)
+                if traced(out)
+                else (_logic("logical_and", step, out) if traced(step) else step)
+            )
+        )
         if not traced(out) and not out:
             return out
         left = right
@@ -164,7 +184,9 @@ def assert_(test: Callable[[], Any], message: Callable[[], Any], source: str) ->
 # ---- branches ---------------------------------------------------------------------------------------------------------
 
 
-def if_(c: Any, then: Callable[..., Any], other: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...]) -> tuple[Any, ...]:
+def if_(
+    c: Any, then: Callable[..., Any], other: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """The variables after an `if` statement."""
     if not traced(c):
         out: tuple[Any, ...] = then(*values) if c else other(*values)
@@ -223,7 +245,9 @@ class _Again:
 def _with_names(e: FluxError, names: Sequence[str]) -> FluxError:
     """Name the variables instead of their position in the tuple."""
     for k, n in enumerate(names):
-        e.message = e.message.replace(f" at [{k}]", f" in {n!r}" if not n.startswith("__fx") else " in the returned value")
+        e.message = e.message.replace(
+            f" at [{k}]", f" in {n!r}" if not n.startswith("__fx") else " in the returned value"
+        )
     return e
 
 
@@ -328,13 +352,19 @@ def _all_data(x: Any) -> bool:
     return bool(leaves) and all(control._is_data(v) for v in leaves)
 
 
-def while_(test: Callable[..., Any], body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...]) -> tuple[Any, ...]:
+def while_(
+    test: Callable[..., Any], body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """The variables after a `while` loop: in Python as long as the condition is a Python value, then staged."""
     while True:
         c = test(*values)
         if traced(c):
             v = _Variables(names, _with_result(names, values, body))
-            return v.run(lambda init: control.while_loop(lambda s: _truth(as_tensor(test(*v.full(s)))), lambda s: v.kept(body(*v.full(s))), init))
+            return v.run(
+                lambda init: control.while_loop(
+                    lambda s: _truth(as_tensor(test(*v.full(s)))), lambda s: v.kept(body(*v.full(s))), init
+                )
+            )
         if not c:
             return values
         values = body(*values)
@@ -359,7 +389,9 @@ def range_(python_range: Any, *args: Any) -> Any:
     return _Range(start, stop, step)
 
 
-def for_(it: Any, body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...], stops: Sequence[str]) -> tuple[Any, ...]:
+def for_(
+    it: Any, body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...], stops: Sequence[str]
+) -> tuple[Any, ...]:
     """The variables after a `for` loop. A tensor is iterated along its first axis, as a scan."""
     flags = [names.index(s) for s in stops]
     if isinstance(it, Tensor | _Range):
@@ -375,7 +407,9 @@ def for_(it: Any, body: Callable[..., Any], names: Sequence[str], values: tuple[
     return values
 
 
-def _staged_for(it: Any, body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...], flags: Sequence[int]) -> tuple[Any, ...]:
+def _staged_for(
+    it: Any, body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...], flags: Sequence[int]
+) -> tuple[Any, ...]:
     if isinstance(it, Tensor) and not it.ndim:
         raise error("FX0314", "a scalar tensor cannot be iterated", loc=here())
     first = it[0] if isinstance(it, Tensor) else it.start
@@ -399,7 +433,9 @@ def _staged_for(it: Any, body: Callable[..., Any], names: Sequence[str], values:
 
     from fluxir.ir.dtypes import i64
 
-    counter = i64 if isinstance(it, Tensor) else next((x.dtype for x in (it.stop, it.start) if isinstance(x, Tensor)), i64)
+    counter = (
+        i64 if isinstance(it, Tensor) else next((x.dtype for x in (it.stop, it.start) if isinstance(x, Tensor)), i64)
+    )
 
     def go(s: Any) -> Any:
         i, *rest = s
@@ -511,7 +547,9 @@ class Function:
         t.funcs[name] = Func(name, Block(args, final[0], outs))
         return known
 
-    def _trace(self, leaves: list[Any], structure: tree.TreeDef, ops: list[Any] | None = None) -> tuple[list[Value], list[Value], tree.TreeDef]:
+    def _trace(
+        self, leaves: list[Any], structure: tree.TreeDef, ops: list[Any] | None = None
+    ) -> tuple[list[Value], list[Value], tree.TreeDef]:
         s = Scope(scope().trace)
         values = [Value(x.type, None, i) for i, x in enumerate(x for x in leaves if isinstance(x, Tensor))]
         with entered(s):

@@ -148,3 +148,19 @@ def _fused(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Typ
 
 op("fused", _fused, attrs={"kind": ("str", "pointwise"), "name": ("str", "")}, category="control", regions=1, eval=lambda it, o, a, args, env: it.run(o.blocks[0], args, env),
    doc="fused(xs...) {region}: the ops of the region run as one kernel. Made by the fuse pass; `kind` names the template family (pointwise, rowwise, dot, conv, window, gather, scatter, sort, scan1d), `name` the kernel.")  # fmt: skip
+
+
+def _assert(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
+    if list(t) != [BOOL]:
+        raise error("FX0212", f"assert: the condition must be a bool scalar, not {_show(t)}")
+    return []
+
+
+def _assert_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
+    if not bool(args[0]):
+        raise error("FX0608", f"assertion failed: {a.message}", loc=o.loc)
+    return []
+
+
+op("assert", _assert, attrs={"message": "str"}, level="both", category="control", effects=True, eval=_assert_eval,
+   doc="assert(p): the program stops with `message` (FX0608) unless the bool scalar p holds.")  # fmt: skip

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from fluxir.ir.build import Builder, clone_ops
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dims import Dim, prove_le
+from fluxir.ir.rewrite import has_effects
 from fluxir.ir.types import TensorType
 from fluxir.passes.manager import PassContext, pass_
 
@@ -374,7 +375,7 @@ class _Grouping:
         units: list[Group | Op] = []
         for op in self.block.ops:
             if op not in self.of:
-                if self.users[op] or op in self.returned or op.defn.effects:
+                if self.users[op] or op in self.returned or has_effects(op):
                     units.append(op)
         units += [g for g in self.groups if g.members]
         made_by: dict[Op, Group | Op] = {}

@@ -21,6 +21,7 @@ from fluxir.errors import error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
 from fluxir.ir.dims import Dim, assuming
+from fluxir.ir.rewrite import has_effects
 from fluxir.ir.types import MemType
 from fluxir.ops.control import scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
@@ -128,7 +129,7 @@ class Region:
     def run(self) -> list[Value]:
         """Lower all ops; returns the memory of each result (`wanted[j]` where given)."""
         for op in self.block.ops:
-            if op.defn.effects or any(self.users.get(r) for r in op.results):
+            if has_effects(op) or any(self.users.get(r) for r in op.results):
                 self.b.loc = op.loc
                 self.op(op)
         results = []
@@ -194,6 +195,8 @@ class Region:
                 self.memory[op.result] = self.mem(op.operands[0])
             case "if":
                 self.branch(op)
+            case "assert":
+                self.b.emit("assert", self.truth(self.b, self.mem(op.operands[0])), message=op.attrs["message"])
             case "scan":
                 self.scan(op)
             case "while":
