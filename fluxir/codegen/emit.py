@@ -136,6 +136,12 @@ class Emitter:
         (self.prelude if prelude else self.body).append(f"  {r} = {text}")
         return r
 
+    def reserve(self, count: int) -> int:
+        """Room for `count` registers `%v<n + 1>` to `%v<n + count>`; returns n."""
+        n = self._next
+        self._next += count
+        return n
+
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """Code that does not dominate what follows: what is computed in it is forgotten behind it."""
@@ -233,12 +239,18 @@ class Emitter:
         return [self.values[v] for v in block.outs]
 
     def op(self, op: Op) -> None:
-        method: Callable[[Op], Any] | None = getattr(self, "op_" + op.name, None)
-        result = method(op) if method else self.spelled(op)
+        result = self.recipe(op)
+        if result is None:
+            method: Callable[[Op], Any] | None = getattr(self, "op_" + op.name, None)
+            result = method(op) if method else self.spelled(op)
         if isinstance(result, str):
             result = (result,)
         for v, r in zip(op.results, result or (), strict=True):
             self.values[v] = r
+
+    def recipe(self, op: Op) -> Any:
+        """The result of an op that is written by a recipe; None for all others. Machines hook in here."""
+        return None
 
     # ---- arithmetic
     def flags(self, op: Op) -> str:

@@ -24,7 +24,7 @@ from fluxir.ir.opdef import OpDef, lookup
 from fluxir.ir.types import MemType
 from fluxir.target import Target
 
-__all__ = ["Needs", "legalize", "needs_of"]
+__all__ = ["Needs", "expansion", "legalize", "needs_of", "rule_of"]
 
 _MOVES = frozenset({"select", "bitcast", "cast", "const", "call", "copy", "if", "for", "while", "launch"})
 Rule = Callable[..., Any]
@@ -48,27 +48,51 @@ def needs_of(target: Target) -> Needs:
     return Needs(not target.has("f16c"), True, not target.has("fma"), not target.has("sse4.1"))
 
 
-def legalize(f: Func, target: Target) -> Func:
-    """`f` in ops that `target` spells directly. FX0502 for an op that has neither spelling nor recipe."""
+def legalize(f: Func, target: Target, defer: bool = False) -> Func:
+    """`f` in ops that `target` spells directly. FX0502 for an op that has neither spelling nor recipe.
+
+    With `defer` only ops whose recipe loops or looks at its operands are replaced; the others keep their names, and
+    whoever writes them out expands them (see inline.py).
+    """
     needs = needs_of(target)
-    if all(_rule(op.defn, op.operands, op.attrs, needs) is None for op in f.walk()):
+    if all((defer and not _is_involved(op)) or rule_of(op, needs) is None for op in f.walk()):
         return f
     b = _LegalBuilder(needs)
     env: dict[Value, Value] = {}
-    _rewrite(b, f.block, env)
+    _rewrite(b, f.block, env, defer)
     return f.with_block(Block(f.block.args, b.ops, [env.get(v, v) for v in f.block.outs]))
 
 
-def _rewrite(b: _LegalBuilder, block: Block, env: dict[Value, Value]) -> None:
+def rule_of(op: Op, needs: Needs) -> Rule | None:
+    """What replaces an op, as `rule(builder, *operands) -> value`; None where it is legal."""
+    return _rule(op.defn, op.operands, op.attrs, needs)
+
+
+def expansion(op: Op, needs: Needs) -> tuple[list[Value], list[Op], Value]:
+    """The recipe of an op in legal ops: fresh arguments of its operands' types, the ops, the result."""
+    rule = rule_of(op, needs)
+    assert rule is not None
+    b = _LegalBuilder(needs)
+    args = [Value(v.type, None, i) for i, v in enumerate(op.operands)]
+    result = rule(b, *args)
+    return args, b.ops, result
+
+
+def _is_involved(op: Op) -> bool:
+    """Whether a recipe may loop, or differ for constant operands."""
+    return op.name in ("fmod", "remainder", "floordiv") or (op.name == "pow" and op.result.dtype.is_integer)
+
+
+def _rewrite(b: _LegalBuilder, block: Block, env: dict[Value, Value], defer: bool) -> None:
     for op in block.ops:
         operands = [env.get(v, v) for v in op.operands]
         blocks = []
         for inner in op.blocks:
             ib = _LegalBuilder(b.needs)
             scope = dict(env)
-            _rewrite(ib, inner, scope)
+            _rewrite(ib, inner, scope, defer)
             blocks.append(Block(inner.args, ib.ops, [scope.get(v, v) for v in inner.outs]))
-        rule = _rule(op.defn, operands, op.attrs, b.needs)
+        rule = None if defer and not _is_involved(op) else _rule(op.defn, operands, op.attrs, b.needs)
         b.loc = op.loc
         if rule is not None:
             env[op.result] = rule(b, *operands)
