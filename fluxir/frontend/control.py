@@ -380,7 +380,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
         high = upper if isinstance(upper, Poly) else upper.__index__()
         span = high - low
         (n,) = as_shape(max(span, 0) if isinstance(span, int) else maximum(span, 0))
-        start = promote_operands(constant(0, i64), low)[1]
+        start = as_counter(promote_operands(constant(0, i64), low)[1])
 
         def step(carry: Any, _: Any) -> Any:
             i, val = carry
@@ -390,8 +390,13 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     a, b = promote_operands(lower, upper)
     if a.ndim or b.ndim or not a.dtype.is_integer:
         raise error("FX0302", f"the bounds of fori_loop are integer scalars, not {a.type} and {b.type}", loc=here())
-    a = Tensor(a.value, a.scope)
+    a = as_counter(a)
     return while_loop(lambda c: c[0] < b, lambda c: (c[0] + 1, _call("the body", body_fun, *c)), (a, init_val))[1]
+
+
+def as_counter(t: Tensor) -> Tensor:
+    """A loop counter: like a Python integer it takes the type of the tensor it meets."""
+    return Tensor(t.value, t.scope, weak=True)
 
 
 @public

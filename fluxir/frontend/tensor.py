@@ -400,7 +400,12 @@ class Tensor(Methods):
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shape:
-            raise error("FX0314", f"a scalar tensor ({self.type}) cannot be iterated over", help="x[None] gives it an axis", loc=here())
+            raise error(
+                "FX0314",
+                f"a scalar tensor ({self.type}) cannot be iterated over",
+                help="x[None] gives it an axis",
+                loc=here(),
+            )
         n = self.shape[0]
         if not isinstance(n, int):
             raise error("FX0314", f"iterating over {self.type} needs its length, and {n} is known only at run time",

@@ -136,8 +136,8 @@ def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[li
 
 
 def _flatten(x: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None, depth: int) -> TreeDef:
-    if depth > 500:
-        raise error("FX0109", "a tree is nested more than 500 deep (does it contain itself?)")
+    if depth > 200:
+        raise error("FX0109", "a tree is nested more than 200 deep (does it contain itself?)")
     if is_leaf is not None and is_leaf(x):
         leaves.append(x)
         return LEAF
