@@ -101,3 +101,16 @@ def test_windows(t: str, op: str, window: Any, strides: Any, padding: Any, dilat
         ),
         {"T": 8, "B": 2},
     )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_constant_weights_are_packed_when_compiling(groups: int) -> None:
+    w = np.random.default_rng(0).standard_normal((10, 4 // groups, 3, 3)).astype(np.float32)
+    low = check(
+        func(["f32[B,4,5,8]"], lambda b, x: b.emit("conv", x, b.const(w), **{**PLAIN, "groups": groups})),
+        {"B": 2},
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    assert sum(op.name == "launch" for op in low.entry.walk()) == 1
+    assert sum(op.name == "constant" for op in low.entry.walk()) == 1

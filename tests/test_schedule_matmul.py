@@ -120,3 +120,23 @@ def test_native_with_blocks(size: tuple[int, int, int], static: bool) -> None:
     f = module(func(types, dot((1,), (0,))))
     got = np.asarray(native(f)(x, y)).reshape(m, n)
     np.testing.assert_allclose(got, interpret(f, [x, y])[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "lc", "rc"),
+    [
+        ((20, 37), (1,), (0,)),
+        ((37, 20), (1,), (1,)),
+        ((2, 10, 37), (1, 2), (0, 1)),
+        ((10, 37, 2), (1, 2), (2, 0)),
+        ((10, 5, 2, 3), (1, 2), (2, 0)),
+    ],
+)
+def test_constant_operands_are_packed_when_compiling(shape: Any, lc: Any, rc: Any) -> None:
+    w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x = "f32[B," + ",".join(str(shape[i]) for i in rc) + "]"
+    low = check(
+        func([x], lambda b, x: b.dot(x, b.const(w), lhs_contract=lc, rhs_contract=rc)), {"B": 8}, rtol=1e-4, atol=1e-4
+    )
+    assert sum(op.name == "launch" for op in low.entry.walk()) == 1
+    assert sum(op.name == "constant" for op in low.entry.walk()) == 1

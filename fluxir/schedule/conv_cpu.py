@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
 from fluxir.ir.dims import Dim, product
@@ -22,7 +24,7 @@ from fluxir.ir.types import MemType
 from fluxir.ops.nest import accumulator, cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
 from fluxir.schedule.element import Elements
-from fluxir.schedule.group import Group, shape_of
+from fluxir.schedule.group import Array, Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
@@ -186,7 +188,11 @@ class _Conv:
         )
         given: list[Ref] = [("input", i) for i in range(len(inputs))]
         results: list[Ref] = [("output", j) for j in range(len(outs))]
-        steps = (Step(pack, (*given, ("scratch", 0))), Step(main, (*given, ("scratch", 0), *results), len(outs)))
+        fold = self.pack_array if self.conv.op.operands[1] in group.args else None
+        steps = (
+            Step(pack, (*given, ("scratch", 0)), fold=fold),
+            Step(main, (*given, ("scratch", 0), *results), len(outs)),
+        )
         return Kernels(steps, (self.packed,))
 
     # ---- weights
@@ -214,6 +220,15 @@ class _Conv:
                 ib.store(outs[0], x, *to)
 
         nest(b, (conv.groups, self.tiles, conv.channels * self.window, s.channels), one)
+
+    def pack_array(self, w: Array) -> Array:
+        """What `pack` does, for constant weights."""
+        conv, channels = self.conv, self.schedule.channels
+        flat = np.asarray(w).reshape(conv.groups, conv.outputs, -1)
+        padded = np.zeros((conv.groups, self.tiles * channels, flat.shape[2]), conv.dtype.numpy)
+        padded[:, : conv.outputs] = flat
+        tiles = padded.reshape(conv.groups * self.tiles, channels, -1)
+        return np.ascontiguousarray(tiles.transpose(0, 2, 1))
 
     # ---- images
     def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:

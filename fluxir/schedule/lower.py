@@ -27,6 +27,7 @@ from fluxir.ops.control import scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
     conv_cpu,
     gpu_pointwise,
+    gpu_rowwise,
     matmul_cpu,
     pointwise,
     rowwise,
@@ -36,9 +37,9 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     split,
     window_cpu,
 )
-from fluxir.schedule.group import Group, group_of
+from fluxir.schedule.group import Array, Group, group_of, shape_of
 from fluxir.schedule.loops import for_, memory, region
-from fluxir.schedule.templates import Kernels, Ref, Step, select
+from fluxir.schedule.templates import Kernels, Ref, select
 
 
 def lower(module: Module, target: Any) -> Module:
@@ -101,6 +102,16 @@ def _host_function(f: Func, kernels: KernelTable) -> Func:
         (),
         f.loc,
     )
+
+
+def constant_array(v: Value) -> Array | None:
+    """The array of a value that is a constant or a reshape of one."""
+    shape = shape_of(v)
+    while v.owner is not None and v.owner.name in ("reshape", "stop_gradient"):
+        v = v.owner.operands[0]
+    if v.owner is None or v.owner.name != "const" or not all(isinstance(d, int) for d in shape):
+        return None
+    return v.owner.attrs["value"].reshape(shape)  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -188,7 +199,7 @@ class Region:
     def op(self, op: Op) -> None:
         match op.name:
             case "const":
-                self.memory[op.result] = self.b.constant(value=op.attrs["value"])
+                pass  # where it is first needed in memory
             case "reshape":
                 self.memory[op.result] = self.as_type(self.mem(op.operands[0]), memory(op.result.type))
             case "stop_gradient":
@@ -223,20 +234,35 @@ class Region:
     def launch(self, op: Op) -> None:
         group, inputs = group_of(op)
         made = self.kernels.kernels_of(group)
-        sources = [*[self.mem(v) for v in inputs], *[self.b.constant(value=a) for a in group.constants]]
         targets = [self.place(r) for r in op.results]
-        scratch = [self.b.alloc(type=t) for t in made.scratch]
-        for step in made.steps:
-            self.step(step, {"input": sources, "output": targets, "scratch": scratch})
+        memories: dict[Ref, Value] = {("output", j): m for j, m in enumerate(targets)}
+        arrays = [*map(constant_array, inputs), *group.constants]
 
-    def step(self, step: Step, memories: dict[str, list[Value]]) -> None:
-        operands = []
-        refs: Sequence[Ref] = step.operands
-        for (kind, i), arg in zip(refs, step.kernel.args, strict=True):
-            mem = memories[kind][i]
-            operands.append(self.as_type(mem, arg.type) if isinstance(arg.type, MemType) else mem)
-        name = self.kernels.name_of(step.kernel)
-        self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
+        def memory_of(ref: Ref) -> Value:
+            if ref not in memories:
+                kind, i = ref
+                if kind == "scratch":
+                    memories[ref] = self.b.alloc(type=made.scratch[i])
+                else:
+                    memories[ref] = (
+                        self.mem(inputs[i])
+                        if i < len(inputs)
+                        else self.b.constant(value=group.constants[i - len(inputs)])
+                    )
+            return memories[ref]
+
+        for step in made.steps:
+            reads, (target, *_) = step.operands[: -step.outputs], step.operands[-step.outputs :]
+            known = [arrays[i] if kind == "input" else None for kind, i in reads]
+            if step.fold is not None and all(a is not None for a in known):
+                memories[target] = self.b.constant(value=step.fold(*known))
+                continue
+            operands = []
+            for ref, arg in zip(step.operands, step.kernel.args, strict=True):
+                mem = memory_of(ref)
+                operands.append(self.as_type(mem, arg.type) if isinstance(arg.type, MemType) else mem)
+            name = self.kernels.name_of(step.kernel)
+            self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
 
     def nested(self, b: Builder, block: Block, args: Sequence[Value], wanted: Sequence[Value | None]) -> list[Value]:
         b.loc = self.b.loc

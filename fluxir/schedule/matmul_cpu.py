@@ -10,18 +10,23 @@ Multiplication", 2008, as arranged in BLIS.) The order of additions depends on s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, maximum, product
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import (
+    BATCH,
     CONTRACT,
     FREE,
     Dot,
+    Operand,
     OperandCode,
     PostCode,
     analyse_dot,
@@ -30,8 +35,8 @@ from fluxir.schedule.contraction import (
     types_of,
     views,
 )
-from fluxir.schedule.group import Group
-from fluxir.schedule.loops import for_, if_, is_small, kernel, memory, nest, parallel, unravel
+from fluxir.schedule.group import Array, Group
+from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.rowwise import rowwise
 from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
@@ -214,12 +219,11 @@ class _Matmul:
             schedule=self.schedule,
             loc=dot.group.loc,
         )
-        return Step(made, (*[("input", i) for i in used], target))
+        fold = None if side.computed else functools.partial(pack_array, side, width, dot.dtype.numpy)
+        return Step(made, (*[("input", i) for i in used], target), fold=fold)
 
     @staticmethod
     def tasks(b: Builder, shape: Sequence[Dim], body: Any, total: Dim, work: Dim) -> None:
-        from fluxir.schedule.loops import grain_of
-
         if is_small(total, 32768):
             nest(b, shape, body)
         else:
@@ -267,6 +271,20 @@ class _Matmul:
             parallel(
                 b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=max(1, 65536 // max(1, work))
             )
+
+
+def pack_array(side: Operand, width: int, dtype: Any, a: Array) -> Array:
+    """What the packing kernel does, for a constant: panels [batch and panel, k, width], zeros beyond the free size."""
+    a = np.asarray(a).reshape(tuple(int(d) for d in side.shape))
+    order = [side.axes.index((c, p)) for c in (BATCH, CONTRACT, FREE) for p in range(len(side.dims[c]))]
+    batch, free, depth = (int(product(d)) for d in side.dims)
+    flat = a.transpose(order).reshape(batch, depth, free)
+    panels = -(-free // width)
+    padded = np.zeros((batch, depth, panels * width), dtype)
+    padded[:, :, :free] = flat
+    return np.ascontiguousarray(
+        padded.reshape(batch, depth, panels, width).transpose(0, 2, 1, 3).reshape(-1, depth, width)
+    )
 
 
 class _Tile:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from fluxir.errors import error
-from fluxir.ir.core import Func
+from fluxir.ir.core import Block, Func
 from fluxir.ir.types import MemType
 from fluxir.schedule.group import Group
 
@@ -35,13 +37,31 @@ class Step:
     """One launch: `operands` names the memory of each kernel argument, the last `outputs` of which are written.
 
     Where a memory's type differs from the kernel argument's, the host reinterprets it (same bytes). `inplace` holds
-    pairs of positions in `operands` (written, read) that may be one memory.
+    pairs of positions in `operands` (written, read) that may be one memory. `fold` gives the one memory the step writes
+    from the arrays it reads: where these are constants, that happens when compiling and nothing is launched.
     """
 
     kernel: Func
     operands: tuple[Ref, ...]
     outputs: int = 1
     inplace: tuple[tuple[int, int], ...] = ()
+    fold: Callable[..., np.ndarray[Any, Any]] | None = None
+
+
+def pruned(step: Step) -> Step:
+    """The step without the arguments that its kernel does not use."""
+    block = step.kernel.block
+    used = {v for op in block.walk() for v in op.operands} | {
+        v for op in block.walk() for k in op.blocks for v in k.outs
+    }
+    reads = len(block.args) - step.outputs
+    kept = [i for i, a in enumerate(block.args) if a in used or i >= reads]
+    if len(kept) == len(block.args):
+        return step
+    place = {old: new for new, old in enumerate(kept)}
+    kernel = step.kernel.with_block(Block([block.args[i] for i in kept], block.ops, block.outs))
+    inplace = tuple((place[o], place[i]) for o, i in step.inplace if o in place and i in place)
+    return Step(kernel, tuple(step.operands[i] for i in kept), step.outputs, inplace, step.fold)
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ def select(group: Group, target: Any) -> tuple[str, Kernels]:
         if t.target == target.kind and (not t.anchors or present & set(t.anchors)):
             made = t.make(group, target)
             if made is not None:
-                return t.name, made
+                return t.name, Kernels(tuple(pruned(s) for s in made.steps), made.scratch)
     raise error(
         "FX0502",
         f"no template for {target.name} computes the group {group.name} ({', '.join(sorted(present))})",
