@@ -142,3 +142,8 @@ def test_random_programs(seed: int, max_ops: int) -> None:
     p = random_program(seed)
     m = PassManager(f"expand,fuse[max_ops={max_ops}],dce").run(p.module)
     assert_same(interpret(m, p.arrays), interpret(p.module, p.arrays))
+
+
+def test_independent_kernels_that_read_the_same_memory_are_joined() -> None:
+    _, ops = fused("f32[B,8]", lambda b, x: (b.add(x, 1.0), b.exp(x)))
+    assert kinds(ops) == ["pointwise"] and len(ops[0].results) == 2

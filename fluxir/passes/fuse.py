@@ -84,6 +84,8 @@ def fuse(func: Func, cx: PassContext, *, max_ops: int = 64, multi_output: bool =
 def _fuse_block(block: Block, cx: PassContext, max_ops: int, multi_output: bool) -> Block:
     grouping = _Grouping(block, cx, max_ops, multi_output)
     grouping.grow()
+    if multi_output:
+        grouping.merge_horizontally()
     return grouping.emit()
 
 
@@ -350,6 +352,21 @@ class _Grouping:
             else:
                 kept.append(h)
         return kept
+
+    def merge_horizontally(self) -> None:
+        """Join pointwise groups of one shape that read the same memory and do not depend on each other."""
+        readers: dict[Value, list[Group]] = {}
+        for g in self.groups:
+            if g.kind == "pointwise" and g.members:
+                for v in self.inputs(g):
+                    if shape_of(v) == shape_of(next(iter(g.outs)).results[0]):
+                        readers.setdefault(v, []).append(g)
+        for groups in readers.values():
+            live = list(dict.fromkeys(g for g in groups if g.members))
+            for at, g in enumerate(live):
+                for h in live[at + 1 : at + 9]:
+                    if g.members and h.members:
+                        self.merge_siblings([g, h])
 
     def may_merge(self, g: Group, h: Group) -> bool:
         if g.kind != "pointwise" or h.kind != "pointwise" or len(g.members) + len(h.members) > self.max_ops:
