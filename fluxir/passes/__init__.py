@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fluxir.passes import cleanup, expand, fuse, manager, plan
+from fluxir.passes import cleanup, expand, fuse, manager, plan, simplify
 
-__all__ = ["cleanup", "expand", "fuse", "manager", "plan"]
+__all__ = ["cleanup", "expand", "fuse", "manager", "plan", "simplify"]
