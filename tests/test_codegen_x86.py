@@ -556,6 +556,93 @@ def test_a_while_s_constants() -> None:
     same(module(body, ["f32[1]"], ["f32[1]"]), [np.float32([10])], ["cpu"])
 
 
+@pytest.mark.parametrize("name", ("f32", "bool", "i64"))
+def test_loops_that_move_memory(name: str) -> None:
+    """Copies and fills with offsets, empty ranges, a stride, an overlap within one memory; beside vectors, so that the
+    loops become calls of memcpy and memset where they may."""
+
+    def body(b: Builder, x: Value, n: Value, out: Value, same: Value) -> None:
+        dtype = x.type.dtype
+        zero = b.const(False if dtype.is_bool else 0.0 if dtype.is_float else 0, dtype=dtype)
+        size = b.load(n, b.index(0))
+
+        def loop(lo: Any, hi: Any, step: int, row: Callable[..., Any]) -> None:
+            lo, hi = (v if isinstance(v, Value) else b.index(v) for v in (lo, hi))
+            b.emit(
+                "for",
+                lo,
+                hi,
+                b.index(step),
+                blocks=[b.block([INDEX], lambda q, i: row(q, i) and None)],
+                vectorize=False,
+            )
+
+        v = b.load(x, b.index(0), b.index(0), lanes=4)
+        for r in range(6):
+            for k in range(0, 16, 4):
+                b.store(out, v, b.index(r), b.index(k))
+        loop(0, 16, 1, lambda q, i: q.emit("store", same, q.load(x, q.index(2), i), i))
+        loop(2, size, 1, lambda q, i: q.emit("store", out, zero, q.index(0), i))
+        loop(size, 3, 1, lambda q, i: q.emit("store", out, zero, q.index(1), i))  # empty
+        loop(
+            1,
+            9,
+            1,
+            lambda q, i: q.emit("store", out, q.load(x, q.index(1), q.add(i, 3)), q.index(2), q.sub(q.mul(i, 1), 1)),
+        )
+        loop(0, 15, 2, lambda q, i: q.emit("store", out, q.load(x, q.index(1), i), q.index(3), i))
+        loop(0, 15, 1, lambda q, i: q.emit("store", same, q.load(same, i), q.add(i, 1)))  # each reads the one before
+        loop(0, 4, 1, lambda q, i: q.emit("store", out, q.load(x, i, i), q.index(4), i))  # a diagonal
+        loop(0, 8, 1, lambda q, i: q.emit("store", out, q.load(x, q.index(0), q.mul(i, 2)), q.index(5), i))
+
+    x = np.random.default_rng(7).integers(0, 2 if name == "bool" else 100, (4, 16)).astype(DTYPES[name].numpy)
+    m = module(body, [f"{name}[4,16]", "i64[1]"], [f"{name}[6,16]", f"{name}[16]"])
+    same(m, [x, np.array([11])], ["cpu"])
+    code = compile_cpu(m, parse_target("cpu"))
+    if name != "bool":
+        assert "llvm.memcpy" in code.vector_source and "llvm.memset" in code.vector_source
+
+
+def test_integer_arithmetic_on_constants_needs_no_instruction() -> None:
+    def body(b: Builder, x: Value, out: Value) -> None:
+        i = b.load(x, b.index(0))
+        terms = [
+            b.add(i, 0),
+            b.add(b.index(0), i),
+            b.sub(i, 0),
+            b.mul(i, 1),
+            b.mul(b.index(1), i),
+            b.mul(i, 0),
+            b.sub(b.index(3), 5),
+            b.mul(b.index(1 << 40), 1 << 40),
+        ]
+        for k, t in enumerate(terms):
+            b.store(out, t, b.index(k))
+
+    same(module(body, ["i64[1]"], ["i64[8]"]), [np.array([-7])], ["cpu"])
+
+
+@pytest.mark.parametrize("op", ["sin", "exp", "erf"])
+def test_copied_and_called_recipes_have_the_same_bits(op: str) -> None:
+    """In a kernel on vectors long recipes are functions; in one on scalars LLVM vectorises the copied instructions."""
+    n = 103
+
+    def rows(b: Builder, x: Value, out: Value) -> None:
+        def step(lanes: int) -> Callable[..., None]:
+            return lambda q, i: q.emit("store", out, q.emit(op, q.load(x, i, lanes=lanes))[0], i) and None
+
+        b.emit("for", b.index(0), b.index(96), b.index(8), blocks=[b.block([INDEX], step(8))])
+        b.emit("for", b.index(96), b.index(n), b.index(1), blocks=[b.block([INDEX], step(0))], vectorize=False)
+
+    x = np.random.default_rng(8).normal(size=n, scale=5).astype("f")
+    called = compile_cpu(module(rows, [f"f32[{n}]"], [f"f32[{n}]"]), parse_target("cpu"))
+    assert f"@recipe.{op}." in called.vector_source
+    copied = compile_cpu(elementwise(op, ["f32"], n, 0), parse_target("cpu"))
+    assert not copied.vector_source
+    got = [Program(c.spec, c.object, c.constants)(x) for c in (called, copied)]
+    assert_same(*got)
+
+
 # ---- host functions -------------------------------------------------------------------------------------------------
 
 

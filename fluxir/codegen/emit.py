@@ -275,9 +275,11 @@ class Emitter:
         if spell.startswith("cmp."):
             return self.compare(spell[4:], t, *map(self.get, op.operands))
         flags = self.flags(op) if d.is_float else ""
-        args = ", ".join(self.get(v) for v in op.operands)
         if spell.startswith("@"):
             return self.intrinsic(spell[1:], t, *map(self.get, op.operands), flags=flags)
+        if d.name == "i64" and (known := _folded(spell, *map(self.get, op.operands))) is not None:
+            return known
+        args = ", ".join(self.get(v) for v in op.operands)
         return self.let(f"{spell}{flags} {self.register(t)} {args}")
 
     def compare(self, word: str, t: Type, x: str, y: str) -> str:
@@ -679,6 +681,19 @@ class Emitter:
         ]
         self.start(done)
         return carry
+
+
+def _folded(spell: str, x: str, y: str = "") -> str | None:
+    """Index arithmetic that needs no instruction, as its register or literal."""
+    if _is_literal(x) and _is_literal(y):
+        a, b = int(x), int(y)
+        known = {"add": a + b, "sub": a - b, "mul": a * b}.get(spell)
+        return str(known) if known is not None and abs(known) < 1 << 62 else None
+    if spell in ("add", "sub") and y == "0" or spell == "mul" and y == "1":
+        return x
+    if spell == "add" and x == "0" or spell == "mul" and x == "1":
+        return y
+    return "0" if spell == "mul" and "0" in (x, y) else None
 
 
 def _bools(t: Type) -> Type:

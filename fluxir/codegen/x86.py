@@ -22,6 +22,7 @@ from typing import Any
 
 from fluxir.codegen import abi, backend, checks
 from fluxir.codegen.emit import Dialect, Emitter, Unit
+from fluxir.codegen.idioms import Move, move_of
 from fluxir.codegen.inline import Recipes
 from fluxir.codegen.legalize import legalize
 from fluxir.errors import error
@@ -32,6 +33,8 @@ from fluxir.target import CpuTarget
 
 __all__ = ["CompiledCode", "compile_cpu"]
 
+_MEMSET = ("llvm.memset.p0.i64", "void", ("ptr", "i8", "i64", "i1"))
+_MEMCPY = ("llvm.memcpy.p0.p0.i64", "void", ("ptr", "ptr", "i64", "i1"))
 _Place = tuple[Any, Any]
 
 
@@ -268,6 +271,31 @@ class _KernelEmitter(Emitter):
             f"define {linkage} void @{name}({', '.join(params)}) noinline {owner.attributes} {{\n{e.text_of_body()}\n}}\n"
         )
 
+    def op_for(self, op: Op) -> list[str]:
+        move = move_of(op)
+        return super().op_for(op) if move is None or self.unit is self.owner.unit else self.move(op, move)
+
+    def move(self, op: Op, move: Move) -> list[str]:
+        """A loop that only moves memory, as memcpy or memset from where its first element lies."""
+        lo, hi = self.get(op.operands[0]), self.get(op.operands[1])
+        with self.scope():
+            self.values[op.blocks[0].args[0]] = lo
+            for o in move.index:
+                self.op(o)
+            dst, _, *to = move.store.operands
+            count = self.let(f"sub i64 {hi}, {lo}")
+            f = self.unit.declare("llvm.smax.i64", "i64", ["i64", "i64"])
+            count = self.let(f"call i64 {f}(i64 {count}, i64 0)", pure=True)
+            nbytes = self.let(f"mul i64 {count}, {dst.type.dtype.itemsize}")
+            p = self.address(dst, to)
+            if move.load is None:
+                self.do(f"call void {self.unit.declare(*_MEMSET)}(ptr {p}, i8 0, i64 {nbytes}, i1 false)")
+            else:
+                src, *start = move.load.operands
+                q = self.address(src, start)
+                self.do(f"call void {self.unit.declare(*_MEMCPY)}(ptr {p}, ptr {q}, i64 {nbytes}, i1 false)")
+        return []
+
     def op_parallel(self, op: Op) -> None:
         """The body as a function over [lo, hi); called directly, or by the pool through a thunk that unpacks its captures."""
         (block,) = op.blocks
@@ -356,7 +384,8 @@ def _is_vector_code(f: Func) -> bool:
             inside = list(op.blocks[0].walk())
             innermost = not any(o.name in ("for", "while") for o in inside)
             vectors = any(isinstance(v.type, VectorType) for o in inside for v in (*o.operands, *o.results))
-            if op.attrs.unroll > 1 or (innermost and op.attrs.vectorize and not vectors):
+            scalar = innermost and op.attrs.vectorize and not vectors and move_of(op) is None
+            if op.attrs.unroll > 1 or scalar:
                 return False
     return True
 
