@@ -13,24 +13,35 @@ from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Func, Value
-from fluxir.ir.dims import Dim, ceildiv, product
+from fluxir.ir.dims import Dim, ceildiv, facts, floordiv, product
 from fluxir.ir.types import MemType
 from fluxir.schedule.access import analyse, collapse, identity_map
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group, shape_of
-from fluxir.schedule.loops import if_, memory, unravel
+from fluxir.schedule.loops import if_, kernel, memory, unravel
 from fluxir.schedule.pointwise import _index, inplace_pairs
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+from fluxir.schedule.vectors import Lanes, aligned_bytes
 
 THREADS = 256
 
 
 @dataclass(frozen=True)
 class GpuPointwiseSchedule(Schedule):
-    """`space`: the axes after merging; `threads` a block."""
+    """`space`: the axes after merging; `lanes` elements a thread, `threads` a block."""
 
     space: str
+    lanes: int = 1
     threads: int = THREADS
+
+
+def vector_lanes(types: Sequence[Any], last: Dim) -> int:
+    """How many elements of the widest type fill 16 bytes, where the last axis is made of that many (else fewer, or 1)."""
+    widest = max([t.dtype.itemsize for t in types if t.shape], default=16)
+    lanes = min(8, 16 // widest)
+    while lanes > 1 and not facts().divides(lanes, last):
+        lanes //= 2
+    return lanes
 
 
 def grid_kernel(
@@ -44,11 +55,11 @@ def grid_kernel(
     names: Sequence[str] = (),
     schedule: Any = None,
     loc: Any = None,
+    given: Sequence[MemType] = (),
 ) -> Func:
-    """A GPU kernel over a one-dimensional grid; `body(builder, input memories, output memories)` emits it."""
-    from fluxir.schedule.loops import kernel
-
-    f = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=loc)
+    """A GPU kernel over a one-dimensional grid; `body(builder, input memories, output memories)` emits it. `given`: the
+    types of its arguments where the body sees other shapes (see `loops.kernel`)."""
+    f = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=loc, given=given)
     return Func(f.name, f.block, f.level, Attrs({**f.attrs, "grid": (blocks, 1, 1), "block": (threads, 1, 1)}), f.result_names, f.loc)
 
 
@@ -72,12 +83,14 @@ def pointwise(group: Group, target: Any) -> Kernels:
 def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name: str) -> Step:
     outs = [group.outs[j] for j in which]
     inplace = inplace_pairs(group, outs, space)
+    given = [memory(v.type) for v in (*group.args, *outs)]
     access = analyse(group, space, [(v, identity_map(space)) for v in outs]) if len(outs) == len(group.outs) else None
     merged = collapse(group, access) if access is not None else None
     if merged is not None:
         group, space, _ = merged
         outs = [group.outs[j] for j in which]
-    total = product(space)
+    lanes = vector_lanes([v.type for v in (*group.args, *outs)], space[-1]) if merged is not None and space else 1
+    total = product(space) if lanes == 1 else product(space[:-1]) * floordiv(space[-1], lanes)
     inputs = [memory(v.type) for v in group.args]
     outputs = [MemType(v.type.dtype, space) for v in outs]
 
@@ -91,11 +104,17 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
             for mem, v in zip(results, [e.at(v, _index(ib, v, at)) for v in outs]):
                 ib.store(mem, v, *at)
 
-        if_(b, b.lt(i, b.index(total)), element)
+        def vector(ib: Builder) -> None:
+            *at, last = unravel(ib, i, (*space[:-1], floordiv(space[-1], lanes)))
+            var = ib.mul(last, ib.index(lanes))
+            vec = Lanes(Elements(ib, reads), var, lanes, aligned=True)
+            for mem, x in zip(results, [vec.vector(v, _index(ib, v, (*at, var))) for v in outs]):
+                ib.store(mem, x, *at, var, align=aligned_bytes(mem, lanes))
+
+        if_(b, b.lt(i, b.index(total)), element if lanes == 1 else vector)
 
     operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
-    schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1")
-    made = grid_kernel(
-        name, inputs, outputs, ceildiv(total, THREADS), THREADS, body, names=[v.name for v in group.args], schedule=schedule, loc=group.loc
-    )
+    schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1", lanes)
+    names, blocks = [v.name for v in group.args], ceildiv(total, THREADS)
+    made = grid_kernel(name, inputs, outputs, blocks, THREADS, body, names=names, schedule=schedule, loc=group.loc, given=given)
     return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))

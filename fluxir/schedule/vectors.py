@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
-from fluxir.ir.types import TensorType, VectorType
+from fluxir.ir.dims import facts
+from fluxir.ir.types import MemType, TensorType, VectorType
 from fluxir.ops.rules import broadcast_index
 from fluxir.schedule.access import is_elementwise
 from fluxir.schedule.element import Elements
@@ -36,10 +37,21 @@ class RowElements(Elements):
 
 
 class Lanes:
-    """Vectors of the elements at `var + 0 .. var + lanes - 1`. `fixed` holds vectors already known at this place."""
+    """Vectors of the elements at `var + 0 .. var + lanes - 1`. `fixed` holds vectors already known at this place.
 
-    def __init__(self, elements: Elements, var: Value, lanes: int, fixed: dict[Value, Value] | None = None) -> None:
-        self.elements, self.b, self.lanes = elements, elements.b, lanes
+    `aligned`: `var` is a multiple of `lanes` and memories start at multiples of 16 bytes, so that loads of memory whose
+    rows are whole vectors say how far they are aligned (a GPU loads 16 bytes at once only where it knows).
+    """
+
+    def __init__(
+        self,
+        elements: Elements,
+        var: Value,
+        lanes: int,
+        fixed: dict[Value, Value] | None = None,
+        aligned: bool = False,
+    ) -> None:
+        self.elements, self.b, self.lanes, self.aligned = elements, elements.b, lanes, aligned
         self.var = var
         self.varying = {var}
         self.fixed = fixed or {}
@@ -67,7 +79,8 @@ class Lanes:
         b, memory = self.b, self.elements.memory
         if value in memory:
             if index[-1] in self.varying and not any(i in self.varying for i in index[:-1]):
-                return b.emit("load", memory[value], *index, lanes=self.lanes)[0]
+                align = aligned_bytes(memory[value], self.lanes) if self.aligned and index[-1] is self.var else 0
+                return b.emit("load", memory[value], *index, lanes=self.lanes, align=align)[0]
             return self._by_lane(value, index)
         op = value.owner
         assert op is not None, f"{value!r} has no memory"
@@ -115,4 +128,12 @@ class Lanes:
         return out
 
 
-__all__ = ["Lanes", "RowElements"]
+def aligned_bytes(mem: Value, lanes: int) -> int:
+    """The alignment of every `lanes` elements from a multiple of `lanes` in the last axis: bytes, at most 16; 0 where the
+    rows are not whole vectors. The memory itself starts at a multiple of 16 bytes."""
+    t = mem.type
+    assert isinstance(t, MemType)
+    return min(16, lanes * t.dtype.itemsize) if facts().divides(lanes, t.shape[-1]) else 0
+
+
+__all__ = ["Lanes", "RowElements", "aligned_bytes"]
