@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -242,6 +243,13 @@ def test_published_bounds_keep_the_contract() -> None:
     for name, bound in BOUNDS.items():
         assert bound["f32"] <= (2 if name in ("exp", "log", "sin", "cos", "tanh", "erf") else 4)
         assert bound["f64"] <= 4
+
+
+def test_documentation_states_the_published_bounds() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "numerics.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+)\*? \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert {name: {"f32": float(single), "f64": float(double)} for name, single, _, double, _ in rows} == BOUNDS
+    assert all(float(s) <= BOUNDS[n]["f32"] and float(d) <= BOUNDS[n]["f64"] for n, _, s, _, d in rows)
 
 
 # ---- exact cases
