@@ -26,7 +26,7 @@ from fluxir.ir.dims import Dim, assuming, evaluate, symbols_of
 from fluxir.ir.printer import print_func, print_module
 from fluxir.ir.verify import verify_module
 from fluxir.passes.manager import PassManager, Record, parse_pipeline
-from fluxir.target import Target, parse_target
+from fluxir.target import CpuTarget, GpuTarget, Target, parse_target
 
 if TYPE_CHECKING:
     from fluxir.runtime.program import Program
@@ -48,13 +48,28 @@ class Build:
     records: list[Record] = field(default_factory=list)
 
 
-def run_passes(module: Module, passes: str, target: Target | None = None, *, verify: str | None = None, dump_dir: str | Path | None = None, start: int = 0) -> tuple[Module, list[Record]]:
+def run_passes(
+    module: Module,
+    passes: str,
+    target: Target | None = None,
+    *,
+    verify: str | None = None,
+    dump_dir: str | Path | None = None,
+    start: int = 0,
+) -> tuple[Module, list[Record]]:
     """Run a pipeline given as text on a module."""
     manager = PassManager(passes, target=target, verify=verify or config.get().verify, dump_dir=dump_dir, start=start)
     return manager.run(module), manager.records
 
 
-def build(module: Module, target: Target, *, passes: str | None = None, verify: str | None = None, dump_dir: str | Path | None = None) -> Build:
+def build(
+    module: Module,
+    target: Target,
+    *,
+    passes: str | None = None,
+    verify: str | None = None,
+    dump_dir: str | Path | None = None,
+) -> Build:
     """Take a tensor module through every stage to planned loop IR. `passes` replaces the tensor-level pipeline."""
     from fluxir.schedule import lower
 
@@ -94,7 +109,9 @@ class Cost:
 class Lowered:
     """A traced program. Every later stage is computed when asked for, and kept."""
 
-    def __init__(self, module: Module, in_tree: tree.TreeDef | None = None, out_tree: tree.TreeDef | None = None) -> None:
+    def __init__(
+        self, module: Module, in_tree: tree.TreeDef | None = None, out_tree: tree.TreeDef | None = None
+    ) -> None:
         self.module, self.in_tree, self.out_tree = module, in_tree, out_tree
         self._builds: dict[tuple[str, str | None], Build] = {}
 
@@ -120,7 +137,11 @@ class Lowered:
             return print_module(self.stage(stage, target), locations)
         t = as_target(target if target is not None or stage != "ptx" else "sm_80")
         if (stage == "ptx") != (t.kind == "nvptx") and stage != "llvm":
-            raise error("FX0512", f"the stage {stage!r} does not exist for the target {t.name}", help="ptx belongs to sm_* targets, asm to cpu targets")
+            raise error(
+                "FX0512",
+                f"the stage {stage!r} does not exist for the target {t.name}",
+                help="ptx belongs to sm_* targets, asm to cpu targets",
+            )
         code = generate(self.build(t).stages["loops"], t)
         return str(getattr(code, stage))
 
@@ -128,9 +149,26 @@ class Lowered:
         """Flops, bytes, peak memory and kernels; symbolic unless the size symbols are given as keywords."""
         return cost_of(self.build(target), sizes)
 
-    def compile(self, target: str | Target | None = None, *, dump_dir: str | Path | None = None, passes: str | None = None, verify: str | None = None, cache: bool | None = None) -> Compiled:
+    def compile(
+        self,
+        target: str | Target | None = None,
+        *,
+        dump_dir: str | Path | None = None,
+        passes: str | None = None,
+        verify: str | None = None,
+        cache: bool | None = None,
+    ) -> Compiled:
         """Machine code for a target: from the compile cache when an equal program was compiled before."""
-        return compile_module(self.module, target, in_tree=self.in_tree, out_tree=self.out_tree, dump_dir=dump_dir, passes=passes, verify=verify, cache=cache)
+        return compile_module(
+            self.module,
+            target,
+            in_tree=self.in_tree,
+            out_tree=self.out_tree,
+            dump_dir=dump_dir,
+            passes=passes,
+            verify=verify,
+            cache=cache,
+        )
 
 
 def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
@@ -176,12 +214,13 @@ def as_target(target: str | Target | None) -> Target:
 def generate(module: Module, target: Target) -> Any:
     """Machine code of a planned loop module: `CompiledCode` for a CPU, `PtxCode` for a GPU."""
     settings = config.get()
-    if target.kind == "cpu":
+    if isinstance(target, CpuTarget):
         from fluxir.codegen.x86 import compile_cpu
 
         return compile_cpu(module, target, settings.opt_level, settings.accuracy)
     from fluxir.codegen.nvptx import compile_ptx
 
+    assert isinstance(target, GpuTarget)
     return compile_ptx(module, target)
 
 
@@ -191,16 +230,36 @@ class Compiled:
     `build` is None when the code came from the compile cache: nothing was compiled then.
     """
 
-    def __init__(self, target: Target, spec: dict[str, Any], code: bytes, constants: Sequence[Any], build: Build | None, texts: Mapping[str, str],
-                 in_tree: tree.TreeDef | None = None, out_tree: tree.TreeDef | None = None) -> None:  # fmt: skip
-        self.target, self.spec, self.code, self.constants, self.build, self.texts = target, spec, code, list(constants), build, dict(texts)
+    def __init__(
+        self,
+        target: Target,
+        spec: dict[str, Any],
+        code: bytes,
+        constants: Sequence[Any],
+        build: Build | None,
+        texts: Mapping[str, str],
+        in_tree: tree.TreeDef | None = None,
+        out_tree: tree.TreeDef | None = None,
+    ) -> None:
+        self.target, self.spec, self.code, self.constants, self.build, self.texts = (
+            target,
+            spec,
+            code,
+            list(constants),
+            build,
+            dict(texts),
+        )
         self.in_tree, self.out_tree = in_tree, out_tree
 
     @functools.cached_property
     def program(self) -> Program:
         """The loaded program (CPU targets; FX0703 for others: nothing falls back to another device)."""
         if self.target.kind != "cpu":
-            raise error("FX0703", f"a program for {self.target.name} cannot run on the CPU", help="compile with target='cpu', or run it with --device cuda")
+            raise error(
+                "FX0703",
+                f"a program for {self.target.name} cannot run on the CPU",
+                help="compile with target='cpu', or run it with --device cuda",
+            )
         from fluxir.runtime.program import Program
 
         return Program(self.spec, self.code, self.constants)
@@ -220,8 +279,17 @@ class Compiled:
         write_artifact(path, self.spec, self.code, self.constants, self.texts)
 
 
-def compile_module(module: Module, target: str | Target | None = None, *, in_tree: tree.TreeDef | None = None, out_tree: tree.TreeDef | None = None,
-                   dump_dir: str | Path | None = None, passes: str | None = None, verify: str | None = None, cache: bool | None = None) -> Compiled:  # fmt: skip
+def compile_module(
+    module: Module,
+    target: str | Target | None = None,
+    *,
+    in_tree: tree.TreeDef | None = None,
+    out_tree: tree.TreeDef | None = None,
+    dump_dir: str | Path | None = None,
+    passes: str | None = None,
+    verify: str | None = None,
+    cache: bool | None = None,
+) -> Compiled:
     """Compile a tensor module for a target.
 
     The compile cache is asked first, by the program's structure, the target, the pipeline, the settings that change code
@@ -262,10 +330,17 @@ def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, A
     from importlib.metadata import version
 
     return {
-        "name": module.name, "program": module.digest, "arguments": [a.name for a in module.entry.args],
-        "results": list(module.entry.result_names), "target": target.fingerprint(), "passes": passes or [SIMPLIFY, FUSE, LOOPS],
-        "settings": dict(config.get().key()), "fluxir": fluxir.__version__, "llvmlite": version("llvmlite"), "compiler": _sources_digest(),
-    }  # fmt: skip
+        "name": module.name,
+        "program": module.digest,
+        "arguments": [a.name for a in module.entry.args],
+        "results": list(module.entry.result_names),
+        "target": target.fingerprint(),
+        "passes": passes or [SIMPLIFY, FUSE, LOOPS],
+        "settings": dict(config.get().key()),
+        "fluxir": fluxir.__version__,
+        "llvmlite": version("llvmlite"),
+        "compiler": _sources_digest(),
+    }
 
 
 @functools.cache
@@ -278,7 +353,9 @@ def _sources_digest() -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
-def _from_cache(entry: Any, target: Target, in_tree: tree.TreeDef | None, out_tree: tree.TreeDef | None) -> Compiled | None:
+def _from_cache(
+    entry: Any, target: Target, in_tree: tree.TreeDef | None, out_tree: tree.TreeDef | None
+) -> Compiled | None:
     if entry is None:
         return None
     from fluxir.runtime.artifact import read_artifact
@@ -312,7 +389,9 @@ def plan_text(loops: Module) -> str:
         out.append(f"@{f.name}: {f.attrs.get('buffers', 0)} buffers, peak {f.attrs.get('arena', 0)} bytes")
         for op in f.walk():
             if op.name == "view":
-                out.append(f"  offset {op.attrs['offset']!s:>12}  {op.attrs['type'].nbytes!s:>12} bytes  {op.attrs['type']}")
+                out.append(
+                    f"  offset {op.attrs['offset']!s:>12}  {op.attrs['type'].nbytes!s:>12} bytes  {op.attrs['type']}"
+                )
             elif op.name == "launch":
                 out.append(f"  launch {op.attrs['callee']}" + (f"  ({op.loc})" if op.loc else ""))
     return "\n".join(out) + "\n"
@@ -321,12 +400,16 @@ def plan_text(loops: Module) -> str:
 # ---- Python functions -----------------------------------------------------------------------------------------------------
 
 
-def lower_function(fn: Callable[..., Any], *args: Any, facts: Any = None, name: str | None = None, **kwargs: Any) -> Lowered:
+def lower_function(
+    fn: Callable[..., Any], *args: Any, facts: Any = None, name: str | None = None, **kwargs: Any
+) -> Lowered:
     """Trace `fn` on abstract arguments: tensor types (`fx.f32["B", 784]`), arrays or numbers."""
     from fluxir.frontend.staging import staged
     from fluxir.frontend.trace import trace
 
-    fn = functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
+    fn = (
+        functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
+    )
     t = trace(fn, args, kwargs, name=name, facts=facts)
     verify_module(t.module)
     return Lowered(t.module, t.in_tree, t.out_tree)
@@ -335,7 +418,15 @@ def lower_function(fn: Callable[..., Any], *args: Any, facts: Any = None, name: 
 class Jit:
     """A function compiled on first call for each structure, dtype and shape of its arguments; see `jit`."""
 
-    def __init__(self, fn: Callable[..., Any], *, target: str | None = None, static_argnames: Sequence[str] = (), signature: Sequence[Any] | None = None, facts: Any = None) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        target: str | None = None,
+        static_argnames: Sequence[str] = (),
+        signature: Sequence[Any] | None = None,
+        facts: Any = None,
+    ) -> None:
         functools.update_wrapper(self, fn)
         self.fn, self.target, self.static = fn, target, frozenset(static_argnames)
         self.signature, self.facts = signature, facts
@@ -370,11 +461,18 @@ class Jit:
             self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
         return compiled.out_tree.unflatten(results)
 
-    def _compiled(self, args: Any, traced: Any, static: dict[str, Any], leaves: list[Any], structure: tree.TreeDef) -> Compiled:
+    def _compiled(
+        self, args: Any, traced: Any, static: dict[str, Any], leaves: list[Any], structure: tree.TreeDef
+    ) -> Compiled:
         if self.signature is not None:
             key: Any = (structure, tuple(sorted(static.items())), "signature")
         else:
-            key = (structure, tuple(sorted(static.items())), tuple(_abstract_key(x) for x in leaves), config.get().key())
+            key = (
+                structure,
+                tuple(sorted(static.items())),
+                tuple(_abstract_key(x) for x in leaves),
+                config.get().key(),
+            )
         if key not in self._programs:
             if self.signature is not None:
                 args = tuple(self.signature)
@@ -404,7 +502,14 @@ def _abstract_key(x: Any) -> Any:
     return (tuple(shape), str(dtype)) if shape is not None and dtype is not None else type(x)
 
 
-def jit(fn: Callable[..., Any] | None = None, *, target: str | None = None, static_argnames: Sequence[str] = (), signature: Sequence[Any] | None = None, facts: Any = None) -> Any:
+def jit(
+    fn: Callable[..., Any] | None = None,
+    *,
+    target: str | None = None,
+    static_argnames: Sequence[str] = (),
+    signature: Sequence[Any] | None = None,
+    facts: Any = None,
+) -> Any:
     """Compile a function: `f = fx.jit(g)`, `@fx.jit`, `@fx.jit(signature=(fx.f32["B", 784],))`.
 
     Without a signature the function is compiled once for each structure, dtype and shape of its arguments; with one (or
@@ -424,6 +529,21 @@ def load(path: str | Path) -> Any:
 
 
 __all__ = [
-    "STAGES", "Build", "Compiled", "Cost", "Func", "Jit", "Lowered", "as_target", "build", "compile_module", "cost_of", "generate", "jit", "load",
-    "lower_function", "parse_pipeline", "run_passes",
-]  # fmt: skip
+    "STAGES",
+    "Build",
+    "Compiled",
+    "Cost",
+    "Func",
+    "Jit",
+    "Lowered",
+    "as_target",
+    "build",
+    "compile_module",
+    "cost_of",
+    "generate",
+    "jit",
+    "load",
+    "lower_function",
+    "parse_pipeline",
+    "run_passes",
+]

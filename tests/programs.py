@@ -79,7 +79,12 @@ class _Maker:
             case "transpose" if rank > 1:
                 return b.transpose(x, perm=tuple(int(i) for i in self.rng.permutation(rank)))
             case "reshape" if rank:
-                return b.reshape(x, shape=self.pick([(x.type.size,), (1, *shape), (*shape, 1), (shape[0], x.type.with_shape(shape[1:]).size)]))
+                return b.reshape(
+                    x,
+                    shape=self.pick(
+                        [(x.type.size,), (1, *shape), (*shape, 1), (shape[0], x.type.with_shape(shape[1:]).size)]
+                    ),
+                )
             case "broadcast":
                 return b.broadcast(x, shape=(self.pick([2, 3, symbol("B")]), *shape))
             case "slice" if rank:
@@ -111,7 +116,11 @@ class _Maker:
                 w = b.const(self.rng.normal(size=(3, 5)).astype("f")) if shape[1] == 3 else None
                 if w is not None:
                     return b.dot(x, w, lhs_contract=(1,), rhs_contract=(0,))
-                return b.dot(x, b.tanh(x), lhs_contract=(self.pick([0, 1]),) * 1, rhs_contract=(0,)) if shape[0] == shape[1] else b.dot(x, x, lhs_contract=(1,), rhs_contract=(1,))
+                return (
+                    b.dot(x, b.tanh(x), lhs_contract=(self.pick([0, 1]),) * 1, rhs_contract=(0,))
+                    if shape[0] == shape[1]
+                    else b.dot(x, x, lhs_contract=(1,), rhs_contract=(1,))
+                )
             case "cumsum" if rank:
                 return b.cumsum(x, axis=int(self.rng.integers(rank)), reverse=bool(self.rng.random() < 0.5))
             case "gather" if rank and shape[0] != 0 and isinstance(shape[0], int):
@@ -131,9 +140,22 @@ class _Maker:
                         v = self.step(ib, inner, depth + 1)
                         if v is not None:
                             inner.append(v)
-                    return ib.mul(a, ib.tanh(ib.sum(inner[-1], axes=tuple(range(len(inner[-1].type.shape)))) if inner[-1].type.shape else inner[-1]))
+                    return ib.mul(
+                        a,
+                        ib.tanh(
+                            ib.sum(inner[-1], axes=tuple(range(len(inner[-1].type.shape))))
+                            if inner[-1].type.shape
+                            else inner[-1]
+                        ),
+                    )
 
-                return b.emit("if", p, x, other, blocks=[b.block([x.type, other.type], branch), b.block([x.type, other.type], branch)])[0]
+                return b.emit(
+                    "if",
+                    p,
+                    x,
+                    other,
+                    blocks=[b.block([x.type, other.type], branch), b.block([x.type, other.type], branch)],
+                )[0]
             case "scan" if rank:
                 t = TensorType(x.type.dtype, shape[1:])
                 zero = b.broadcast(b.const(0.1, dtype="f32"), shape=t.shape) if t.shape else b.const(0.1, dtype="f32")
@@ -142,7 +164,9 @@ class _Maker:
                     n = ib.tanh(ib.add(ib.mul(c, 0.5), e))
                     return n, ib.mul(n, e)
 
-                r = b.emit("scan", zero, x, blocks=[b.block([t, t], body)], carry=1, reverse=bool(self.rng.random() < 0.3))
+                r = b.emit(
+                    "scan", zero, x, blocks=[b.block([t, t], body)], carry=1, reverse=bool(self.rng.random() < 0.3)
+                )
                 return self.pick(list(r))
             case "while":
                 n = int(self.rng.integers(0, 4))
@@ -158,7 +182,11 @@ class _Maker:
 
     def partner(self, b: Builder, pool: list[Value], x: Value) -> Value:
         """A value that broadcasts against `x`."""
-        fits = [v for v in self.floats(pool) if v.type.shape == x.type.shape or v.type.shape == x.type.shape[1:] or not v.type.shape]
+        fits = [
+            v
+            for v in self.floats(pool)
+            if v.type.shape == x.type.shape or v.type.shape == x.type.shape[1:] or not v.type.shape
+        ]
         return self.pick(fits)
 
 
@@ -189,7 +217,9 @@ def assert_same(got: Any, want: Any, rtol: float = 2e-4, atol: float = 2e-5, not
     """Equal shapes, dtypes, and values within rounding; NaN equals NaN."""
     assert len(got) == len(want)
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
-        assert a.shape == b.shape and a.dtype == b.dtype, f"{note}: result {i} is {a.dtype}{a.shape}, expected {b.dtype}{b.shape}"
+        assert a.shape == b.shape and a.dtype == b.dtype, (
+            f"{note}: result {i} is {a.dtype}{a.shape}, expected {b.dtype}{b.shape}"
+        )
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, equal_nan=True, err_msg=f"{note}: result {i}")
 
 

@@ -18,13 +18,18 @@ from fluxir.passes.manager import PassManager
 from tests.programs import assert_same, random_program
 
 
-def fused(types: str, body: Callable[..., Any], passes: str = "expand,fold,cse,dce,fuse,dce") -> tuple[Module, list[Op]]:
+def fused(
+    types: str, body: Callable[..., Any], passes: str = "expand,fold,cse,dce,fuse,dce"
+) -> tuple[Module, list[Op]]:
     """The module after fusion, and its top-level ops."""
     f = build_func("main", [tensor(t) for t in types.split()], body)
     m = Module("m", {"main": f}, Facts({"B": (1, 1 << 30)}))
     out = PassManager(passes).run(m)
     rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=tuple(d if isinstance(d, int) else 3 for d in a.type.shape)).astype(a.type.dtype.numpy) for a in f.args]
+    arrays = [
+        rng.normal(size=tuple(d if isinstance(d, int) else 3 for d in a.type.shape)).astype(a.type.dtype.numpy)
+        for a in f.args
+    ]
     assert_same(interpret(out, arrays), interpret(m, arrays))
     return out, list(out.entry.ops)
 

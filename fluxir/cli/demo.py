@@ -98,11 +98,23 @@ def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
     compiled.save(folder / "digits.fxb")
     gpus = [_gpu(lowered, name, folder, output) for name in GPUS]
     result = {
-        "model": str(model), "images": len(images), "correct": correct, "accuracy": correct / len(images), "worst_difference": worst,
-        "latency_us": latency, "kernels_before_fusion": before, "kernels": after, "launches": cost[256].kernels,
-        "peak_memory": {n: c.peak_memory for n, c in cost.items()}, "flops": {n: c.flops for n, c in cost.items()},
-        "trace_ms": traced_ms, "compile_cold_ms": cold_ms, "compile_cached_ms": cached_ms, "gpu": gpus, "folder": str(folder),
-    }  # fmt: skip
+        "model": str(model),
+        "images": len(images),
+        "correct": correct,
+        "accuracy": correct / len(images),
+        "worst_difference": worst,
+        "latency_us": latency,
+        "kernels_before_fusion": before,
+        "kernels": after,
+        "launches": cost[256].kernels,
+        "peak_memory": {n: c.peak_memory for n, c in cost.items()},
+        "flops": {n: c.flops for n, c in cost.items()},
+        "trace_ms": traced_ms,
+        "compile_cold_ms": cold_ms,
+        "compile_cached_ms": cached_ms,
+        "gpu": gpus,
+        "folder": str(folder),
+    }
     _write_report(folder / "report.html", model, lowered, dumped, result)
     return result, _text(result)
 
@@ -166,13 +178,28 @@ def vars_of(x: Any) -> dict[str, Any]:
 def _text(r: dict[str, Any]) -> str:
     rows = [
         ("accuracy", f"{100 * r['accuracy']:.2f} %", f"{r['correct']} of {r['images']} test images"),
-        ("against the interpreter", f"{r['worst_difference']:.1e}", "largest difference, relative to the largest logit"),
-        *[(f"latency, batch {n}", f"{us:.0f} us", f"median; {us / n:.1f} us an image") for n, us in r["latency_us"].items()],
-        ("kernels", str(r["kernels"]), f"{r['kernels_before_fusion']} before fusion; {r['launches']} launches with those that pack weights"),
+        (
+            "against the interpreter",
+            f"{r['worst_difference']:.1e}",
+            "largest difference, relative to the largest logit",
+        ),
+        *[
+            (f"latency, batch {n}", f"{us:.0f} us", f"median; {us / n:.1f} us an image")
+            for n, us in r["latency_us"].items()
+        ],
+        (
+            "kernels",
+            str(r["kernels"]),
+            f"{r['kernels_before_fusion']} before fusion; {r['launches']} launches with those that pack weights",
+        ),
         ("peak memory, batch 256", bytes_text(r["peak_memory"][256]), "planned, and what is allocated"),
         ("compile, cold", f"{r['compile_cold_ms']:.0f} ms", "all passes and LLVM"),
-        ("compile, cached", "-" if r["compile_cached_ms"] is None else f"{r['compile_cached_ms']:.1f} ms", "the cache is off" if r["compile_cached_ms"] is None else "object code from the cache"),
-    ]  # fmt: skip
+        (
+            "compile, cached",
+            "-" if r["compile_cached_ms"] is None else f"{r['compile_cached_ms']:.1f} ms",
+            "the cache is off" if r["compile_cached_ms"] is None else "object code from the cache",
+        ),
+    ]
     for g in r["gpu"]:
         checked = "assembled by ptxas" if g["ptxas"] is not None else "checked; ptxas is not installed"
         rows.append((f"PTX for {g['target']}", f"{len(g['kernels'])} kernels", f"{checked}; {g['compile_ms']:.0f} ms"))
@@ -188,35 +215,71 @@ def _write_report(path: Path, model: Path, lowered: Any, compiled: Any, r: dict[
     for record in compiled.build.records:
         if record.name.startswith("plan"):
             continue
-        passes.append({"name": record.name, "ms": record.ms, "ops_before": record.ops_before, "ops_after": record.ops_after, "changed": record.changed,
-                       "before": print_module(before, False), "after": print_module(record.after, False), "rules": record.rules})  # fmt: skip
+        passes.append(
+            {
+                "name": record.name,
+                "ms": record.ms,
+                "ops_before": record.ops_before,
+                "ops_after": record.ops_after,
+                "changed": record.changed,
+                "before": print_module(before, False),
+                "after": print_module(record.after, False),
+                "rules": record.rules,
+            }
+        )
         before = record.after
     kernels: list[KernelReport] = []
     assembly = (path.parent / "cpu" / "module.s").read_text()
     for f in compiled.build.stages["loops"].funcs.values():
         if f.level == "kernel":
-            kernels.append({"name": f.name, "target": "cpu", "schedule": str(f.attrs.get("schedule", "")), "code": _section(assembly, f.name),
-                            "code_kind": "assembly", "loops": print_func(f, False), "lines": _lines(f)})  # fmt: skip
+            kernels.append(
+                {
+                    "name": f.name,
+                    "target": "cpu",
+                    "schedule": str(f.attrs.get("schedule", "")),
+                    "code": _section(assembly, f.name),
+                    "code_kind": "assembly",
+                    "loops": print_func(f, False),
+                    "lines": _lines(f),
+                }
+            )
     for name in GPUS[:1]:
         ptx = (path.parent / f"digits-{name}.ptx").read_text()
         for f in lowered.stage("loops", name).funcs.values():
             if f.level == "kernel":
-                kernels.append({"name": f.name, "target": name, "schedule": str(f.attrs.get("schedule", "")), "code": _entry(ptx, f.name),
-                                "code_kind": "PTX", "loops": print_func(f, False), "lines": _lines(f)})  # fmt: skip
+                kernels.append(
+                    {
+                        "name": f.name,
+                        "target": name,
+                        "schedule": str(f.attrs.get("schedule", "")),
+                        "code": _entry(ptx, f.name),
+                        "code_kind": "PTX",
+                        "loops": print_func(f, False),
+                        "lines": _lines(f),
+                    }
+                )
     from .versions import versions
 
     data: ReportData = {
-        "title": "FluxIR: the digits model", "subtitle": "a convolutional network on the UCI optical digits",
+        "title": "FluxIR: the digits model",
+        "subtitle": "a convolutional network on the UCI optical digits",
         "summary": [
-            {"label": "accuracy", "value": f"{100 * r['accuracy']:.2f} %", "detail": f"{r['correct']} of {r['images']} test images"},
+            {
+                "label": "accuracy",
+                "value": f"{100 * r['accuracy']:.2f} %",
+                "detail": f"{r['correct']} of {r['images']} test images",
+            },
             {"label": "latency, batch 1", "value": f"{r['latency_us'][1]:.0f} us", "detail": "median"},
             {"label": "latency, batch 256", "value": f"{r['latency_us'][256]:.0f} us", "detail": "median"},
             {"label": "kernels", "value": str(r["kernels"]), "detail": f"{r['kernels_before_fusion']} before fusion"},
             {"label": "peak memory", "value": bytes_text(r["peak_memory"][256]), "detail": "planned, batch 256"},
             {"label": "compile", "value": f"{r['compile_cold_ms']:.0f} ms", "detail": "cold"},
         ],
-        "passes": passes, "kernels": kernels, "sources": [{"path": str(model), "text": model.read_text()}], "facts": {k: str(v) for k, v in versions().items()},
-    }  # fmt: skip
+        "passes": passes,
+        "kernels": kernels,
+        "sources": [{"path": str(model), "text": model.read_text()}],
+        "facts": {k: str(v) for k, v in versions().items()},
+    }
     write_report(path, data)
 
 
@@ -236,7 +299,7 @@ def _section(assembly: str, kernel: str) -> str:
         if line and not line[0].isspace() and line.split(":")[0].strip('"').startswith("kernel."):
             label = line.split(":")[0].strip('"')
             keep = label == f"kernel.{kernel}" or label.startswith(f"kernel.{kernel}.range")
-        elif line.startswith("\t.size") or line.startswith(".Lfunc_end"):
+        elif line.startswith(("\t.size", ".Lfunc_end")):
             keep = False
         if keep:
             out.append(line)
@@ -245,5 +308,5 @@ def _section(assembly: str, kernel: str) -> str:
 
 def _entry(ptx: str, kernel: str) -> str:
     """The text of one ``.entry``."""
-    head, found, rest = ptx.partition(f".entry {kernel.replace('.', '_')}(")
+    _, found, rest = ptx.partition(f".entry {kernel.replace('.', '_')}(")
     return f".entry {kernel}(" + rest.split("\n}\n")[0] + "\n}" if found else ""

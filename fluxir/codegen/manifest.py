@@ -27,7 +27,9 @@ from fluxir.errors import error
 from fluxir.ir.core import Block, Module, Op, Value, array_digest
 from fluxir.ir.types import MemType
 
-SCALARS = frozenset("add sub mul div fmod minimum maximum neg lt le gt ge eq ne logical_and logical_or logical_not select cast".split())
+SCALARS = frozenset(
+    "add sub mul div fmod minimum maximum neg lt le gt ge eq ne logical_and logical_or logical_not select cast".split()
+)
 
 
 def host_manifest(module: Module) -> tuple[dict[str, Any], list[Any]]:
@@ -42,8 +44,12 @@ def host_manifest(module: Module) -> tuple[dict[str, Any], list[Any]]:
         w = _Writer(constants, index)
         args = [w.define(a) for a in f.args]
         functions[name] = {
-            "args": args, "inputs": f.attrs["inputs"], "arena": text(f.attrs.get("arena", 0)), "symbols": list(symbols[name]), "steps": w.block(f.block),
-        }  # fmt: skip
+            "args": args,
+            "inputs": f.attrs["inputs"],
+            "arena": text(f.attrs.get("arena", 0)),
+            "symbols": list(symbols[name]),
+            "steps": w.block(f.block),
+        }
     entry = module.entry.name
     return {"entry": entry, "symbols": list(symbols[entry]), "functions": functions}, constants
 
@@ -79,7 +85,13 @@ class _Writer:
     def memory(self, op: Op, **more: Any) -> dict[str, Any]:
         t = op.result.type
         assert isinstance(t, MemType)
-        return {"op": op.name, "result": self.define(op.result), "dtype": t.dtype.name, "shape": [text(d) for d in t.shape], **more}
+        return {
+            "op": op.name,
+            "result": self.define(op.result),
+            "dtype": t.dtype.name,
+            "shape": [text(d) for d in t.shape],
+            **more,
+        }
 
     def op_view(self, op: Op) -> dict[str, Any]:
         return self.memory(op, arena=self.number[op.operands[0]], offset=text(op.attrs["offset"]))
@@ -102,35 +114,84 @@ class _Writer:
         return self.memory(op, index=self.index[digest])
 
     def op_launch(self, op: Op) -> dict[str, Any]:
-        return {"op": "launch", "kernel": op.attrs["callee"], "args": self.uses(op.operands), "source": str(op.loc) if op.loc else ""}
+        return {
+            "op": "launch",
+            "kernel": op.attrs["callee"],
+            "args": self.uses(op.operands),
+            "source": str(op.loc) if op.loc else "",
+        }
 
     def op_copy(self, op: Op) -> dict[str, Any]:
         return {"op": "copy", "args": self.uses(op.operands)}
 
     def op_assert(self, op: Op) -> dict[str, Any]:
-        return {"op": "assert", "condition": self.number[op.operands[0]], "message": op.attrs["message"], "source": str(op.loc) if op.loc else ""}
+        return {
+            "op": "assert",
+            "condition": self.number[op.operands[0]],
+            "message": op.attrs["message"],
+            "source": str(op.loc) if op.loc else "",
+        }
 
     def op_load(self, op: Op) -> dict[str, Any]:
-        return {"op": "load", "args": self.uses(op.operands), "result": self.define(op.result), "dtype": op.result.dtype.name}
+        return {
+            "op": "load",
+            "args": self.uses(op.operands),
+            "result": self.define(op.result),
+            "dtype": op.result.dtype.name,
+        }
 
     def op_const(self, op: Op) -> dict[str, Any]:
-        return {"op": "scalar", "name": "const", "args": [], "value": op.attrs["value"].item(), "result": self.define(op.result), "dtype": op.result.dtype.name}
+        return {
+            "op": "scalar",
+            "name": "const",
+            "args": [],
+            "value": op.attrs["value"].item(),
+            "result": self.define(op.result),
+            "dtype": op.result.dtype.name,
+        }
 
     def op_dim(self, op: Op) -> dict[str, Any]:
-        return {"op": "scalar", "name": "dim", "args": [], "value": text(op.attrs["value"]), "result": self.define(op.result), "dtype": "i64"}
+        return {
+            "op": "scalar",
+            "name": "dim",
+            "args": [],
+            "value": text(op.attrs["value"]),
+            "result": self.define(op.result),
+            "dtype": "i64",
+        }
 
     def scalar(self, op: Op) -> dict[str, Any]:
-        return {"op": "scalar", "name": op.name, "args": self.uses(op.operands), "result": self.define(op.result), "dtype": op.result.dtype.name}
+        return {
+            "op": "scalar",
+            "name": op.name,
+            "args": self.uses(op.operands),
+            "result": self.define(op.result),
+            "dtype": op.result.dtype.name,
+        }
 
     def op_if(self, op: Op) -> dict[str, Any]:
         condition, *args = self.uses(op.operands)
         regions = [self.region(k) for k in op.blocks]
-        return {"op": "if", "condition": condition, "args": args, "regions": regions, "results": [self.define(r) for r in op.results]}
+        return {
+            "op": "if",
+            "condition": condition,
+            "args": args,
+            "regions": regions,
+            "results": [self.define(r) for r in op.results],
+        }
 
     def op_for(self, op: Op) -> dict[str, Any]:
         lo, hi, step, *args = self.uses(op.operands)
         regions = [self.region(k) for k in op.blocks]
-        return {"op": "for", "lo": lo, "hi": hi, "step": step, "args": args, "regions": regions, "results": [self.define(r) for r in op.results]}
+        return {
+            "op": "for",
+            "lo": lo,
+            "hi": hi,
+            "step": step,
+            "args": args,
+            "regions": regions,
+            "results": [self.define(r) for r in op.results],
+        }
 
     def op_while(self, op: Op) -> dict[str, Any]:
         args = self.uses(op.operands)

@@ -29,7 +29,9 @@ class Builder:
         self._consts: dict[Any, Value] = {}
 
     # ---- ops
-    def emit(self, name: str, /, *operands: Any, blocks: Sequence[Block] = (), loc: Location | None = None, **attrs: Any) -> tuple[Value, ...]:
+    def emit(
+        self, name: str, /, *operands: Any, blocks: Sequence[Block] = (), loc: Location | None = None, **attrs: Any
+    ) -> tuple[Value, ...]:
         """Append op `name`; returns its results. Raises the type rule's error with location and operand types."""
         defn = lookup(name)
         values = self._operands(operands)
@@ -46,7 +48,9 @@ class Builder:
         self.ops.append(op)
         return op.results
 
-    def clone(self, op: Op, operands: Sequence[Value], blocks: Sequence[Block] | None = None, **changes: Any) -> tuple[Value, ...]:
+    def clone(
+        self, op: Op, operands: Sequence[Value], blocks: Sequence[Block] | None = None, **changes: Any
+    ) -> tuple[Value, ...]:
         """`op` again with other operands (and blocks, attributes); types are inferred anew."""
         attrs = Attrs({**op.attrs, **changes}) if changes else op.attrs
         try:
@@ -104,7 +108,10 @@ class Builder:
 
     def _operands(self, operands: Sequence[Any]) -> list[Value]:
         like = next((o for o in operands if isinstance(o, Value)), None)
-        return [o if isinstance(o, Value) else self.const(o, like=None if isinstance(o, np.ndarray) else like) for o in operands]
+        return [
+            o if isinstance(o, Value) else self.const(o, like=None if isinstance(o, np.ndarray) else like)
+            for o in operands
+        ]
 
     # ---- blocks
     def child(self) -> Builder:
@@ -125,7 +132,14 @@ def as_values(x: Any) -> tuple[Value, ...]:
     return (x,) if isinstance(x, Value) else tuple(x)
 
 
-def build_func(name: str, arg_types: Sequence[Type], body: Callable[..., Any], names: Sequence[str] = (), level: str = "tensor", **attrs: Any) -> Func:
+def build_func(
+    name: str,
+    arg_types: Sequence[Type],
+    body: Callable[..., Any],
+    names: Sequence[str] = (),
+    level: str = "tensor",
+    **attrs: Any,
+) -> Func:
     """A function from a Python body that emits its ops: `build_func("f", [f32[3]], lambda b, x: b.exp(x))`."""
     return Func(name, Builder().block(arg_types, body, names), level, Attrs(attrs))
 

@@ -91,7 +91,9 @@ class Op:
         return r
 
     def __repr__(self) -> str:
-        return f"<{self.name}({', '.join(str(v.type) for v in self.operands)}) -> {[str(r.type) for r in self.results]}>"
+        return (
+            f"<{self.name}({', '.join(str(v.type) for v in self.operands)}) -> {[str(r.type) for r in self.results]}>"
+        )
 
 
 class Block:
@@ -268,4 +270,16 @@ def _hash_block(update: Any, block: Block, number: dict[Value, int]) -> None:
     update(("y" + ",".join(str(number.get(v, -1)) for v in block.outs)).encode())
 
 
-__all__ = ["Attrs", "Block", "Func", "Location", "Module", "Op", "Value", "array_digest", "MemType", "TensorType", "VectorType"]
+__all__ = [
+    "Attrs",
+    "Block",
+    "Func",
+    "Location",
+    "Module",
+    "Op",
+    "Value",
+    "array_digest",
+    "MemType",
+    "TensorType",
+    "VectorType",
+]

@@ -14,11 +14,11 @@ import numbers
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from fluxir.errors import error
 
-Dim = Union[int, "Poly"]
+Dim: TypeAlias = "int | Poly"
 MAX_TERMS = 10_000  # of one product: beyond it a size is an attack or a mistake
 INF = 1 << 62  # stands for "no bound"; larger than any size a machine can hold
 
@@ -37,7 +37,7 @@ class Opaque:
         return f"{self.kind}({self.a},{self.b})"
 
 
-Atom = Union[str, Opaque]
+Atom: TypeAlias = str | Opaque
 Mono = tuple[tuple[Atom, int], ...]  # ((atom, power), ...), sorted; () is the constant term
 
 
@@ -98,7 +98,11 @@ class Poly:
         )
 
     def __index__(self) -> int:
-        raise error("FX0302", f"the symbolic size {self} has no integer value while tracing", help="specialise it, or use fx.size(x, axis)")
+        raise error(
+            "FX0302",
+            f"the symbolic size {self} has no integer value while tracing",
+            help="specialise it, or use fx.size(x, axis)",
+        )
 
     __int__ = __index__
 
@@ -142,7 +146,9 @@ def _is_dim(x: object) -> bool:
 def _decided(a: Dim, relation: str, b: Dim) -> bool:
     """`a relation b` where the facts in force decide it; FX0301 otherwise."""
     lo, hi = facts().range(_sum(a, b, -1))
-    yes, no = {"<": (hi < 0, lo >= 0), "<=": (hi <= 0, lo > 0), ">": (lo > 0, hi <= 0), ">=": (lo >= 0, hi < 0)}[relation]
+    yes, no = {"<": (hi < 0, lo >= 0), "<=": (hi <= 0, lo > 0), ">": (lo > 0, hi <= 0), ">=": (lo >= 0, hi < 0)}[
+        relation
+    ]
     if yes or no:
         return yes
     raise error(
@@ -457,12 +463,17 @@ class Assumptions:
         return bool(known)
 
 
-_current: contextvars.ContextVar[Assumptions] = contextvars.ContextVar("fluxir_dim_facts", default=Assumptions())
+_NOTHING = Assumptions()
+_current: contextvars.ContextVar[Assumptions | None] = contextvars.ContextVar("fluxir_dim_facts", default=None)
+
+
+def _in_force() -> Assumptions:
+    return _current.get() or _NOTHING
 
 
 def facts() -> Facts:
     """The facts in force in this context."""
-    return _current.get().facts
+    return _in_force().facts
 
 
 @contextlib.contextmanager
@@ -478,7 +489,7 @@ def assuming(a: Assumptions | Facts) -> Iterator[Assumptions]:
 
 def require_equal(a: Dim, b: Dim) -> bool:
     """Whether two sizes are equal; while tracing, an undecidable equation is assumed and guarded at entry."""
-    return a == b or _current.get().require_equal(a, b)
+    return a == b or _in_force().require_equal(a, b)
 
 
 def prove_equal(a: Dim, b: Dim) -> bool:
@@ -507,7 +518,9 @@ def parse_dim(text: str) -> Dim:
     while pos < len(text):
         m = _TOKEN.match(text, pos)
         if not m or len(tokens) > 2000:
-            raise error("FX0101", f"cannot read the size {text!r}", help="a size is an integer or an expression such as B*4+1")
+            raise error(
+                "FX0101", f"cannot read the size {text!r}", help="a size is an integer or an expression such as B*4+1"
+            )
         tokens.append(m.group(0).strip())
         pos = m.end()
     tokens.append("")

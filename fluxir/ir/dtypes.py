@@ -81,9 +81,7 @@ u8, u16, u32, u64 = (DType(f"u{n}", "uint", n) for n in (8, 16, 32, 64))
 f16, f32, f64 = (DType(f"f{n}", "float", n) for n in (16, 32, 64))
 bf16 = DType("bf16", "float", 16)
 
-DTYPES: dict[str, DType] = {
-    d.name: d for d in (bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64)
-}
+DTYPES: dict[str, DType] = {d.name: d for d in (bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64)}
 
 
 @functools.cache
@@ -91,10 +89,12 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bf16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        small: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return small
     d = DTYPES[name]
     word = {"bool": "bool", "int": f"int{d.bits}", "uint": f"uint{d.bits}", "float": f"float{d.bits}"}[d.kind]
-    return np.dtype(word)
+    out: np.dtype[Any] = np.dtype(word)
+    return out
 
 
 @functools.cache
@@ -162,5 +162,7 @@ def scalar_dtype(value: bool | int | float, like: DType) -> DType:
     if like.is_integer and not isinstance(value, bool):
         lo, hi = like.limits
         if not lo <= value <= hi:
-            raise error("FX0217", f"{value} does not fit in {like} ({lo} to {hi})", help="cast the tensor to a wider type")
+            raise error(
+                "FX0217", f"{value} does not fit in {like} ({lo} to {hi})", help="cast the tensor to a wider type"
+            )
     return like

@@ -78,7 +78,11 @@ class Interpreter:
             a = a.astype(t.dtype.numpy)
         want = (t.lanes,) if isinstance(t, VectorType) else self.shape(t.shape)
         if a.shape != want:
-            raise error("FX0105", f"the numpy meaning gave shape {a.shape}, the type rule says {t} = {want}", loc=v.owner.loc if v.owner else None)
+            raise error(
+                "FX0105",
+                f"the numpy meaning gave shape {a.shape}, the type rule says {t} = {want}",
+                loc=v.owner.loc if v.owner else None,
+            )
         return a
 
     def shape(self, dims: Sequence[Dim]) -> tuple[int, ...]:
@@ -116,7 +120,10 @@ def bind_dims(func: Func, shapes: Sequence[Sequence[int]], known: Mapping[str, i
         if isinstance(arg.type, VectorType):
             continue
         if len(shape) != len(arg.type.shape):
-            raise error("FX0602", f"argument {arg.name or arg.index} of @{func.name} has shape {tuple(shape)}, expected {arg.type}")
+            raise error(
+                "FX0602",
+                f"argument {arg.name or arg.index} of @{func.name} has shape {tuple(shape)}, expected {arg.type}",
+            )
         for axis, (dim, n) in enumerate(zip(arg.type.shape, shape, strict=True)):
             pending.append((arg, axis, dim, int(n)))
     for _ in range(len(pending) + 1):
@@ -126,7 +133,10 @@ def bind_dims(func: Func, shapes: Sequence[Sequence[int]], known: Mapping[str, i
             dim = substitute(dim, env) if isinstance(dim, Poly) else dim
             if isinstance(dim, int):
                 if dim != n:
-                    raise error("FX0602", f"argument {arg.name or arg.index} of @{func.name}: axis {axis} is {n}, expected {item[2]} = {dim}")
+                    raise error(
+                        "FX0602",
+                        f"argument {arg.name or arg.index} of @{func.name}: axis {axis} is {n}, expected {item[2]} = {dim}",
+                    )
             elif not _solve_for_symbol(dim, n, env):
                 rest.append(item)
         if not rest:
@@ -159,13 +169,19 @@ def check_guards(module: Module, dims: Mapping[str, int]) -> None:
     f = module.facts
     for name, (lo, hi) in f.bounds.items():
         if name in dims and not lo <= dims[name] <= hi:
-            raise error("FX0604", f"the size {name} is {dims[name]}, the program needs {name} >= {lo}" + (f" and <= {hi}" if dims[name] > hi else ""))
+            raise error(
+                "FX0604",
+                f"the size {name} is {dims[name]}, the program needs {name} >= {lo}"
+                + (f" and <= {hi}" if dims[name] > hi else ""),
+            )
     for name, k in f.multiples.items():
         if name in dims and dims[name] % k:
             raise error("FX0604", f"the size {name} is {dims[name]}, the program needs {name} % {k} == 0")
     for a, b in f.equations:
         if (symbols_of(a) | symbols_of(b)) <= set(dims) and evaluate(a, dims) != evaluate(b, dims):
-            raise error("FX0604", f"the program needs {a} == {b}, which are {evaluate(a, dims)} and {evaluate(b, dims)} here")
+            raise error(
+                "FX0604", f"the program needs {a} == {b}, which are {evaluate(a, dims)} and {evaluate(b, dims)} here"
+            )
 
 
 def interpret(module: Module, args: Sequence[Any], entry: str | None = None, max_steps: int | None = None) -> list[Any]:

@@ -20,7 +20,22 @@ from fluxir.ir.types import Type
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
 
 # What an attribute may hold; the parser and the verifier check against it.
-ATTR_KINDS = ("int", "float", "bool", "str", "dim", "dims", "ints", "strs", "dtype", "array", "type", "types", "scalar", "any")
+ATTR_KINDS = (
+    "int",
+    "float",
+    "bool",
+    "str",
+    "dim",
+    "dims",
+    "ints",
+    "strs",
+    "dtype",
+    "array",
+    "type",
+    "types",
+    "scalar",
+    "any",
+)
 
 
 @dataclass(frozen=True)
@@ -56,14 +71,18 @@ class OpDef:
     ref: Callable[..., Any] | None = None  # ref(attrs, *arrays) -> array | tuple; attrs' dims already integers
     eval: Callable[..., Any] | None = None  # eval(interp, op, attrs, args) -> list; for ops with regions or effects
     attrs: Mapping[str, AttrSpec] = field(default_factory=dict)
-    category: str = "other"  # elementwise | shape | reduce | contract | index | control | random | composite | loop | ...
+    category: str = (
+        "other"  # elementwise | shape | reduce | contract | index | control | random | composite | loop | ...
+    )
     level: str = "tensor"  # tensor | loop | both
     commutes: bool = False
     effects: bool = False  # writes memory or otherwise must not be removed or duplicated
     regions: int = 0  # number of blocks
     expand: Callable[..., Any] | None = None  # expand(b, op) -> value(s): a composite in terms of simpler ops
     element: Callable[..., Any] | None = None  # element(cx, op, index) -> scalar(s): one element at loop level
-    approx: Callable[..., Any] | None = None  # approx(b, *scalars) -> scalar: in simpler arithmetic, where LLVM has no spelling
+    approx: Callable[..., Any] | None = (
+        None  # approx(b, *scalars) -> scalar: in simpler arithmetic, where LLVM has no spelling
+    )
     llvm: Any = None  # spelling by dtype kind, or a callable used by codegen
     cost: Callable[[Op], Dim] | None = None  # floating-point operations; default one per output element if elementwise
     vjp: Callable[..., Any] | None = None
@@ -88,7 +107,9 @@ class Sample:
     rtol: float | None = None
 
 
-def sample(*types: str, low: float = -2.0, high: float = 2.0, make: Any = None, rtol: float | None = None, **attrs: Any) -> Sample:
+def sample(
+    *types: str, low: float = -2.0, high: float = 2.0, make: Any = None, rtol: float | None = None, **attrs: Any
+) -> Sample:
     return Sample(types, attrs, low, high, make, rtol)
 
 
@@ -103,7 +124,15 @@ def register(d: OpDef) -> OpDef:
     return d
 
 
-def op(name: str, infer: InferRule, *, doc: str, attrs: Mapping[str, Any] | None = None, samples: Sequence[Any] = (), **kw: Any) -> OpDef:
+def op(
+    name: str,
+    infer: InferRule,
+    *,
+    doc: str,
+    attrs: Mapping[str, Any] | None = None,
+    samples: Sequence[Any] = (),
+    **kw: Any,
+) -> OpDef:
     """Declare an op. `attrs` maps a name to a kind (required) or to `(kind, default)`."""
     specs = {k: AttrSpec(v) if isinstance(v, str) else AttrSpec(*v) for k, v in (attrs or {}).items()}
     for k, s in specs.items():
@@ -129,12 +158,16 @@ def normalise_attrs(d: OpDef, given: Mapping[str, Any]) -> Attrs:
     out = Attrs()
     for key in given:
         if key not in d.attrs:
-            raise error("FX0106", f"{d.name} has no attribute {key!r}", help=f"it takes: {', '.join(d.attrs) or 'none'}")
+            raise error(
+                "FX0106", f"{d.name} has no attribute {key!r}", help=f"it takes: {', '.join(d.attrs) or 'none'}"
+            )
     for key, spec in d.attrs.items():
         value = given.get(key, spec.default)
         if value is REQUIRED:
             raise error("FX0106", f"{d.name} needs the attribute {key!r} ({spec.kind})")
-        dict.__setitem__(out, key, value if value is None or value is spec.default else _convert(d, key, spec.kind, value))
+        dict.__setitem__(
+            out, key, value if value is None or value is spec.default else _convert(d, key, spec.kind, value)
+        )
     return out
 
 
@@ -173,4 +206,18 @@ def default_of(d: OpDef, key: str) -> Any:
     return spec.default if spec else REQUIRED
 
 
-__all__ = ["AttrSpec", "DType", "ElementContext", "OpDef", "Poly", "REGISTRY", "REQUIRED", "Sample", "lookup", "normalise_attrs", "op", "register", "sample"]
+__all__ = [
+    "AttrSpec",
+    "DType",
+    "ElementContext",
+    "OpDef",
+    "Poly",
+    "REGISTRY",
+    "REQUIRED",
+    "Sample",
+    "lookup",
+    "normalise_attrs",
+    "op",
+    "register",
+    "sample",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from fluxir.errors import error
 from fluxir.ir.dims import Dim, as_dim, parse_dim, product, substitute
@@ -107,9 +107,11 @@ class MemType:
         return self.size * self.dtype.itemsize
 
 
-Type = Union[TensorType, VectorType, MemType]
+Type = TensorType | VectorType | MemType
 
-_TYPE = re.compile(r"(?P<mem>&(?:(?P<space>[a-z]+)\.)?)?(?P<dtype>bool|bf16|[iuf]\d+)(?:x(?P<lanes>\d+)|\[(?P<dims>.*)\])?\Z", re.S)
+_TYPE = re.compile(
+    r"(?P<mem>&(?:(?P<space>[a-z]+)\.)?)?(?P<dtype>bool|bf16|[iuf]\d+)(?:x(?P<lanes>\d+)|\[(?P<dims>.*)\])?\Z", re.S
+)
 INDEX = TensorType(DTYPES["i64"])  # loop counters, offsets and sizes
 BOOL = TensorType(DTYPES["bool"])
 

@@ -30,18 +30,32 @@ def _if(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
     then, other = blocks
     for name, k in (("then", then), ("else", other)):
         if _types(k.args) != list(t[1:]):
-            raise error("FX0108", f"if: the {name} region takes {_show(_types(k.args))}, the operands are {_show(t[1:])}")
+            raise error(
+                "FX0108", f"if: the {name} region takes {_show(_types(k.args))}, the operands are {_show(t[1:])}"
+            )
     if _types(then.outs) != _types(other.outs):
-        raise error("FX0212", f"if: the branches give {_show(_types(then.outs))} and {_show(_types(other.outs))}", help="both branches must give the same types and shapes")
+        raise error(
+            "FX0212",
+            f"if: the branches give {_show(_types(then.outs))} and {_show(_types(other.outs))}",
+            help="both branches must give the same types and shapes",
+        )
     return _types(then.outs)
 
 
 def _if_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
-    return it.run(o.blocks[0 if bool(args[0]) else 1], args[1:], env)
+    out: list[Any] = it.run(o.blocks[0 if bool(args[0]) else 1], args[1:], env)
+    return out
 
 
-op("if", _if, level="both", category="control", regions=2, eval=_if_eval,
-   doc="if(p, xs...) {then} {else}: p is a bool scalar; both regions take xs and yield the results.")  # fmt: skip
+op(
+    "if",
+    _if,
+    level="both",
+    category="control",
+    regions=2,
+    eval=_if_eval,
+    doc="if(p, xs...) {then} {else}: p is a bool scalar; both regions take xs and yield the results.",
+)
 
 
 def scan_parts(o: Op) -> tuple[list[Any], list[Any], list[Any]]:
@@ -67,10 +81,16 @@ def _scan(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type
     if length is None:
         raise error("FX0213", "scan needs a sequence or a length")
     if _types(body.args) != carry + consts + slices:
-        raise error("FX0213", f"scan: the body takes {_show(_types(body.args))}, given {_show(carry + consts + slices)}")
+        raise error(
+            "FX0213", f"scan: the body takes {_show(_types(body.args))}, given {_show(carry + consts + slices)}"
+        )
     outs = _types(body.outs)
     if outs[: a.carry] != carry:
-        raise error("FX0213", f"scan: the carry enters as {_show(carry)} and leaves as {_show(outs[: a.carry])}", help="a loop's carry keeps its type: cast it inside the body")
+        raise error(
+            "FX0213",
+            f"scan: the carry enters as {_show(carry)} and leaves as {_show(outs[: a.carry])}",
+            help="a loop's carry keeps its type: cast it inside the body",
+        )
     return [*carry, *[TensorType(y.dtype, (length, *y.shape)) for y in outs[a.carry :]]]  # type: ignore[list-item]
 
 
@@ -92,8 +112,18 @@ def _scan_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
     return [*carry, *stacked]
 
 
-op("scan", _scan, attrs={"carry": ("int", 0), "consts": ("int", 0), "reverse": ("bool", False), "length": ("dim", None)}, category="control", regions=1, eval=_scan_eval,
-   doc="scan(carry..., consts..., xs...) {(carry..., consts..., x...) -> yield carry..., y...}: a loop over the leading axis of xs; results: the last carry, then the ys stacked. `reverse` runs from the end.")  # fmt: skip
+op(
+    "scan",
+    _scan,
+    attrs={"carry": ("int", 0), "consts": ("int", 0), "reverse": ("bool", False), "length": ("dim", None)},
+    category="control",
+    regions=1,
+    eval=_scan_eval,
+    doc=(
+        "scan(carry..., consts..., xs...) {(carry..., consts..., x...) -> yield carry..., y...}: a loop over "
+        "the leading axis of xs; results: the last carry, then the ys stacked. `reverse` runs from the end."
+    ),
+)
 
 
 def _while(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
@@ -104,7 +134,11 @@ def _while(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Typ
     if _types(cond.outs) != [BOOL]:
         raise error("FX0213", f"while: the condition must yield a bool scalar, not {_show(_types(cond.outs))}")
     if _types(body.outs) != carry:
-        raise error("FX0213", f"while: the carry enters as {_show(carry)} and leaves as {_show(_types(body.outs))}", help="a loop's carry keeps its type: cast it inside the body")
+        raise error(
+            "FX0213",
+            f"while: the carry enters as {_show(carry)} and leaves as {_show(_types(body.outs))}",
+            help="a loop's carry keeps its type: cast it inside the body",
+        )
     return carry
 
 
@@ -117,8 +151,17 @@ def _while_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any
     return carry
 
 
-op("while", _while, attrs={"carry": "int"}, level="both", category="control", regions=2, effects=False, eval=_while_eval,
-   doc="while(carry..., consts...) {cond} {body}: run body while cond yields true; results: the last carry.")  # fmt: skip
+op(
+    "while",
+    _while,
+    attrs={"carry": "int"},
+    level="both",
+    category="control",
+    regions=2,
+    effects=False,
+    eval=_while_eval,
+    doc="while(carry..., consts...) {cond} {body}: run body while cond yields true; results: the last carry.",
+)
 
 
 def _call(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
@@ -130,13 +173,25 @@ def _call_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
     if it.module.funcs[a.callee].level == "host":  # its kernels read sizes by the callee's names
         it.dims = dict(a.dims)
     try:
-        return it.call(a.callee, args)
+        out: list[Any] = it.call(a.callee, args)
     finally:
         it.dims = saved
+    return out
 
 
-op("call", _call, attrs={"callee": "str", "results": "types", "transform": ("str", ""), "dims": ("any", ())}, level="both", category="control", eval=_call_eval,
-   doc="call(args...): apply function `callee`; `results` are its result types in the caller's sizes, `dims` the callee's size symbols as ((name, size), ...). `transform` asks for a derived function (vjp, jvp, batch), resolved by a pass.")  # fmt: skip
+op(
+    "call",
+    _call,
+    attrs={"callee": "str", "results": "types", "transform": ("str", ""), "dims": ("any", ())},
+    level="both",
+    category="control",
+    eval=_call_eval,
+    doc=(
+        "call(args...): apply function `callee`; `results` are its result types in the caller's sizes, `dims` "
+        "the callee's size symbols as ((name, size), ...). `transform` asks for a derived function (vjp, jvp, "
+        "batch), resolved by a pass."
+    ),
+)
 
 
 def _fused(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
@@ -146,8 +201,19 @@ def _fused(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Typ
     return _types(body.outs)
 
 
-op("fused", _fused, attrs={"kind": ("str", "pointwise"), "name": ("str", "")}, category="control", regions=1, eval=lambda it, o, a, args, env: it.run(o.blocks[0], args, env),
-   doc="fused(xs...) {region}: the ops of the region run as one kernel. Made by the fuse pass; `kind` names the template family (pointwise, rowwise, dot, conv, window, gather, scatter, sort, scan1d), `name` the kernel.")  # fmt: skip
+op(
+    "fused",
+    _fused,
+    attrs={"kind": ("str", "pointwise"), "name": ("str", "")},
+    category="control",
+    regions=1,
+    eval=lambda it, o, a, args, env: it.run(o.blocks[0], args, env),
+    doc=(
+        "fused(xs...) {region}: the ops of the region run as one kernel. Made by the fuse pass; `kind` names "
+        "the template family (pointwise, rowwise, dot, conv, window, gather, scatter, sort, scan1d), `name` "
+        "the kernel."
+    ),
+)
 
 
 def _assert(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
@@ -162,5 +228,13 @@ def _assert_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[An
     return []
 
 
-op("assert", _assert, attrs={"message": "str"}, level="both", category="control", effects=True, eval=_assert_eval,
-   doc="assert(p): the program stops with `message` (FX0608) unless the bool scalar p holds.")  # fmt: skip
+op(
+    "assert",
+    _assert,
+    attrs={"message": "str"},
+    level="both",
+    category="control",
+    effects=True,
+    eval=_assert_eval,
+    doc="assert(p): the program stops with `message` (FX0608) unless the bool scalar p holds.",
+)

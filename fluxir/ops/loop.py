@@ -40,8 +40,17 @@ def _element(m: MemType, lanes: int) -> Type:
 
 # ---- sizes, constants, vectors -------------------------------------------------------------------------------------
 
-op("dim", lambda t, a, k: [INDEX], attrs={"value": "dim"}, level="both", category="constant", ref=lambda a: np.int64(a.value),
-   element=lambda cx, o, index: cx.dim(o.attrs.value), samples=(sample(value=7),), doc="The value of a size expression, as i64.")  # fmt: skip
+op(
+    "dim",
+    lambda t, a, k: [INDEX],
+    attrs={"value": "dim"},
+    level="both",
+    category="constant",
+    ref=lambda a: np.int64(a.value),
+    element=lambda cx, o, index: cx.dim(o.attrs.value),
+    samples=(sample(value=7),),
+    doc="The value of a size expression, as i64.",
+)
 
 
 def _splat(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -51,7 +60,15 @@ def _splat(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [VectorType(x.dtype, a.lanes)]
 
 
-op("splat", _splat, attrs={"lanes": "int"}, level="loop", category="vector", ref=lambda a, x: np.full(a.lanes, x), doc="A vector with the scalar in every lane.")
+op(
+    "splat",
+    _splat,
+    attrs={"lanes": "int"},
+    level="loop",
+    category="vector",
+    ref=lambda a, x: np.full(a.lanes, x),
+    doc="A vector with the scalar in every lane.",
+)
 
 
 def _lane(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -60,7 +77,15 @@ def _lane(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [TensorType(t[0].dtype)] if len(t) == 1 else [t[0]]
 
 
-op("extract", _lane, attrs={"lane": "int"}, level="loop", category="vector", ref=lambda a, v: v[a.lane], doc="One lane of a vector.")
+op(
+    "extract",
+    _lane,
+    attrs={"lane": "int"},
+    level="loop",
+    category="vector",
+    ref=lambda a, v: v[a.lane],
+    doc="One lane of a vector.",
+)
 
 
 def _insert_ref(a: Attrs, v: Any, x: Any) -> Any:
@@ -69,19 +94,46 @@ def _insert_ref(a: Attrs, v: Any, x: Any) -> Any:
     return out
 
 
-op("insert", _lane, attrs={"lane": "int"}, level="loop", category="vector", ref=_insert_ref, doc="insert(vector, scalar): the vector with one lane replaced.")
+op(
+    "insert",
+    _lane,
+    attrs={"lane": "int"},
+    level="loop",
+    category="vector",
+    ref=_insert_ref,
+    doc="insert(vector, scalar): the vector with one lane replaced.",
+)
 
 
 def _shuffle(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    if len(t) != 2 or t[0] != t[1] or not isinstance(t[0], VectorType) or any(not 0 <= m < 2 * t[0].lanes for m in a.mask):
+    if (
+        len(t) != 2
+        or t[0] != t[1]
+        or not isinstance(t[0], VectorType)
+        or any(not 0 <= m < 2 * t[0].lanes for m in a.mask)
+    ):
         raise error("FX0108", f"shuffle takes two equal vectors and lanes of both, given {t} {a.mask}")
     return [VectorType(t[0].dtype, len(a.mask))]
 
 
-op("shuffle", _shuffle, attrs={"mask": "ints"}, level="loop", category="vector", ref=lambda a, v, w: np.concatenate([v, w])[list(a.mask)],
-   doc="Lanes picked from the concatenation of two vectors.")  # fmt: skip
+op(
+    "shuffle",
+    _shuffle,
+    attrs={"mask": "ints"},
+    level="loop",
+    category="vector",
+    ref=lambda a, v, w: np.concatenate([v, w])[list(a.mask)],
+    doc="Lanes picked from the concatenation of two vectors.",
+)
 
-_LANE_OPS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "and": np.bitwise_and, "or": np.bitwise_or}
+_LANE_OPS = {
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+}
 
 
 def _reduce_lanes_ref(a: Attrs, v: Any) -> Any:
@@ -91,8 +143,15 @@ def _reduce_lanes_ref(a: Attrs, v: Any) -> Any:
     return v[0]
 
 
-op("reduce_lanes", lambda t, a, k: [TensorType(t[0].dtype)], attrs={"op": "str"}, level="loop", category="vector", ref=_reduce_lanes_ref,
-   doc="A vector (power-of-two lanes) reduced to a scalar by halving; `op` is add, mul, max, min, and, or.")  # fmt: skip
+op(
+    "reduce_lanes",
+    lambda t, a, k: [TensorType(t[0].dtype)],
+    attrs={"op": "str"},
+    level="loop",
+    category="vector",
+    ref=_reduce_lanes_ref,
+    doc="A vector (power-of-two lanes) reduced to a scalar by halving; `op` is add, mul, max, min, and, or.",
+)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -116,8 +175,18 @@ def _in_bounds(o: Op, mem: Any, at: tuple[int, ...], lanes: int) -> None:
         raise error("FX0515", f"{o.name} out of bounds: index {at} (lanes {lanes}) of memory {mem.shape}", loc=o.loc)
 
 
-op("load", _load, attrs={"lanes": ("int", 0), "align": ("int", 0)}, level="loop", category="memory", eval=_load_eval,
-   doc="load(mem, i, j, ...): one element, or `lanes` of them contiguous in the last axis. `align` in bytes, 0 = that of an element.")  # fmt: skip
+op(
+    "load",
+    _load,
+    attrs={"lanes": ("int", 0), "align": ("int", 0)},
+    level="loop",
+    category="memory",
+    eval=_load_eval,
+    doc=(
+        "load(mem, i, j, ...): one element, or `lanes` of them contiguous in the last axis. `align` in bytes, "
+        "0 = that of an element."
+    ),
+)
 
 
 def _store(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -141,8 +210,16 @@ def _store_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any
     return []
 
 
-op("store", _store, attrs={"align": ("int", 0)}, level="loop", category="memory", effects=True, eval=_store_eval,
-   doc="store(mem, value, i, j, ...): write an element or a vector contiguous in the last axis.")  # fmt: skip
+op(
+    "store",
+    _store,
+    attrs={"align": ("int", 0)},
+    level="loop",
+    category="memory",
+    effects=True,
+    eval=_store_eval,
+    doc="store(mem, value, i, j, ...): write an element or a vector contiguous in the last axis.",
+)
 
 
 def _subview(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -151,8 +228,14 @@ def _subview(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [MemType(m.dtype, m.shape[len(t) - 1 :], m.space)]
 
 
-op("subview", _subview, level="loop", category="memory", eval=lambda it, o, a, args, env: [args[0][(*[int(i) for i in args[1:]], ...)]],
-   doc="subview(mem, i, ...): the sub-memory at leading indices; no copy.")  # fmt: skip
+op(
+    "subview",
+    _subview,
+    level="loop",
+    category="memory",
+    eval=lambda it, o, a, args, env: [args[0][(*[int(i) for i in args[1:]], ...)]],
+    doc="subview(mem, i, ...): the sub-memory at leading indices; no copy.",
+)
 
 
 def _as_mem(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -161,13 +244,33 @@ def _as_mem(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [a.type]
 
 
-op("reinterpret", _as_mem, attrs={"type": "type"}, level="loop", category="memory",
-   eval=lambda it, o, a, args, env: [np.reshape(args[0], a.type.shape) if args[0].dtype == a.type.dtype.numpy else args[0].reshape(-1).view(a.type.dtype.numpy).reshape(a.type.shape)],
-   doc="The same memory with another shape (same number of bytes) and/or element type; no copy.")  # fmt: skip
+op(
+    "reinterpret",
+    _as_mem,
+    attrs={"type": "type"},
+    level="loop",
+    category="memory",
+    eval=lambda it, o, a, args, env: [
+        np.reshape(args[0], a.type.shape)
+        if args[0].dtype == a.type.dtype.numpy
+        else args[0].reshape(-1).view(a.type.dtype.numpy).reshape(a.type.shape)
+    ],
+    doc="The same memory with another shape (same number of bytes) and/or element type; no copy.",
+)
 
-op("alloc", _as_mem, attrs={"type": "type", "zero": ("bool", False)}, level="loop", category="memory", effects=True,
-   eval=lambda it, o, a, args, env: [np.zeros(a.type.shape, a.type.dtype.numpy)],
-   doc="Fresh memory, uninitialised unless `zero`. In a kernel: `local` (per thread, static size, on the stack) or `shared`. On the host: a buffer, which the plan pass turns into a view of the arena.")  # fmt: skip
+op(
+    "alloc",
+    _as_mem,
+    attrs={"type": "type", "zero": ("bool", False)},
+    level="loop",
+    category="memory",
+    effects=True,
+    eval=lambda it, o, a, args, env: [np.zeros(a.type.shape, a.type.dtype.numpy)],
+    doc=(
+        "Fresh memory, uninitialised unless `zero`. In a kernel: `local` (per thread, static size, on the "
+        "stack) or `shared`. On the host: a buffer, which the plan pass turns into a view of the arena."
+    ),
+)
 
 
 def _view_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
@@ -176,11 +279,25 @@ def _view_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
     return [args[0][a.offset : a.offset + nbytes].view(a.type.dtype.numpy).reshape(shape)]
 
 
-op("view", _as_mem, attrs={"type": "type", "offset": "dim"}, level="loop", category="memory", eval=_view_eval,
-   doc="view(arena): the memory of `type` at byte `offset` of an arena (&u8[n]).")  # fmt: skip
+op(
+    "view",
+    _as_mem,
+    attrs={"type": "type", "offset": "dim"},
+    level="loop",
+    category="memory",
+    eval=_view_eval,
+    doc="view(arena): the memory of `type` at byte `offset` of an arena (&u8[n]).",
+)
 
-op("constant", lambda t, a, k: [MemType(dtype_of(a.value.dtype), tuple(a.value.shape))], attrs={"value": "array"}, level="loop", category="memory",
-   eval=lambda it, o, a, args, env: [a.value], doc="Host: the memory that holds a constant array (shared, read only).")  # fmt: skip
+op(
+    "constant",
+    lambda t, a, k: [MemType(dtype_of(a.value.dtype), tuple(a.value.shape))],
+    attrs={"value": "array"},
+    level="loop",
+    category="memory",
+    eval=lambda it, o, a, args, env: [a.value],
+    doc="Host: the memory that holds a constant array (shared, read only).",
+)
 
 
 def _copy(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
@@ -195,7 +312,15 @@ def _copy_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
     return []
 
 
-op("copy", _copy, level="loop", category="memory", effects=True, eval=_copy_eval, doc="copy(dst, src): all elements; the memories are equal or do not overlap.")
+op(
+    "copy",
+    _copy,
+    level="loop",
+    category="memory",
+    effects=True,
+    eval=_copy_eval,
+    doc="copy(dst, src): all elements; the memories are equal or do not overlap.",
+)
 
 
 # ---- loops ------------------------------------------------------------------------------------------------------------
@@ -217,8 +342,21 @@ def _for_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
     return carry
 
 
-op("for", _for, attrs={"unroll": ("int", 0), "vectorize": ("bool", True), "fast": ("bool", False)}, level="loop", category="loop", regions=1, effects=True, eval=_for_eval,
-   doc="for(lo, hi, step, carry...): the body takes (i, carry...) and yields the next carry; step is positive. Results: the last carry. `fast`: float sums and products in a carry may be reassociated (and so vectorised).")  # fmt: skip
+op(
+    "for",
+    _for,
+    attrs={"unroll": ("int", 0), "vectorize": ("bool", True), "fast": ("bool", False)},
+    level="loop",
+    category="loop",
+    regions=1,
+    effects=True,
+    eval=_for_eval,
+    doc=(
+        "for(lo, hi, step, carry...): the body takes (i, carry...) and yields the next carry; step is "
+        "positive. Results: the last carry. `fast`: float sums and products in a carry may be reassociated "
+        "(and so vectorised)."
+    ),
+)
 
 
 def _parallel(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
@@ -235,8 +373,20 @@ def _parallel_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[
     return []
 
 
-op("parallel", _parallel, attrs={"grain": ("dim", 1)}, level="loop", category="loop", regions=1, effects=True, eval=_parallel_eval,
-   doc="parallel(n): the body runs for i in 0..n in any order on any thread. `grain`: the fewest iterations worth a thread of their own.")  # fmt: skip
+op(
+    "parallel",
+    _parallel,
+    attrs={"grain": ("dim", 1)},
+    level="loop",
+    category="loop",
+    regions=1,
+    effects=True,
+    eval=_parallel_eval,
+    doc=(
+        "parallel(n): the body runs for i in 0..n in any order on any thread. `grain`: the fewest iterations "
+        "worth a thread of their own."
+    ),
+)
 
 
 # ---- the host -----------------------------------------------------------------------------------------------------------
@@ -255,8 +405,19 @@ def _launch_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[An
     return []
 
 
-op("launch", lambda t, a, k: [], attrs={"callee": "str", "outputs": ("int", 1), "inplace": ("any", ())}, level="loop", category="host", effects=True, eval=_launch_eval,
-   doc="launch(mem..., scalar...): run kernel `callee`. Its last `outputs` memory arguments are written, the others read. `inplace`: pairs (output argument, input argument) that may share memory.")  # fmt: skip
+op(
+    "launch",
+    lambda t, a, k: [],
+    attrs={"callee": "str", "outputs": ("int", 1), "inplace": ("any", ())},
+    level="loop",
+    category="host",
+    effects=True,
+    eval=_launch_eval,
+    doc=(
+        "launch(mem..., scalar...): run kernel `callee`. Its last `outputs` memory arguments are written, the "
+        "others read. `inplace`: pairs (output argument, input argument) that may share memory."
+    ),
+)
 
 
 # ---- GPU ----------------------------------------------------------------------------------------------------------------
@@ -267,13 +428,36 @@ for _name, _doc in {
     "block_dim": "Threads in a block along `axis`.",
     "grid_dim": "Blocks in the grid along `axis`.",
 }.items():
-    op(_name, lambda t, a, k: [INDEX], attrs={"axis": ("int", 0)}, level="loop", category="gpu",
-       eval=lambda it, o, a, args, env: [it.simt_index(o.name, a.axis)], doc=_doc)  # fmt: skip
+    op(
+        _name,
+        lambda t, a, k: [INDEX],
+        attrs={"axis": ("int", 0)},
+        level="loop",
+        category="gpu",
+        eval=lambda it, o, a, args, env: [it.simt_index(o.name, a.axis)],
+        doc=_doc,
+    )
 
-op("barrier", lambda t, a, k: [], level="loop", category="gpu", effects=True, eval=lambda it, o, a, args, env: it.simt_barrier(), doc="All threads of the block wait here for each other.")
+op(
+    "barrier",
+    lambda t, a, k: [],
+    level="loop",
+    category="gpu",
+    effects=True,
+    eval=lambda it, o, a, args, env: it.simt_barrier(),
+    doc="All threads of the block wait here for each other.",
+)
 
-op("shuffle_xor", lambda t, a, k: [t[0]], attrs={"mask": "int"}, level="loop", category="gpu", effects=True,
-   eval=lambda it, o, a, args, env: [it.simt_shuffle_xor(args[0], a.mask)], doc="The value of the lane whose index differs by xor `mask` (within a warp of 32; all lanes take part).")  # fmt: skip
+op(
+    "shuffle_xor",
+    lambda t, a, k: [t[0]],
+    attrs={"mask": "int"},
+    level="loop",
+    category="gpu",
+    effects=True,
+    eval=lambda it, o, a, args, env: [it.simt_shuffle_xor(args[0], a.mask)],
+    doc="The value of the lane whose index differs by xor `mask` (within a warp of 32; all lanes take part).",
+)
 
 _ATOMIC = {"add": np.add, "max": np.maximum, "min": np.minimum, "mul": np.multiply}
 
@@ -294,4 +478,13 @@ def _atomic_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[An
     return []
 
 
-op("atomic", _atomic, attrs={"op": "str"}, level="loop", category="gpu", effects=True, eval=_atomic_eval, doc="atomic(mem, value, i, ...): mem[i...] = op(mem[i...], value), indivisible.")
+op(
+    "atomic",
+    _atomic,
+    attrs={"op": "str"},
+    level="loop",
+    category="gpu",
+    effects=True,
+    eval=_atomic_eval,
+    doc="atomic(mem, value, i, ...): mem[i...] = op(mem[i...], value), indivisible.",
+)

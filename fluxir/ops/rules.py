@@ -48,8 +48,11 @@ def broadcast_shapes(name: str, shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, .
                 best = s[k]
             elif not require_equal(best, s[k]):
                 shown = " and ".join(f"[{','.join(map(str, x))}]" for x in shapes)
-                raise error("FX0202", f"{name}: shapes {shown} do not broadcast: {best} is not {s[k]} (axis {axis - rank})",
-                            help="sizes must be equal or 1, counted from the last axis; insert axes with x[:, None] or reshape")  # fmt: skip
+                raise error(
+                    "FX0202",
+                    f"{name}: shapes {shown} do not broadcast: {best} is not {s[k]} (axis {axis - rank})",
+                    help="sizes must be equal or 1, counted from the last axis; insert axes with x[:, None] or reshape",
+                )
         out.append(best)
     return tuple(out)
 
@@ -69,12 +72,20 @@ def elementwise_type(name: str, types: Sequence[Type], same: Sequence[int] | Non
     which = range(len(types)) if same is None else same
     dtypes = {types[i].dtype for i in which}
     if len(dtypes) > 1:
-        raise error("FX0201", f"{name}: operand types differ: {', '.join(str(types[i]) for i in which)}", help="cast operands to one type")
+        raise error(
+            "FX0201",
+            f"{name}: operand types differ: {', '.join(str(types[i]) for i in which)}",
+            help="cast operands to one type",
+        )
     dtype = types[which[0]].dtype
     vectors = [t for t in types if isinstance(t, VectorType)]
     if vectors:
         if len(vectors) != len(types) or len({t.lanes for t in vectors}) > 1:
-            raise error("FX0108", f"{name}: vectors and scalars do not mix: {', '.join(map(str, types))}", help="splat the scalar")
+            raise error(
+                "FX0108",
+                f"{name}: vectors and scalars do not mix: {', '.join(map(str, types))}",
+                help="splat the scalar",
+            )
         return VectorType(dtype, vectors[0].lanes)
     if any(isinstance(t, MemType) for t in types):
         raise error("FX0108", f"{name} takes values, not memory")
@@ -91,7 +102,8 @@ def broadcast_index(value: Value, index: Sequence[Value], cx: ElementContext) ->
 def elementwise_element(cx: ElementContext, o: Op, index: Sequence[Value]) -> Value:
     """One element of an elementwise op: the same op on scalars."""
     scalars = [cx.at(v, broadcast_index(v, index, cx)) for v in o.operands]
-    return cx.b.emit(o.name, *scalars, **o.attrs)[0]
+    out: Value = cx.b.emit(o.name, *scalars, **o.attrs)[0]
+    return out
 
 
 def elementwise(
@@ -116,14 +128,28 @@ def elementwise(
         return [t if result == "same" else t.with_dtype(DTYPES[result])]
 
     meaning = ref if attrs else (lambda a, *xs: ref(*xs))
-    return op(name, infer, doc=doc, ref=meaning, attrs=attrs, category=kw.pop("category", "elementwise"), level="both",
-              element=elementwise_element, samples=samples, **kw)  # fmt: skip
+    return op(
+        name,
+        infer,
+        doc=doc,
+        ref=meaning,
+        attrs=attrs,
+        category=kw.pop("category", "elementwise"),
+        level="both",
+        element=elementwise_element,
+        samples=samples,
+        **kw,
+    )
 
 
 def normal_axis(name: str, axis: int, rank: int) -> int:
     """`axis` counted from 0; FX0205 if it is out of range."""
     if not -rank <= axis < rank:
-        raise error("FX0205", f"{name}: axis {axis} is out of range for rank {rank}", help=f"axes run from {-rank} to {rank - 1}")
+        raise error(
+            "FX0205",
+            f"{name}: axis {axis} is out of range for rank {rank}",
+            help=f"axes run from {-rank} to {rank - 1}",
+        )
     return axis % rank
 
 

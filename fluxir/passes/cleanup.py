@@ -44,7 +44,14 @@ def _dce_block(block: Block, live: set[Value] | None = None) -> Block:
 def _with_blocks(op: Op, blocks: list[Block]) -> Op:
     """The op with other regions and the *same* result values, so that its users need no rewriting."""
     new = Op.__new__(Op)
-    new.defn, new.operands, new.attrs, new.blocks, new.loc, new.results = op.defn, op.operands, op.attrs, tuple(blocks), op.loc, op.results
+    new.defn, new.operands, new.attrs, new.blocks, new.loc, new.results = (
+        op.defn,
+        op.operands,
+        op.attrs,
+        tuple(blocks),
+        op.loc,
+        op.results,
+    )
     for r in op.results:
         r.owner = new
     return new
@@ -122,7 +129,7 @@ def fold(func: Func, cx: PassContext, *, limit: int = FOLD_LIMIT) -> Func:
             return None
         if any(symbols_of(d) for d in _dims_in(op.attrs)):
             return None
-        total = sum(int(r.type.size) for r in op.results)  # type: ignore[union-attr,arg-type]
+        total = sum(int(r.type.size) for r in op.results if isinstance(r.type, TensorType))
         if total > max([limit, *(v.owner.attrs["value"].size for v in operands if v.owner)]):
             return None
         with np.errstate(all="ignore"):

@@ -29,7 +29,9 @@ CHEAP = frozenset(
     "const iota broadcast reshape transpose slice reverse cast bitcast stop_gradient neg abs add sub mul minimum maximum "
     "lt le gt ge eq ne logical_and logical_or logical_xor logical_not select clamp floor ceil round trunc sign relu".split()
 )
-INDEXING = frozenset("broadcast reshape transpose slice pad concat reverse gather dynamic_slice dynamic_update iota".split())
+INDEXING = frozenset(
+    "broadcast reshape transpose slice pad concat reverse gather dynamic_slice dynamic_update iota".split()
+)
 STRUCTURED = {"dot": "dot", "conv": "conv", "reduce_window": "window"}
 REDUCTIONS = frozenset("sum prod max min any all argmax argmin".split())
 NEVER = frozenset("scatter sort argsort topk nonzero cumsum cumprod cummax cummin searchsorted".split())
@@ -120,9 +122,9 @@ class _Grouping:
             elif homes and everywhere and self.cheap(op) and len(homes) == len({g.ident for g in users_inside}):
                 for g in homes:
                     self.join(op, g)
-            elif homes and self.multi_output and (g := self.extra_output_home(op, homes)) is not None:
-                self.join(op, g)
-                g.outs.add(op)
+            elif homes and self.multi_output and (home := self.extra_output_home(op, homes)) is not None:
+                self.join(op, home)
+                home.outs.add(op)
                 self.cx.rules["fuse multi-output"] += 1
             else:
                 self.start(op)
@@ -186,7 +188,10 @@ class _Grouping:
             return self.row_fits(op, g) and (self.once_a_row(op, g) or self.fan_out_fits(op, users))
         if self.leads_to_row(op, g):
             return True
-        return self.fan_out_fits(op, users) and not any(u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice") and not self.cheap(op) for u in users)
+        return self.fan_out_fits(op, users) and not any(
+            u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice") and not self.cheap(op)
+            for u in users
+        )
 
     def fan_out_fits(self, op: Op, users: list[Op]) -> bool:
         """Inlining must not compute an expensive element many times."""
@@ -233,7 +238,13 @@ class _Grouping:
 
     def prologue_fits(self, op: Op, g: Group) -> bool:
         """A producer of a window's or contraction's operand is computed several times: only the cheapest may."""
-        return g.kind == "window" and self.cheap(op) and elementwise(op) and len(self.users[op]) == 1 and not self.is_epilogue(op)
+        return (
+            g.kind == "window"
+            and self.cheap(op)
+            and elementwise(op)
+            and len(self.users[op]) == 1
+            and not self.is_epilogue(op)
+        )
 
     def is_epilogue(self, op: Op) -> bool:
         """The op follows a structured op on its own output: that kernel should take it."""
@@ -281,8 +292,10 @@ class _Grouping:
             return True
         # A weight along the row: smaller rank, sizes equal to the trailing ones or 1; only if it depends on no reduction.
         tail = full[len(full) - len(shape) :]
-        return len(shape) <= len(full) and all(a in (1, b) for a, b in zip(shape, tail, strict=True)) and not any(
-            v.owner is not None and v.owner.name in REDUCTIONS for v in op.operands
+        return (
+            len(shape) <= len(full)
+            and all(a in (1, b) for a, b in zip(shape, tail, strict=True))
+            and not any(v.owner is not None and v.owner.name in REDUCTIONS for v in op.operands)
         )
 
     def row_path(self, op: Op, g: Group, full: tuple[Dim, ...]) -> bool:
@@ -306,7 +319,9 @@ class _Grouping:
             return None
         shape = shape_of(op.result)
         if g.kind == "pointwise":
-            if any(shape_of(o.results[0]) != shape for o in g.outs) or not all(elementwise(m) or m.name == "const" for m in g.members):
+            if any(shape_of(o.results[0]) != shape for o in g.outs) or not all(
+                elementwise(m) or m.name == "const" for m in g.members
+            ):
                 return None
         elif g.kind == "rowwise":
             if shape != g.full:
@@ -406,7 +421,9 @@ class _Grouping:
         b = Builder()
         env: dict[Value, Value] = {}
         done: set[int] = set()
-        order = sorted(units, key=lambda u: max(self.position[o] for o in u.outs) if isinstance(u, Group) else self.position[u])
+        order = sorted(
+            units, key=lambda u: max(self.position[o] for o in u.outs) if isinstance(u, Group) else self.position[u]
+        )
         for unit in order:
             stack: list[tuple[Group | Op, bool]] = [(unit, False)]
             while stack:
@@ -476,7 +493,9 @@ class _Grouping:
         outs = [r for o in sorted(u.outs, key=self.position.__getitem__) for r in o.results]
         region = Block(args, body.ops, [inner[r] for r in outs])
         loc = (u.root or members[-1]).loc
-        results = b.emit("fused", *[env.get(v, v) for v in inputs], blocks=[region], loc=loc, kind=u.kind, name=_name(members))
+        results = b.emit(
+            "fused", *[env.get(v, v) for v in inputs], blocks=[region], loc=loc, kind=u.kind, name=_name(members)
+        )
         self.cx.rules[f"fuse {u.kind}"] += 1
         for old, new in zip(outs, results, strict=True):
             env[old] = new
@@ -485,6 +504,8 @@ class _Grouping:
 
 def _name(members: Iterable[Op]) -> str:
     """A readable kernel name from the ops that matter."""
-    words = [m.name for m in members if m.name not in ("const", "broadcast", "reshape", "cast")] or [m.name for m in members]
+    words = [m.name for m in members if m.name not in ("const", "broadcast", "reshape", "cast")] or [
+        m.name for m in members
+    ]
     short = list(dict.fromkeys(words))
     return "_".join(short[:4] + (["etc"] if len(short) > 4 else []))

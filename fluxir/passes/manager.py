@@ -50,7 +50,9 @@ class PassInfo:
 PASSES: dict[str, PassInfo] = {}
 
 
-def pass_(name: str, *, level: str = "tensor", scope: str = "func") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def pass_(
+    name: str, *, level: str = "tensor", scope: str = "func"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a pass: `def fuse(func, cx, *, max_ops=64)`; keyword-only arguments become options."""
 
     def register(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,7 +92,9 @@ def parse_pipeline(text: str | Sequence[str]) -> list[Step]:
         if name not in PASSES:
             near = difflib.get_close_matches(name, PASSES, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise error("FX0401", f"there is no pass named {name!r}", help=hint + "the passes are " + ", ".join(sorted(PASSES)))
+            raise error(
+                "FX0401", f"there is no pass named {name!r}", help=hint + "the passes are " + ", ".join(sorted(PASSES))
+            )
         info = PASSES[name]
         options: dict[str, Any] = {}
         if rest:
@@ -100,7 +104,9 @@ def parse_pipeline(text: str | Sequence[str]) -> list[Step]:
                 key, eq, value = (s.strip() for s in item.partition("="))
                 if key not in info.options or not eq:
                     known = ", ".join(f"{k}={v}" for k, v in info.options.items()) or "none"
-                    raise error("FX0402", f"pass {name!r} has no option {item.strip()!r}", help=f"options and defaults: {known}")
+                    raise error(
+                        "FX0402", f"pass {name!r} has no option {item.strip()!r}", help=f"options and defaults: {known}"
+                    )
                 options[key] = _option(name, key, value, info.options[key])
         steps.append(Step(info, options))
     return steps
@@ -278,12 +284,16 @@ def resume_point(path: str | Path) -> ResumePoint:
     p = Path(path)
     m = re.fullmatch(r"(\d+)-(.+)\.fx", p.name)
     if m is None:
-        raise error("FX0409", f"{p} is not the dump of a pass", help="a compilation goes on from a file such as 03-fuse.fx")
+        raise error(
+            "FX0409", f"{p} is not the dump of a pass", help="a compilation goes on from a file such as 03-fuse.fx"
+        )
     pipeline = read_index(p.with_name("index.json"))["pipeline"]
     index = int(m[1])
     known = (["input"] + [s.partition("[")[0] for s in pipeline])[index : index + 1]
     if known != [m[2]]:
-        raise error("FX0409", f"{p} is not in the index of its directory: its step {index} is {', '.join(known) or 'missing'}")
+        raise error(
+            "FX0409", f"{p} is not in the index of its directory: its step {index} is {', '.join(known) or 'missing'}"
+        )
     module = read_module(p, locate=False)
     verify_module(module)
     level = module.entry.level
