@@ -350,7 +350,7 @@ def finfo(type: Any, /) -> Any:
     if d.name == "bf16":
         import ml_dtypes
 
-        return ml_dtypes.finfo(d.numpy)
+        return ml_dtypes.finfo(d.numpy)  # type: ignore[no-untyped-call]
     return np.finfo(d.numpy)
 
 
@@ -401,7 +401,8 @@ def broadcast_sizes(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
 
 
 __all__ = [
-    "arange", "array", "asarray", "astype", "bitcast", "can_cast", "copy", "dtype", "e", "empty", "empty_like", "eye", "finfo", "from_dlpack",
-    "fromfunction", "full", "full_like", "geomspace", "identity", "iinfo", "indices", "inf", "isdtype", "linspace", "logspace", "meshgrid",
-    "nan", "newaxis", "ones", "ones_like", "pi", "result_type", "stop_gradient", "tri", "tril", "triu", "zeros", "zeros_like",
+    "arange", "array", "asarray", "astype", "bitcast", "can_cast", "copy", "dtype", "e", "empty", "empty_like",
+    "eye", "finfo", "from_dlpack", "fromfunction", "full", "full_like", "geomspace", "identity", "iinfo", "indices",
+    "inf", "isdtype", "linspace", "logspace", "meshgrid", "nan", "newaxis", "ones", "ones_like", "pi",
+    "result_type", "stop_gradient", "tri", "tril", "triu", "zeros", "zeros_like",
 ]  # fmt: skip

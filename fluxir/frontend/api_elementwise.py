@@ -504,14 +504,16 @@ def isscalar(x: Any) -> bool:
 
 
 __all__ = [
-    "abs", "absolute", "acos", "acosh", "add", "allclose", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh",
-    "array_equal", "around", "asin", "asinh", "atan", "atan2", "atanh", "bitwise_and", "bitwise_count", "bitwise_invert",
-    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "cbrt", "ceil", "clip", "clz", "conj",
-    "copysign", "cos", "cosh", "deg2rad", "degrees", "divide", "divmod", "equal", "erf", "erfc", "exp", "exp2", "expm1", "fabs", "fix",
-    "floor", "floor_divide", "fmax", "fmin", "fmod", "greater", "greater_equal", "heaviside", "hypot", "imag", "invert", "isclose",
-    "isfinite", "isinf", "isnan", "isneginf", "isposinf", "isscalar", "ldexp", "left_shift", "less", "less_equal", "lgamma", "log",
-    "log10", "log1p", "log2", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum",
-    "mod", "modf", "multiply", "nan_to_num", "negative", "nextafter", "not_equal", "popcount", "positive", "pow", "power", "rad2deg",
-    "radians", "real", "reciprocal", "remainder", "right_shift", "rint", "round", "rsqrt", "select", "sigmoid", "sign", "signbit", "sin",
-    "sinc", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "true_divide", "trunc", "where",
+    "abs", "absolute", "acos", "acosh", "add", "allclose", "arccos", "arccosh", "arcsin", "arcsinh", "arctan",
+    "arctan2", "arctanh", "around", "array_equal", "asin", "asinh", "atan", "atan2", "atanh", "bitwise_and",
+    "bitwise_count", "bitwise_invert", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift",
+    "bitwise_xor", "cbrt", "ceil", "clip", "clz", "conj", "copysign", "cos", "cosh", "deg2rad", "degrees", "divide",
+    "divmod", "equal", "erf", "erfc", "exp", "exp2", "expm1", "fabs", "fix", "floor", "floor_divide", "fmax",
+    "fmin", "fmod", "greater", "greater_equal", "heaviside", "hypot", "imag", "invert", "isclose", "isfinite",
+    "isinf", "isnan", "isneginf", "isposinf", "isscalar", "ldexp", "left_shift", "less", "less_equal", "lgamma",
+    "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "maximum", "minimum", "mod", "modf", "multiply", "nan_to_num", "negative", "nextafter",
+    "not_equal", "popcount", "positive", "pow", "power", "rad2deg", "radians", "real", "reciprocal", "remainder",
+    "right_shift", "rint", "round", "rsqrt", "select", "sigmoid", "sign", "signbit", "sin", "sinc", "sinh", "sqrt",
+    "square", "subtract", "tan", "tanh", "true_divide", "trunc", "where",
 ]  # fmt: skip

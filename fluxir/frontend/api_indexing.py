@@ -400,7 +400,7 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Tensor:
 
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "digitize", "dynamic_slice", "dynamic_update", "flatnonzero", "histogram", "interp", "isin", "nonzero",
-    "one_hot", "put_along_axis", "searchsorted", "sort", "take", "take_along_axis", "top_k", "unique", "unique_all", "unique_counts",
-    "unique_inverse", "unique_values",
+    "argsort", "argwhere", "bincount", "digitize", "dynamic_slice", "dynamic_update", "flatnonzero", "histogram",
+    "interp", "isin", "nonzero", "one_hot", "put_along_axis", "searchsorted", "sort", "take", "take_along_axis",
+    "top_k", "unique", "unique_all", "unique_counts", "unique_inverse", "unique_values",
 ]  # fmt: skip

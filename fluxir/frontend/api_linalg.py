@@ -262,7 +262,7 @@ def vander(x: Any, n: int | None = None, increasing: bool = False) -> Tensor:
     """Powers of the elements as columns."""
     t = as_tensor(x)
     count = n if n is not None else t.shape[0]
-    powers = np.arange(count) if increasing else np.arange(count)[::-1]
+    powers = np.arange(int(count)) if increasing else np.arange(int(count))[::-1]
     return emit("pow", reshape(t, (-1, 1)), as_tensor(powers.astype(t.dtype.numpy)))
 
 
@@ -385,6 +385,6 @@ def _chain(ts: list[Tensor], sizes: list[Any]) -> Tensor:
 
 
 __all__ = [
-    "cross", "diag", "diagflat", "diagonal", "dot", "inner", "kron", "matmul", "matrix_transpose", "matvec", "outer", "tensordot", "trace",
-    "vander", "vdot", "vecdot", "vecmat",
+    "cross", "diag", "diagflat", "diagonal", "dot", "inner", "kron", "matmul", "matrix_transpose", "matvec",
+    "outer", "tensordot", "trace", "vander", "vdot", "vecdot", "vecmat",
 ]  # fmt: skip

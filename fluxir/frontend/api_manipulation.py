@@ -20,7 +20,7 @@ from fluxir.ir.dims import product as product_of
 from fluxir.ops.rules import broadcast_shapes as _broadcast_shapes
 from fluxir.ops.rules import normal_axes, normal_axis
 
-# ---- reshape --------------------------------------------------------------------------------------------------------------
+# ---- reshape ---------------------------------------------------------------------------------------------------------
 
 
 def _show(shape: Any) -> str:
@@ -119,7 +119,7 @@ def atleast_3d(*arrays: Any) -> Any:
     return _at_least(3, arrays, lambda s: (*s, 1) if len(s) == 2 else (1, *s, 1) if len(s) == 1 else (1, 1, 1))
 
 
-# ---- order of axes ----------------------------------------------------------------------------------------------------------
+# ---- order of axes ---------------------------------------------------------------------------------------------------
 
 
 def _permute(t: Tensor, perm: Sequence[int]) -> Tensor:
@@ -210,7 +210,7 @@ def same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
     return len(a) == len(b) and builtins.all(require_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-# ---- broadcasting -------------------------------------------------------------------------------------------------------------
+# ---- broadcasting ----------------------------------------------------------------------------------------------------
 
 
 @public
@@ -236,7 +236,7 @@ def broadcast_shapes(*shapes: Any) -> tuple[Dim, ...]:
     return _broadcast_shapes("broadcast_shapes", [as_shape(s) for s in shapes])
 
 
-# ---- joining ------------------------------------------------------------------------------------------------------------------
+# ---- joining ---------------------------------------------------------------------------------------------------------
 
 
 def _list(arrays: Any, name: str) -> list[Any]:
@@ -326,7 +326,7 @@ def block(arrays: Any) -> Tensor:
     return join(arrays, 0)
 
 
-# ---- splitting ------------------------------------------------------------------------------------------------------------------
+# ---- splitting -------------------------------------------------------------------------------------------------------
 
 
 def _cut(t: Tensor, axis: int, start: Dim, stop: Dim) -> Tensor:
@@ -399,7 +399,7 @@ def unstack(x: Any, /, axis: int = 0) -> tuple[Tensor, ...]:
     return tuple(reshape(_cut(t, a, i, i + 1), shape) for i in range(n))
 
 
-# ---- repeating, moving ------------------------------------------------------------------------------------------------------------
+# ---- repeating, moving -----------------------------------------------------------------------------------------------
 
 
 @public
@@ -489,7 +489,7 @@ def as_i64() -> Any:
     return i64
 
 
-# ---- padding ------------------------------------------------------------------------------------------------------------------
+# ---- padding ---------------------------------------------------------------------------------------------------------
 
 
 def _pad_widths(t: Tensor, pad_width: Any) -> list[tuple[Dim, Dim]]:
@@ -544,11 +544,14 @@ def _pad_axis(t: Tensor, axis: int, low: Dim, high: Dim, mode: str) -> Tensor:
             raise error("FX0223", f"pad: mode {mode!r} cannot add {low} and {high} elements to an axis of {n}",
                         help="pad in several steps", loc=here())  # fmt: skip
         i = np.arange(-low, n + high, dtype=np.int64)
-        places = {
-            "edge": lambda: np.clip(i, 0, n - 1), "wrap": lambda: i % n,
-            "reflect": lambda: (n - 1) - np.abs(n - 1 - np.abs(i)),
-            "symmetric": lambda: np.where(i < 0, -1 - i, np.where(i >= n, 2 * n - 1 - i, i)),
-        }[mode]()  # fmt: skip
+        if mode == "edge":
+            places = np.clip(i, 0, n - 1)
+        elif mode == "wrap":
+            places = i % n
+        elif mode == "reflect":
+            places = (n - 1) - np.abs(n - 1 - np.abs(i))
+        else:
+            places = np.where(i < 0, -1 - i, np.where(i >= n, 2 * n - 1 - i, i))
         return gather_axis(t, as_tensor(places), axis)
     k, first = promote_operands(iota((low + n + high,)), low)
     k = emit("sub", k, first)
@@ -564,7 +567,7 @@ def _pad_axis(t: Tensor, axis: int, low: Dim, high: Dim, mode: str) -> Tensor:
     return gather_axis(t, k, axis)  # "edge": gather clamps
 
 
-# ---- sizes --------------------------------------------------------------------------------------------------------------------
+# ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
 def shape(x: Any) -> tuple[Dim, ...]:
@@ -584,8 +587,9 @@ def size(x: Any, axis: int | None = None) -> Dim:
 
 
 __all__ = [
-    "append", "array_split", "atleast_1d", "atleast_2d", "atleast_3d", "block", "broadcast_arrays", "broadcast_shapes", "broadcast_to",
-    "column_stack", "concat", "concatenate", "dstack", "expand_dims", "flip", "fliplr", "flipud", "hsplit", "hstack", "moveaxis", "ndim",
-    "pad", "permute_dims", "ravel", "repeat", "reshape", "roll", "rot90", "shape", "size", "split", "squeeze", "stack", "swapaxes", "tile",
-    "transpose", "unstack", "vsplit", "vstack",
+    "append", "array_split", "atleast_1d", "atleast_2d", "atleast_3d", "block", "broadcast_arrays",
+    "broadcast_shapes", "broadcast_to", "column_stack", "concat", "concatenate", "dstack", "expand_dims", "flip",
+    "fliplr", "flipud", "hsplit", "hstack", "moveaxis", "ndim", "pad", "permute_dims", "ravel", "repeat", "reshape",
+    "roll", "rot90", "shape", "size", "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "unstack",
+    "vsplit", "vstack",
 ]  # fmt: skip

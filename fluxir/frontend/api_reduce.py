@@ -451,7 +451,8 @@ def extreme_value(d: DType, largest_value: bool) -> Any:
 
 
 __all__ = [
-    "all", "amax", "amin", "any", "argmax", "argmin", "average", "count_nonzero", "cov", "cummax", "cummin", "cumprod", "cumsum",
-    "cumulative_prod", "cumulative_sum", "diff", "logsumexp", "max", "mean", "median", "min", "nanmax", "nanmean", "nanmin", "nanprod",
-    "nansum", "percentile", "prod", "ptp", "quantile", "std", "sum", "trapezoid", "var",
+    "all", "amax", "amin", "any", "argmax", "argmin", "average", "count_nonzero", "cov", "cummax", "cummin",
+    "cumprod", "cumsum", "cumulative_prod", "cumulative_sum", "diff", "logsumexp", "max", "mean", "median", "min",
+    "nanmax", "nanmean", "nanmin", "nanprod", "nansum", "percentile", "prod", "ptp", "quantile", "std", "sum",
+    "trapezoid", "var",
 ]  # fmt: skip

@@ -77,8 +77,12 @@ def _call(what: str, fn: Callable[..., Any], *args: Any) -> Any:
 def _scalar_condition(what: str, x: Any) -> Tensor:
     t = as_tensor(x)
     if t.ndim:
-        raise error("FX0219", f"{what} has the shape [{','.join(str(d) for d in t.shape)}], not one truth value",
-                    help="reduce it with fx.all or fx.any, or choose element by element with fx.where", loc=here())  # fmt: skip
+        raise error(
+            "FX0219",
+            f"{what} has the shape [{','.join(str(d) for d in t.shape)}], not one truth value",
+            help="reduce it with fx.all or fx.any, or choose element by element with fx.where",
+            loc=here(),
+        )
     return cast(t, bool_)
 
 
@@ -162,8 +166,12 @@ def unify_branches(regions: Sequence[Region], names: Sequence[str]) -> Callable[
                 r.outs.append(s.use(v.value, v.scope))
         slots.append((True, not strong and not shapes[0]))
     if wrong:
-        raise error("FX0212", f"the branches give different types: {'; '.join(wrong)}", help="bring both to one shape and dtype, for example with fx.broadcast_to or .astype",
-                    loc=here())  # fmt: skip
+        raise error(
+            "FX0212",
+            f"the branches give different types: {'; '.join(wrong)}",
+            help="bring both to one shape and dtype, for example with fx.broadcast_to or .astype",
+            loc=here(),
+        )
 
     def rebuild(results: Sequence[Tensor]) -> Any:
         data = iter(results)
@@ -257,8 +265,12 @@ def _carry_types(
                 continue
         wrong.append(f"{tree.path_text(path, 'carry')} enters as {t.type} and leaves as {_shown(new)}")
     if wrong:
-        raise error("FX0213", f"the carry of {what} changes its type: {'; '.join(wrong)}",
-                    help="start with the right type, or cast inside the body: what a loop hands on keeps its type and shape", loc=here())  # fmt: skip
+        raise error(
+            "FX0213",
+            f"the carry of {what} changes its type: {'; '.join(wrong)}",
+            help="start with the right type, or cast inside the body: what a loop hands on keeps its type and shape",
+            loc=here(),
+        )
     if any(a is not b for a, b in zip(renewed, tensors, strict=True)):
         return renewed
     with inside(region) as s:
@@ -311,8 +323,15 @@ def scan(
         ys, y_structure = _leaves("output", region.out[1])
         region.outs += [s.use(y.value, y.scope) for y in ys]
     captured, blocks = close_regions([region], len(carry))
-    results = _emit("scan", [*_values(carry), *captured, *_values(sequences)], blocks,
-                    carry=len(carry), consts=len(captured), reverse=reverse, length=n if not sequences else None)  # fmt: skip
+    results = _emit(
+        "scan",
+        [*_values(carry), *captured, *_values(sequences)],
+        blocks,
+        carry=len(carry),
+        consts=len(captured),
+        reverse=reverse,
+        length=n if not sequences else None,
+    )
     for r, t in zip(results, carry, strict=False):
         r.weak = t.weak
     return structure.unflatten(results[: len(carry)]), y_structure.unflatten(results[len(carry) :])
@@ -405,4 +424,6 @@ def map(f: Callable[[Any], Any], xs: Any) -> Any:
     return scan(lambda carry, x: (carry, f(x)), (), xs)[1]
 
 
-__all__ = ["cond", "fori_loop", "map", "scan", "switch", "while_loop"]
+__all__ = [
+    "cond", "fori_loop", "map", "scan", "switch", "while_loop",
+]  # fmt: skip

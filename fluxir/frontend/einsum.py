@@ -39,8 +39,12 @@ def einsum(equation: Any, /, *operands: Any) -> Tensor:
             if c not in sizes or c in _DOTS and sizes[c] == 1:
                 sizes[c], where[c] = d, f"operand {k}, axis {axis}"
             elif not (d == 1 and c in _DOTS) and not require_equal(sizes[c], d):
-                raise error("FX0203", f"einsum {equation!r}: the letter {c!r} is {sizes[c]} ({where[c]}) and {d} (operand {k}, axis {axis})",
-                            labels=[(f"operand {i}", str(x.type)) for i, x in enumerate(tensors)], loc=here())  # fmt: skip
+                raise error(
+                    "FX0203",
+                    f"einsum {equation!r}: the letter {c!r} is {sizes[c]} ({where[c]}) and {d} (operand {k}, axis {axis})",
+                    labels=[(f"operand {i}", str(x.type)) for i, x in enumerate(tensors)],
+                    loc=here(),
+                )
     terms = [_simplified(letters, t, sizes) for letters, t in zip(inputs, tensors, strict=True)]
     while len(terms) > 1:
         i, j = _cheapest(terms, output, sizes)
@@ -91,8 +95,8 @@ def parse(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     for letters in expanded:
         if "<" in letters:
             head, _, tail = letters.partition("<")
-            n, _, tail = tail.partition(">")
-            letters = head + dots(int(n)) + tail
+            count, _, tail = tail.partition(">")
+            letters = head + dots(int(count)) + tail
         out.append(letters)
     if not arrow:
         joined = "".join(out)
@@ -193,8 +197,15 @@ def _contract(a: Term, b: Term, keep: set[str]) -> Term:
     letters = "".join([*batch, *free_x, *free_y])
     if not summed and not (free_x and free_y):  # an elementwise product: no contraction is needed
         return letters, emit("mul", _aligned(x, s, letters), _aligned(y, t, letters))
-    r = emit("dot", s, t, lhs_contract=tuple(x.index(c) for c in summed), rhs_contract=tuple(y.index(c) for c in summed),
-             lhs_batch=tuple(x.index(c) for c in batch), rhs_batch=tuple(y.index(c) for c in batch))  # fmt: skip
+    r = emit(
+        "dot",
+        s,
+        t,
+        lhs_contract=tuple(x.index(c) for c in summed),
+        rhs_contract=tuple(y.index(c) for c in summed),
+        lhs_batch=tuple(x.index(c) for c in batch),
+        rhs_batch=tuple(y.index(c) for c in batch),
+    )
     return letters, r
 
 
@@ -208,4 +219,6 @@ def _aligned(letters: str, t: Tensor, target: str) -> Tensor:
     return t if full == t.shape else emit("reshape", t, shape=full)
 
 
-__all__ = ["einsum"]
+__all__ = [
+    "einsum",
+]  # fmt: skip

@@ -169,8 +169,12 @@ def _integer(x: Tensor, axis: int, size: Dim, i: Any) -> Dim:
     """A static integer index counted from the start; checked where the size is known."""
     if isinstance(i, int):
         if isinstance(size, int) and not -size <= i < size:
-            raise error("FX0216", f"the index {i} is out of range for axis {axis} of {x.type}",
-                        help=f"indices run from {-size} to {size - 1}" if size else "the axis is empty", loc=here())  # fmt: skip
+            raise error(
+                "FX0216",
+                f"the index {i} is out of range for axis {axis} of {x.type}",
+                help=f"indices run from {-size} to {size - 1}" if size else "the axis is empty",
+                loc=here(),
+            )
         d: Dim = i if i >= 0 else size + i
     else:
         d = i
@@ -288,11 +292,19 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """`x[key] = value`: the object `x` stands for the changed tensor from now on. FX0304 where that would be lost."""
     s = scope()
     if x.scope is not s:
-        raise error("FX0304", "a tensor from outside is changed inside a branch or loop body, where the change would be lost",
-                    help="return it from the body: x = x.at[i].set(v); return x", loc=here())  # fmt: skip
+        raise error(
+            "FX0304",
+            "a tensor from outside is changed inside a branch or loop body, where the change would be lost",
+            help="return it from the body: x = x.at[i].set(v); return x",
+            loc=here(),
+        )
     if x.is_view:
-        raise error("FX0304", f"this tensor ({x.type}) was taken out of another by indexing; the change would not reach that one",
-                    help="write x[i, j] = v in place of x[i][j] = v, or change a copy: row = fx.copy(x[i])", loc=here())  # fmt: skip
+        raise error(
+            "FX0304",
+            f"this tensor ({x.type}) was taken out of another by indexing; the change would not reach that one",
+            help="write x[i, j] = v in place of x[i][j] = v, or change a copy: row = fx.copy(x[i])",
+            loc=here(),
+        )
     x.value = update(x, key, value, "set").value
 
 
@@ -437,4 +449,6 @@ def _position(source: list[Any], part: Any) -> int:
     )
 
 
-__all__ = ["At", "AtKey", "Plan", "getitem", "plan", "setitem", "update"]
+__all__ = [
+    "At", "AtKey", "Plan", "getitem", "plan", "setitem", "update",
+]  # fmt: skip

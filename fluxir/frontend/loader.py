@@ -104,13 +104,18 @@ class Model:
             from fluxir.ir.dims import assuming, prove_equal
 
             leaves, structure = tree.flatten(promised)
-            tree.check_same(structure, t.out_tree, "the annotated result", "what the function returns", "FX0323")
+            tree.check_same(
+                structure, t.out_tree, "the annotated result", "what the function returns", "FX0323", self.location
+            )
             with assuming(t.module.facts):
                 for path, want, v in zip(structure.paths(), leaves, t.entry.outs, strict=True):
                     same = len(want.shape) == len(v.shape) and all(map(prove_equal, want.shape, v.shape))
                     if want.dtype != v.dtype or not same:
-                        raise error("FX0323", f"{tree.path_text(path, 'the result')} of {self.name!r} is {v.type}, the annotation says {want}",
-                                    loc=self.location)  # fmt: skip
+                        raise error(
+                            "FX0323",
+                            f"{tree.path_text(path, 'the result')} of {self.name!r} is {v.type}, the annotation says {want}",
+                            loc=self.location,
+                        )
         return t
 
 
@@ -186,8 +191,13 @@ class ModelFile:
                 return next(iter(self.entries.values()))
             name = "main"
         if name not in self.entries:
-            raise error("FX0613", f"{self.path} has no entry point {name!r}" if name != "main" else f"{self.path} has several entry points",
-                        help=f"choose one of: {', '.join(self.entries)}")  # fmt: skip
+            raise error(
+                "FX0613",
+                f"{self.path} has no entry point {name!r}"
+                if name != "main"
+                else f"{self.path} has several entry points",
+                help=f"choose one of: {', '.join(self.entries)}",
+            )
         return self.entries[name]
 
 
@@ -298,4 +308,6 @@ def module_entries(m: Module) -> dict[str, Entry]:
     return {n: Entry(n, make(n)) for n in names}
 
 
-__all__ = ["Entry", "Model", "ModelFile", "load_model", "model", "module_entries"]
+__all__ = [
+    "Entry", "Model", "ModelFile", "load_model", "model", "module_entries",
+]  # fmt: skip

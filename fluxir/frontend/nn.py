@@ -20,7 +20,7 @@ from fluxir.frontend.trace import here, public
 from fluxir.ir.dims import Dim
 from fluxir.ops.rules import normal_axis
 
-# ---- activations ------------------------------------------------------------------------------------------------------------
+# ---- activations -----------------------------------------------------------------------------------------------------
 
 relu = float_function("relu", "max(x, 0).")
 relu6 = float_function("relu6", "min(max(x, 0), 6).")
@@ -90,7 +90,7 @@ def log_softmax(x: Any, /, axis: int = -1) -> Tensor:
     return emit("logsoftmax", t, axis=normal_axis("log_softmax", axis, t.ndim))
 
 
-# ---- normalisation ------------------------------------------------------------------------------------------------------------
+# ---- normalisation ---------------------------------------------------------------------------------------------------
 
 
 def _parameters(t: Tensor, shape: tuple[Dim, ...], scale: Any, bias: Any) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,7 @@ def group_norm(x: Any, groups: int, scale: Any = None, bias: Any = None, *, eps:
     return emit("group_norm", t, s, b, groups=groups, eps=eps)
 
 
-# ---- convolution and pooling -----------------------------------------------------------------------------------------------------
+# ---- convolution and pooling -----------------------------------------------------------------------------------------
 
 
 def _each(name: str, value: Any, count: int, what: str) -> tuple[int, ...]:
@@ -225,8 +225,16 @@ def conv(
     else:
         window = k.shape[2:]
     pads = _padding("conv", padding, a.shape[2:], window, strides, dil)
-    y = emit("conv", a, k, strides=strides, padding=pads, lhs_dilation=_each("conv", input_dilation, n, "input_dilation"),
-             rhs_dilation=dil, groups=groups)  # fmt: skip
+    y = emit(
+        "conv",
+        a,
+        k,
+        strides=strides,
+        padding=pads,
+        lhs_dilation=_each("conv", input_dilation, n, "input_dilation"),
+        rhs_dilation=dil,
+        groups=groups,
+    )
     return _channel_bias(y, bias)
 
 
@@ -249,7 +257,8 @@ def conv_transpose(
     """
     a, k = (float_operand("conv_transpose", t) for t in promote_operands(x, w))
     n = max(a.ndim - 2, 0)
-    if k.ndim != a.ndim or any(not isinstance(d, int) for d in k.shape):
+    sizes = [d for d in k.shape if isinstance(d, int)]
+    if k.ndim != a.ndim or len(sizes) != k.ndim:
         raise error(
             "FX0210",
             f"conv_transpose: x is {a.type}, w is {k.type}",
@@ -258,8 +267,8 @@ def conv_transpose(
         )
     strides, dil = _each("conv_transpose", stride, n, "stride"), _each("conv_transpose", dilation, n, "dilation")
     extra = _each("conv_transpose", output_padding, n, "output_padding")
-    pads = _padding("conv_transpose", padding, a.shape[2:], k.shape[2:], (1,) * n, dil)
-    c, o = k.shape[0], k.shape[1]
+    pads = _padding("conv_transpose", padding, a.shape[2:], sizes[2:], (1,) * n, dil)
+    c, o = sizes[:2]
     if groups < 1 or c % groups:
         raise error("FX0210", f"conv_transpose: {groups} groups do not divide {c} input channels", loc=here())
     # A transposed convolution is a convolution of the input with zeros between its elements and the weight mirrored,
@@ -269,7 +278,7 @@ def conv_transpose(
     k = reshape(moveaxis(k, 2, 1), (groups * o, c // groups, *k.shape[3:]))
     flat: list[int] = []
     for i in range(n):
-        reach = dil[i] * (k.shape[2 + i] - 1)
+        reach = dil[i] * (sizes[2 + i] - 1)
         flat += [reach - pads[2 * i], reach - pads[2 * i + 1] + extra[i]]
     y = emit("conv", a, k, strides=(1,) * n, padding=tuple(flat), lhs_dilation=strides, rhs_dilation=dil, groups=groups)
     return _channel_bias(y, bias)
@@ -344,7 +353,7 @@ def global_avg_pool(x: Any, /) -> Tensor:
     return emit("mean", t, axes=tuple(range(2, t.ndim)), keepdims=False)
 
 
-# ---- layers as functions ---------------------------------------------------------------------------------------------------------
+# ---- layers as functions ---------------------------------------------------------------------------------------------
 
 
 @public
@@ -398,7 +407,7 @@ def dropout(x: Any, key: Any, /, rate: float = 0.5) -> Tensor:
     )
 
 
-# ---- losses -------------------------------------------------------------------------------------------------------------------
+# ---- losses ----------------------------------------------------------------------------------------------------------
 
 
 @public
@@ -441,9 +450,9 @@ def binary_cross_entropy_with_logits(logits: Any, targets: Any, /) -> Tensor:
 
 
 __all__ = [
-    "attention", "avg_pool", "batch_norm", "binary_cross_entropy_with_logits", "conv", "conv_transpose", "cross_entropy", "dropout", "elu",
-    "embedding", "gelu", "global_avg_pool", "glu", "group_norm", "hard_sigmoid", "hard_swish", "layer_norm", "leaky_relu", "linear",
-    "log_sigmoid", "log_softmax", "logsumexp", "max_pool", "min_pool", "mish", "mse_loss", "one_hot", "relu", "relu6", "rms_norm",
-    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "soft_cross_entropy", "softmax", "softplus", "softsign", "sum_pool", "swish",
-    "tanh",
+    "attention", "avg_pool", "batch_norm", "binary_cross_entropy_with_logits", "conv", "conv_transpose",
+    "cross_entropy", "dropout", "elu", "embedding", "gelu", "global_avg_pool", "glu", "group_norm", "hard_sigmoid",
+    "hard_swish", "layer_norm", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "logsumexp", "max_pool",
+    "min_pool", "mish", "mse_loss", "one_hot", "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu",
+    "sigmoid", "silu", "soft_cross_entropy", "softmax", "softplus", "softsign", "sum_pool", "swish", "tanh",
 ]  # fmt: skip

@@ -259,6 +259,6 @@ def choice(key: Any, a: Any, /, shape: Any = (), *, replace: bool = True) -> Ten
 
 
 __all__ = [
-    "bernoulli", "bits", "categorical", "choice", "exponential", "fold_in", "gumbel", "key", "normal", "permutation", "randint", "split",
-    "truncated_normal", "uniform",
+    "bernoulli", "bits", "categorical", "choice", "exponential", "fold_in", "gumbel", "key", "normal",
+    "permutation", "randint", "split", "truncated_normal", "uniform",
 ]  # fmt: skip

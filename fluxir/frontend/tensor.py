@@ -255,9 +255,12 @@ def invert(x: Any) -> Tensor:
 
 def _operators(name: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
     f: Callable[[Any, Any], Tensor] = {
-        "div": divide, "pow": power,
-        "and": lambda x, y: bitwise("and", x, y), "or": lambda x, y: bitwise("or", x, y), "xor": lambda x, y: bitwise("xor", x, y),
-    }.get(name) or (lambda x, y: binary(name, x, y))  # fmt: skip
+        "div": divide,
+        "pow": power,
+        "and": lambda x, y: bitwise("and", x, y),
+        "or": lambda x, y: bitwise("or", x, y),
+        "xor": lambda x, y: bitwise("xor", x, y),
+    }.get(name) or (lambda x, y: binary(name, x, y))
 
     def forward(self: Any, other: Any) -> Any:
         return f(self, other) if _is_operand(other) else NotImplemented
@@ -356,15 +359,21 @@ class Tensor(Methods):
         a = self._now()
         if a is not None:
             return bool(a)
-        _no_value("FX0301", f"the truth of a traced tensor ({self.type}) was asked for",
-                  "decorate the function with @fx.function, or use fx.where(c, x, y), fx.cond(c, f, g, ...) or fx.while_loop")  # fmt: skip
+        _no_value(
+            "FX0301",
+            f"the truth of a traced tensor ({self.type}) was asked for",
+            "decorate the function with @fx.function, or use fx.where(c, x, y), fx.cond(c, f, g, ...) or fx.while_loop",
+        )
 
     def _number(self, convert: Callable[[Any], Any], word: str) -> Any:
         a = self._now()
         if a is not None:
             return convert(a)
-        _no_value("FX0302", f"{word} of a traced tensor ({self.type}) was asked for",
-                  "keep it a tensor (x.astype, fx.fori_loop, fx.dynamic_slice), or make the argument static")  # fmt: skip
+        _no_value(
+            "FX0302",
+            f"{word} of a traced tensor ({self.type}) was asked for",
+            "keep it a tensor (x.astype, fx.fori_loop, fx.dynamic_slice), or make the argument static",
+        )
 
     def __int__(self) -> int:
         return int(self._number(int, "int()"))
@@ -463,8 +472,8 @@ class Tensor(Methods):
     __le__ = _operators("le")[0]
     __gt__ = _operators("gt")[0]
     __ge__ = _operators("ge")[0]
-    __eq__ = _operators("eq")[0]  # type: ignore[assignment]
-    __ne__ = _operators("ne")[0]  # type: ignore[assignment]
+    __eq__ = _operators("eq")[0]
+    __ne__ = _operators("ne")[0]
 
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
@@ -511,12 +520,27 @@ class Tensor(Methods):
 
 
 _UFUNC_OPERATORS: dict[str, Callable[..., Any]] = {
-    "add": lambda x, y: x + y, "subtract": lambda x, y: x - y, "multiply": lambda x, y: x * y, "divide": lambda x, y: x / y,
-    "true_divide": lambda x, y: x / y, "floor_divide": lambda x, y: x // y, "remainder": lambda x, y: x % y, "power": lambda x, y: x**y,
-    "matmul": lambda x, y: x @ y, "bitwise_and": lambda x, y: x & y, "bitwise_or": lambda x, y: x | y, "bitwise_xor": lambda x, y: x ^ y,
-    "left_shift": lambda x, y: x << y, "right_shift": lambda x, y: x >> y, "less": lambda x, y: x < y, "less_equal": lambda x, y: x <= y,
-    "greater": lambda x, y: x > y, "greater_equal": lambda x, y: x >= y, "equal": lambda x, y: x == y, "not_equal": lambda x, y: x != y,
-}  # fmt: skip
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+    "true_divide": lambda x, y: x / y,
+    "floor_divide": lambda x, y: x // y,
+    "remainder": lambda x, y: x % y,
+    "power": lambda x, y: x**y,
+    "matmul": lambda x, y: x @ y,
+    "bitwise_and": lambda x, y: x & y,
+    "bitwise_or": lambda x, y: x | y,
+    "bitwise_xor": lambda x, y: x ^ y,
+    "left_shift": lambda x, y: x << y,
+    "right_shift": lambda x, y: x >> y,
+    "less": lambda x, y: x < y,
+    "less_equal": lambda x, y: x <= y,
+    "greater": lambda x, y: x > y,
+    "greater_equal": lambda x, y: x >= y,
+    "equal": lambda x, y: x == y,
+    "not_equal": lambda x, y: x != y,
+}
 
 
 def _fluxir_name(numpy_name: str) -> str:
@@ -524,5 +548,6 @@ def _fluxir_name(numpy_name: str) -> str:
 
 
 __all__ = [
-    "Tensor", "as_dtype", "as_tensor", "binary", "cast", "constant", "emit", "emit_many", "is_scalar", "promote_operands", "result_dtype", "unary",
+    "Tensor", "as_dtype", "as_tensor", "binary", "cast", "constant", "emit", "emit_many", "is_scalar",
+    "promote_operands", "result_dtype", "unary",
 ]  # fmt: skip

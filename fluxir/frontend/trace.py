@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 SMALL_CONSTANT = 16  # elements; smaller constants are repeated in each region, larger ones captured
 
-# ---- where the user is ------------------------------------------------------------------------------------------------
+# ---- where the user is -----------------------------------------------------------------------------------------------
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
 _EXAMPLES = _PACKAGE + "examples/"
@@ -111,7 +111,7 @@ def _name_operands(e: FluxError, values: Sequence[Value]) -> None:
             e.labels[e.labels.index(label)] = (names[v], str(v.type))
 
 
-# ---- scopes ---------------------------------------------------------------------------------------------------------------
+# ---- scopes ----------------------------------------------------------------------------------------------------------
 
 
 class Trace:
@@ -280,7 +280,7 @@ def public(fn: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _scope.get() is not None:
             return fn(*args, **kwargs)
-        return eager(fn, *args, **kwargs)
+        return eager(fn, *args, **kwargs)  # type: ignore[no-any-return]
 
     return call
 
@@ -295,7 +295,7 @@ def eager(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return tree.map(lambda x: s.arrays[s.use(x.value, x.scope)] if isinstance(x, Tensor) else x, out)
 
 
-# ---- regions ----------------------------------------------------------------------------------------------------------------
+# ---- regions ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -357,7 +357,7 @@ def close_regions(regions: Sequence[Region], position: int | None = None) -> tup
     return list(captured), blocks
 
 
-# ---- whole functions ------------------------------------------------------------------------------------------------------
+# ---- whole functions -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -494,7 +494,8 @@ def trace(
     """Trace `fn(*args, **kwargs)`, whose leaves are TensorTypes, arrays (taken as their type) or Python numbers.
 
     A Python number becomes a scalar argument that, like the number itself, never widens a tensor. `facts` is what is
-    known of the size symbols (`Facts`, or text such as "B >= 1, T % 8 == 0"); equations that the trace could not decide are added to the module's facts. Raises FX0303
+    known of the size symbols (`Facts`, or text such as "B >= 1, T % 8 == 0"); equations that the trace could not decide
+    are added to the module's facts. Raises FX0303
     for an argument that cannot be traced, FX0229 for a result that is no tensor, and the errors of the ops.
     """
     from fluxir.frontend.tensor import Tensor, as_tensor
@@ -521,6 +522,6 @@ def trace(
 
 
 __all__ = [
-    "EagerScope", "Region", "Scope", "Trace", "Traced", "abstract", "as_facts", "assume", "close_regions", "current", "eager", "entered", "here", "inside",
-    "is_tracing", "public", "scope", "trace", "trace_region",
+    "EagerScope", "Region", "Scope", "Trace", "Traced", "abstract", "as_facts", "assume", "close_regions",
+    "current", "eager", "entered", "here", "inside", "is_tracing", "public", "scope", "trace", "trace_region",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fluxir.errors import error
+from fluxir.errors import Location, error
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType, TensorType, VectorType
 
@@ -242,13 +242,14 @@ def _noun(t: TreeDef) -> str:
     ) or f"a {t.cls.__name__}"
 
 
-def check_same(a: TreeDef, b: TreeDef, a_name: str, b_name: str, code: str = "FX0313") -> None:
+def check_same(
+    a: TreeDef, b: TreeDef, a_name: str, b_name: str, code: str = "FX0313", loc: Location | None = None
+) -> None:
     """Raise `code` (FX0313) with the first difference unless the structures are equal."""
     found = difference(a, b)
     if found:
-        raise error(
-            code, f"{a_name} and {b_name} differ in structure: {found}", labels=[(a_name, str(a)), (b_name, str(b))]
-        )
+        labels = [(a_name, str(a)), (b_name, str(b))]
+        raise error(code, f"{a_name} and {b_name} differ in structure: {found}", labels=labels, loc=loc)
 
 
 def from_json(data: Any) -> TreeDef:
@@ -278,18 +279,6 @@ def from_json(data: Any) -> TreeDef:
 register_tree = register
 
 __all__ = [
-    "LEAF",
-    "NONE",
-    "Path",
-    "TreeDef",
-    "check_same",
-    "difference",
-    "flatten",
-    "from_json",
-    "leaves",
-    "map",
-    "path_text",
-    "register",
-    "register_tree",
-    "unflatten",
-]
+    "LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "flatten", "from_json", "leaves", "map",
+    "path_text", "register", "register_tree", "unflatten",
+]  # fmt: skip
