@@ -145,3 +145,92 @@ def test_inplace_pairs_name_only_reads_at_the_written_index() -> None:
     low = check(fused(["f32[3,3]", "f32[3]"], lambda b, x, y: b.add(b.add(x, y), b.exp(x))))
     (launch,) = [op for op in low.entry.walk() if op.name == "launch"]
     assert launch.attrs["inplace"] == ((2, 0),)
+
+
+def copies(low: Any) -> int:
+    return sum(op.name == "copy" for op in low.entry.walk())
+
+
+def test_a_carry_that_is_read_where_it_is_written_is_overwritten() -> None:
+    t = tensor("f32[4]")
+
+    def body(b: Any, x: Any, w: Any) -> Any:
+        step = b.block([t, t], lambda ib, c, v: ib.add(ib.mul(c, v), v))
+        return b.emit("scan", x, w, blocks=[step], carry=1, consts=1, length=3)
+
+    assert copies(check(func(["f32[4]", "f32[4]"], body))) == 1  # the start of the loop
+
+
+def test_a_carry_that_is_read_elsewhere_is_not_overwritten() -> None:
+    t = tensor("f32[4,4]")
+
+    def turned(b: Any, x: Any) -> Any:
+        step = b.block(
+            [t],
+            lambda ib, c: ib.emit(
+                "fused",
+                c,
+                kind="pointwise",
+                blocks=[ib.block([t], lambda jb, v: jb.add(v, jb.transpose(v, perm=(1, 0))))],
+            )[0],
+        )
+        return b.emit("scan", x, blocks=[step], carry=1, length=3)
+
+    def later(b: Any, x: Any) -> Any:
+        def step(ib: Any, c: Any) -> Any:
+            d = ib.neg(c)
+            return d, ib.add(c, d)
+
+        return b.emit("scan", x, blocks=[b.block([t], step)], carry=1, length=3)
+
+    def two(b: Any, x: Any, y: Any) -> Any:
+        def step(ib: Any, p: Any, q: Any) -> Any:
+            r = ib.add(p, q)
+            return r, ib.sub(p, r)
+
+        return b.emit("scan", x, y, blocks=[b.block([t, t], step)], carry=2, length=3)
+
+    assert copies(check(func(["f32[4,4]"], turned))) == 2
+    check(func(["f32[4,4]"], later))
+    check(func(["f32[4,4]", "f32[4,4]"], two))
+
+
+def test_updating_one_element_of_a_carry_writes_one_element() -> None:
+    x, i = tensor("f32[5]"), tensor("i64")
+
+    def body(b: Any, start: Any, values: Any) -> Any:
+        def step(ib: Any, c: Any, n: Any, v: Any) -> Any:
+            new = ib.dynamic_update(c, ib.reshape(v, shape=(1,)), n)
+            return new, ib.add(n, ib.const(1, dtype="i64"))
+
+        return b.emit(
+            "scan", start, b.const(0, dtype="i64"), values, blocks=[b.block([x, i, tensor("f32")], step)], carry=2
+        )
+
+    low = check(func(["f32[5]", "f32[7]"], body))
+    assert copies(low) == 2  # both starts
+    assert not any(op.name == "alloc" and op.attrs["type"].shape == (5,) for op in low.entry.walk())
+
+
+@pytest.mark.parametrize(
+    "t", [("f32[5,4]", "f32[2,3]"), ("f32[5,4]", "f32[0,3]"), ("f32", "f32"), ("f32[B+1,4]", "f32[1,4]")]
+)
+def test_dynamic_update(t: Any) -> None:
+    rank = 0 if "[" not in t[0] else 2
+
+    def body(b: Any, x: Any, u: Any, *s: Any) -> Any:
+        return b.dynamic_update(x, b.mul(u, u), *s)
+
+    check(fused([*t, *["i64"] * rank], body), {"B": 3})
+
+
+def test_scatter_into_a_carry_does_not_copy_it() -> None:
+    x, i = tensor("f32[5]"), tensor("i64[3]")
+
+    def body(b: Any, start: Any, where: Any) -> Any:
+        def step(ib: Any, c: Any, at: Any) -> Any:
+            return ib.scatter(c, ib.const(np.ones(3, np.float32)), at, axes=(0,), mode="add")
+
+        return b.emit("scan", start, where, blocks=[b.block([x, i], step)], carry=1)
+
+    assert copies(check(func(["f32[5]", "i64[4,3]"], body))) == 1

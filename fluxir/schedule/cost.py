@@ -24,7 +24,10 @@ SLOW = {
     "erfc": 30,
 }
 TRANSCENDENTAL = frozenset(
-    "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh cbrt sigmoid erf erfc lgamma pow atan2".split()
+    (
+        "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh cbrt sigmoid "
+        "erf erfc lgamma pow atan2"
+    ).split()
 )
 UNKNOWN_TRIPS = 64  # the guess for a loop whose length is a symbol
 

@@ -6,8 +6,8 @@ each input, then one for each result, written by the callee) followed by the ker
 - A value has one memory. A result is computed straight into the memory the caller gave, unless that is taken: an
   argument that is also a result, or a value returned twice, is copied.
 - The memories of the results do not overlap those of the inputs when a function, branch or loop body starts.
-- Loop carries live in one memory each, which is the loop's result; a body writes its next carry elsewhere and the copy
-  comes last, when nothing reads the old one any more.
+- Loop carries live in one memory each, which is the loop's result; a body writes its next carry over the current one
+  where nothing reads that any more, otherwise elsewhere, and the copy comes last.
 - Kernels that are structurally equal are made once.
 """
 
@@ -26,6 +26,7 @@ from fluxir.ir.types import MemType
 from fluxir.ops.control import scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
     conv_cpu,
+    gpu_matmul,
     gpu_pointwise,
     gpu_rowwise,
     matmul_cpu,
@@ -35,6 +36,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     sorting,
     special,
     split,
+    update,
     window_cpu,
 )
 from fluxir.schedule.group import Array, Group, group_of, shape_of
@@ -251,6 +253,10 @@ class Region:
                     )
             return memories[ref]
 
+        for j, i in made.copies:
+            source = memory_of(("input", i))
+            if self.root(source) is not self.root(targets[j]):
+                self.b.copy(targets[j], source)
         for step in made.steps:
             reads, (target, *_) = step.operands[: -step.outputs], step.operands[-step.outputs :]
             known = [arrays[i] if kind == "input" else None for kind, i in reads]
@@ -330,7 +336,8 @@ class Region:
     ) -> None:
         """One iteration: `block` of (state, captures) gives the next state and `outputs`."""
         n = len(state)
-        nexts = self.nested(b, block, [*state, *captures], [*[None] * n, *outputs])[:n]
+        direct = [m if self.overwrites(block, k) else None for k, m in enumerate(state)]
+        nexts = self.nested(b, block, [*state, *captures], [*direct, *outputs])[:n]
         changed = [(m, x) for m, x in zip(state, nexts) if self.root(x) is not self.root(m)]
         # A next carry that is another carry (a swap) must be saved before that one is overwritten.
         saved = []
@@ -343,6 +350,34 @@ class Region:
             saved.append((m, x))
         for m, x in saved:
             b.copy(m, x)
+
+    def overwrites(self, block: Block, k: int) -> bool:
+        """Whether a loop body may write its next carry `k` over the current one: the op that makes it is the last to read
+        the current one, and reads an element only where it then writes it."""
+        out = block.outs[k]
+        op = out.owner
+        if op is None or op not in block.ops or op.name in ("const", "reshape", "stop_gradient"):
+            return False
+        if block.outs.count(out) != 1:
+            return False
+        same = {block.args[k]}
+        position = block.ops.index(op)
+        for i, o in enumerate(block.ops):
+            if not same.intersection(o.operands):
+                continue
+            if i > position:
+                return False
+            if o.name in ("reshape", "stop_gradient"):
+                same.add(o.result)
+        if same.intersection(block.outs):
+            return False
+        if not same.intersection(op.operands):
+            return True
+        if op.name in ("if", "scan", "while", "call"):
+            return False
+        group, inputs = group_of(op)
+        made = self.kernels.kernels_of(group)
+        return all(made.may_overwrite(out.index, i) for i, v in enumerate(inputs) if v in same)
 
 
 __all__ = ["KernelTable", "Region", "lower"]

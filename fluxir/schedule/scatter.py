@@ -114,7 +114,7 @@ def kernel_scatter(group: Group, op: Op, target: Any) -> Kernels:
         loc=group.loc,
     )
     start = copy_of(group, x, target)
-    return Kernels((*start.steps, step_of(made, group, [0])), start.scratch)
+    return Kernels((*start.steps, step_of(made, group, [0])), start.scratch, start.copies)
 
 
 def _parts(others: Dim, indexed: Dim) -> int:
@@ -125,6 +125,8 @@ def _parts(others: Dim, indexed: Dim) -> int:
 
 def copy_of(group: Group, x: Value, target: Any) -> Kernels:
     """The kernels that compute one value of the group into result 0, with only the arguments they need."""
+    if target.kind == "cpu" and x in group.args:
+        return Kernels((), copies=((0, group.args.index(x)),))
     needed, ops = {x}, []
     for op in reversed(group.ops):
         if any(r in needed for r in op.results):

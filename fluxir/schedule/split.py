@@ -55,7 +55,7 @@ def before(group: Group, op: Op) -> Group:
     return Group(block, op.name, f"{group.name}_{op.name}", op.loc or group.loc)
 
 
-def split_at(group: Group, op: Op, target: Any) -> Kernels:
+def split_at(group: Group, op: Op, target: Any) -> Kernels | None:
     """The kernels of `op`, then those of the rest, with its result in scratch memory."""
     needed = _inputs(group, op)
     first_args = [i for i, a in enumerate(group.args) if a in needed]
@@ -69,7 +69,9 @@ def split_at(group: Group, op: Op, target: Any) -> Kernels:
     outputs: list[Ref] = [("output", j) for j in range(len(group.outs))]
     steps += [_renamed(s, inputs, outputs, 1 + n1, keep_inplace=False) for s in second.steps]
     assert len(first.scratch) == n1 and len(second.scratch) == n2
-    return Kernels(tuple(steps), (own, *first.scratch, *second.scratch))
+    if any(i == len(group.args) for _, i in second.copies):
+        return None  # the cut value is copied: rare, and the pointwise template is right
+    return Kernels(tuple(steps), (own, *first.scratch, *second.scratch), second.copies)
 
 
 def _renamed(s: Step, inputs: Sequence[Ref], outputs: Sequence[Ref], base: int, keep_inplace: bool = False) -> Step:

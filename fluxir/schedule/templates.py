@@ -8,7 +8,7 @@ first that does not return None makes the kernels. The `pointwise` template take
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,22 @@ def pruned(step: Step) -> Step:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Launches in order, and the types of the scratch memories between them."""
+    """Launches in order, and the types of the scratch memories between them. `copies` holds pairs (output, input): the
+    input is first copied into the output, unless they are one memory."""
 
     steps: tuple[Step, ...]
     scratch: tuple[MemType, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+
+    def may_overwrite(self, output: int, source: int) -> bool:
+        """Whether output and input may be one memory: the only step says so, or does not read the input."""
+        reads = [s.operands[: -s.outputs].count(("input", source)) for s in self.steps]
+        if not any(reads):
+            return True
+        if len(self.steps) != 1 or reads != [1] or (output, source) in self.copies:
+            return False
+        (step,) = self.steps
+        return (step.operands.index(("output", output)), step.operands.index(("input", source))) in step.inplace
 
 
 TemplateFunction = Callable[[Group, Any], "Kernels | None"]
@@ -112,7 +124,7 @@ def select(group: Group, target: Any) -> tuple[str, Kernels]:
         if t.target == target.kind and (not t.anchors or present & set(t.anchors)):
             made = t.make(group, target)
             if made is not None:
-                return t.name, Kernels(tuple(pruned(s) for s in made.steps), made.scratch)
+                return t.name, replace(made, steps=tuple(pruned(s) for s in made.steps))
     raise error(
         "FX0502",
         f"no template for {target.name} computes the group {group.name} ({', '.join(sorted(present))})",
