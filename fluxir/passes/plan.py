@@ -9,8 +9,10 @@ Management for Deep Neural Net Inference", 2020), with symbolic comparisons.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from typing import Any
 
 from fluxir.ir.build import Builder
@@ -166,25 +168,79 @@ def _share(func: Func, buffers: dict[Op, Buffer]) -> None:
             out, src = buffers[o], buffers[i].root()
             once = sum(v is op.operands[in_arg] for v in op.operands) == 1
             dies_here = out.start == src.end == buffers[i].end
-            if out.shares or not once or not dies_here or out.depth != src.depth or not prove_equal(out.nbytes, src.nbytes):
+            if (
+                out.shares
+                or not once
+                or not dies_here
+                or out.depth != src.depth
+                or not prove_equal(out.nbytes, src.nbytes)
+            ):
                 continue
             out.shares = src
             src.end = out.end
+
+
+GREEDY_NUMBERS, GREEDY_SYMBOLS = 1024, 128  # buffers; beyond it placement goes by time, in linear time
 
 
 def _place(buffers: list[Buffer], reuse: bool) -> Dim:
     """Give each buffer an offset; returns the peak in bytes."""
     known = facts()
     sample = {s: max(known.bounds.get(s, (0, 0))[0], 64) for b in buffers for s in symbols_of(b.nbytes)}
-    order = sorted(buffers, key=lambda b: -evaluate(b.nbytes, sample)) if len(buffers) <= 2000 else sorted(buffers, key=lambda b: b.start)
-    placed: list[Buffer] = []
+    if len(buffers) > (GREEDY_SYMBOLS if sample else GREEDY_NUMBERS) or not reuse:
+        return _place_by_time(buffers, sample, reuse)
+    placed: list[tuple[int, Buffer]] = []  # by the sampled offset
     peak: Dim = 0
-    for buf in order:
-        rivals = [p for p in placed if not reuse or (p.start <= buf.end and buf.start <= p.end)]
-        ends = sorted({_end(p) for p in rivals}, key=lambda d: evaluate(d, sample)) if rivals else []
-        buf.offset = next((c for c in [0, *ends] if all(_apart(c, buf.nbytes, p) for p in rivals)), peak)
-        placed.append(buf)
+    for buf in sorted(buffers, key=lambda b: -evaluate(b.nbytes, sample)):
+        rivals = [p for _, p in placed if p.start <= buf.end and buf.start <= p.end]
+        buf.offset = _first_gap(buf.nbytes, rivals)
+        insort(placed, (evaluate(buf.offset, sample), buf), key=lambda entry: entry[0])
         peak = maximum(peak, _end(buf))
+    return peak
+
+
+def _first_gap(nbytes: Dim, rivals: list[Buffer]) -> Dim:
+    """The first offset at which `nbytes` fit between the rivals, which come in the order of their (sampled) offsets."""
+    at: Dim = 0
+    for i, p in enumerate(rivals):
+        end, need = _end(p), at + nbytes
+        if isinstance(need, int) and isinstance(p.offset, int):  # the order says that the rest lies behind p
+            if need <= p.offset:
+                return at
+        elif prove_le(need, p.offset) and all(_apart(at, nbytes, q) for q in rivals[i + 1 :]):
+            return at
+        if isinstance(at, int) and isinstance(end, int):
+            at = max(at, end)
+        else:
+            at = end if prove_le(at, end) else maximum(at, end)
+    return at
+
+
+def _place_by_time(buffers: list[Buffer], sample: dict[str, int], reuse: bool) -> Dim:
+    """Placement in order of the first use: a buffer takes the smallest slot that is free and provably large enough, or a new one.
+
+    Linear in the number of buffers for a fixed number of different sizes.
+    """
+    free: dict[Dim, list[Dim]] = {}  # offsets of the free slots of a size
+    sizes: list[tuple[int, Dim]] = []  # the keys of `free`, by sampled size
+    busy: list[tuple[int, int, Dim, Dim]] = []  # heap: last use, a tie-breaker, size and offset of the slot
+    peak: Dim = 0
+    for n, buf in enumerate(sorted(buffers, key=lambda b: b.start)):
+        while busy and busy[0][0] < buf.start:
+            _, _, size, offset = heappop(busy)
+            free[size].append(offset)
+        slot = None
+        if reuse:
+            first = bisect_left(sizes, evaluate(buf.nbytes, sample), key=lambda entry: entry[0])
+            slot = next((s for _, s in sizes[first:] if free[s] and prove_le(buf.nbytes, s)), None)
+        if slot is not None:
+            buf.offset = free[slot].pop()
+        else:
+            slot, buf.offset, peak = buf.nbytes, peak, peak + buf.nbytes
+            if slot not in free:
+                free[slot] = []
+                insort(sizes, (evaluate(slot, sample), slot), key=lambda entry: entry[0])
+        heappush(busy, (buf.end, n, slot, buf.offset))
     return peak
 
 
