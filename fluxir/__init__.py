@@ -4,6 +4,7 @@ Names are loaded when first used, so that `import fluxir` takes milliseconds: nu
 with the first name that needs them.
 """
 
+# ruff: noqa: F401, F403  (the block for type checkers re-exports)
 from __future__ import annotations
 
 import importlib
@@ -73,7 +74,8 @@ _NAMES: dict[str, str] = {
         einsum
     """,
     _FRONTEND + "staging": "function",
-    "fluxir.driver": "jit load",
+    "fluxir.driver": "load",
+    "fluxir.embed": "jit",
     "fluxir.runtime.safetensors": "load_safetensors save_safetensors",
 }
 
@@ -93,8 +95,8 @@ for _module, _names in _NAMES.items():
 __all__ = ["__version__", *_WHERE, *_MODULES]
 
 if TYPE_CHECKING:
-    from fluxir.driver import jit as jit
     from fluxir.driver import load as load
+    from fluxir.embed import jit as jit
     from fluxir.errors import FluxError as FluxError
     from fluxir.frontend import linalg as linalg
     from fluxir.frontend import nn as nn
@@ -108,11 +110,11 @@ if TYPE_CHECKING:
     from fluxir.frontend.api_reduce import *
     from fluxir.frontend.control import *
     from fluxir.frontend.einsum import einsum as einsum
-    from fluxir.frontend.staging import function as function
     from fluxir.frontend.loader import load_model as load_model
     from fluxir.frontend.loader import model as model
     from fluxir.frontend.nn import conv as conv
     from fluxir.frontend.nn import conv_transpose as conv_transpose
+    from fluxir.frontend.staging import function as function
     from fluxir.frontend.tensor import Tensor as Tensor
     from fluxir.frontend.trace import assume as assume
     from fluxir.frontend.trace import is_tracing as is_tracing

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import fluxir.ops
 import fluxir.passes
 from fluxir import config
+from fluxir.dump import Cost, cost_of, write_dumps
 from fluxir.errors import IOFailure, error
 from fluxir.frontend import tree
-from fluxir.ir.core import Func, Module
-from fluxir.ir.dims import Dim, assuming, evaluate, symbols_of
-from fluxir.ir.printer import print_func, print_module
+from fluxir.ir.core import Module
+from fluxir.ir.dims import assuming
+from fluxir.ir.printer import print_module
 from fluxir.ir.verify import verify_module
-from fluxir.passes.manager import PassManager, Record, parse_pipeline
+from fluxir.passes.manager import PassManager, Record
 from fluxir.target import CpuTarget, GpuTarget, Target, parse_target
 
 if TYPE_CHECKING:
@@ -95,17 +96,6 @@ def build(
 # ---- a traced program -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Estimates for given sizes: floating-point operations, bytes of kernel arguments read and written, the planned
-    peak of temporary memory in bytes, and kernel launches on the straight path (a loop's body counts once)."""
-
-    flops: int | str
-    bytes: int | str
-    peak_memory: int | str
-    kernels: int
-
-
 class Lowered:
     """A traced program. Every later stage is computed when asked for, and kept."""
 
@@ -169,36 +159,6 @@ class Lowered:
             verify=verify,
             cache=cache,
         )
-
-
-def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
-    """The cost of a built program (see `Cost`)."""
-    flops: Dim = 0
-    moved: Dim = 0
-    kernels = 0
-    fused, loops = b.stages["fused"], b.stages["loops"]
-    with assuming(fused.facts):
-        for f in fused.funcs.values():
-            for op in f.walk():
-                if op.defn.cost is not None:
-                    flops = flops + op.defn.cost(op)
-                elif op.defn.category in ("elementwise", "compare") and op.results:
-                    flops = flops + op.results[0].type.size  # type: ignore[union-attr]
-        peak: Dim = 0
-        for f in loops.funcs.values():
-            if f.level == "host":
-                peak = peak + f.attrs.get("arena", 0)
-                for op in f.walk():
-                    if op.name == "launch":
-                        kernels += 1
-                        for v in op.operands:
-                            moved = moved + getattr(v.type, "nbytes", 0)
-
-    def value(d: Dim) -> int | str:
-        known = dict(sizes or {})
-        return evaluate(d, known) if symbols_of(d) <= set(known) else str(d)
-
-    return Cost(value(flops), value(moved), value(peak), kernels)
 
 
 def as_target(target: str | Target | None) -> Target:
@@ -365,162 +325,6 @@ def _from_cache(
     return Compiled(target, a.spec, a.code, a.constants, None, texts, in_tree, out_tree)
 
 
-def write_dumps(folder: Path, b: Build, code: Any) -> None:
-    """Beside the passes' own dumps: each kernel's loop IR, LLVM IR, assembly or PTX, and the memory plan."""
-    folder.mkdir(parents=True, exist_ok=True)
-    loops = b.stages["loops"]
-    (folder / "loops.fx").write_text(print_module(loops))
-    for i, f in enumerate(f for f in loops.funcs.values() if f.level == "kernel"):
-        (folder / f"k{i:02d}-{f.name}.loop.fx").write_text(print_func(f) + "\n")
-    (folder / "module.ll").write_text(code.llvm)
-    if b.target.kind == "cpu":
-        (folder / "module.s").write_text(code.asm)
-    else:
-        (folder / "module.ptx").write_text(code.ptx)
-    (folder / "plan.txt").write_text(plan_text(loops))
-
-
-def plan_text(loops: Module) -> str:
-    """The memory plan for readers: each buffer's type, offset and bytes, and the peak."""
-    out = []
-    for f in loops.funcs.values():
-        if f.level != "host":
-            continue
-        out.append(f"@{f.name}: {f.attrs.get('buffers', 0)} buffers, peak {f.attrs.get('arena', 0)} bytes")
-        for op in f.walk():
-            if op.name == "view":
-                out.append(
-                    f"  offset {op.attrs['offset']!s:>12}  {op.attrs['type'].nbytes!s:>12} bytes  {op.attrs['type']}"
-                )
-            elif op.name == "launch":
-                out.append(f"  launch {op.attrs['callee']}" + (f"  ({op.loc})" if op.loc else ""))
-    return "\n".join(out) + "\n"
-
-
-# ---- Python functions -----------------------------------------------------------------------------------------------------
-
-
-def lower_function(
-    fn: Callable[..., Any], *args: Any, facts: Any = None, name: str | None = None, **kwargs: Any
-) -> Lowered:
-    """Trace `fn` on abstract arguments: tensor types (`fx.f32["B", 784]`), arrays or numbers."""
-    from fluxir.frontend.staging import staged
-    from fluxir.frontend.trace import trace
-
-    fn = (
-        functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
-    )
-    t = trace(fn, args, kwargs, name=name, facts=facts)
-    verify_module(t.module)
-    return Lowered(t.module, t.in_tree, t.out_tree)
-
-
-class Jit:
-    """A function compiled on first call for each structure, dtype and shape of its arguments; see `jit`."""
-
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        *,
-        target: str | None = None,
-        static_argnames: Sequence[str] = (),
-        signature: Sequence[Any] | None = None,
-        facts: Any = None,
-    ) -> None:
-        functools.update_wrapper(self, fn)
-        self.fn, self.target, self.static = fn, target, frozenset(static_argnames)
-        self.signature, self.facts = signature, facts
-        self._programs: dict[Any, Compiled] = {}
-        self._last: tuple[int, Program, tree.TreeDef | None] | None = None
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        last = self._last
-        if last is not None and not kwargs and len(args) == last[0]:
-            results = last[1].call_same(list(args))  # None unless the arguments look like those of the last call
-            if results is not None:
-                return results[0] if last[2] is None else last[2].unflatten(results)
-        return self._call(args, kwargs)
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        from fluxir.frontend.tensor import Tensor
-
-        static = {k: v for k, v in kwargs.items() if k in self.static}
-        traced = {k: v for k, v in kwargs.items() if k not in self.static}
-        leaves, structure = tree.flatten((args, traced))
-        if any(isinstance(x, Tensor) for x in leaves):
-            return self.fn(*args, **kwargs)  # inside another trace: part of that program
-        compiled = self._compiled(args, traced, static, leaves, structure)
-        arrays = [x if hasattr(x, "__dlpack__") or hasattr(x, "__array__") else _scalar(x) for x in leaves]
-        results = compiled.program.call_flat(arrays)
-        assert compiled.out_tree is not None
-        if not kwargs and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
-            flat = compiled.out_tree == tree.flatten(0)[1]
-            self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
-        return compiled.out_tree.unflatten(results)
-
-    def _compiled(
-        self, args: Any, traced: Any, static: dict[str, Any], leaves: list[Any], structure: tree.TreeDef
-    ) -> Compiled:
-        if self.signature is not None:
-            key: Any = (structure, tuple(sorted(static.items())), "signature")
-        else:
-            key = (
-                structure,
-                tuple(sorted(static.items())),
-                tuple(_abstract_key(x) for x in leaves),
-                config.get().key(),
-            )
-        if key not in self._programs:
-            if self.signature is not None:
-                args = tuple(self.signature)
-            self._programs[key] = self.lower(*args, **traced, **static).compile(self.target)
-        return self._programs[key]
-
-    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
-        """Trace without compiling; arguments may be types: `f.lower(fx.f32["B", 784])`. Without any, the signature."""
-        static = {k: v for k, v in kwargs.items() if k in self.static}
-        traced = {k: v for k, v in kwargs.items() if k not in self.static}
-        if not args and not traced and self.signature is not None:
-            args = tuple(self.signature)
-        fn = functools.partial(self.fn, **static) if static else self.fn
-        return lower_function(fn, *args, facts=self.facts, name=getattr(self.fn, "__name__", None), **traced)
-
-
-def _scalar(x: Any) -> Any:
-    import numpy as np
-
-    from fluxir.frontend.trace import abstract
-
-    return np.asarray(x, abstract(x).dtype.numpy)
-
-
-def _abstract_key(x: Any) -> Any:
-    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
-    return (tuple(shape), str(dtype)) if shape is not None and dtype is not None else type(x)
-
-
-def jit(
-    fn: Callable[..., Any] | None = None,
-    *,
-    target: str | None = None,
-    static_argnames: Sequence[str] = (),
-    signature: Sequence[Any] | None = None,
-    facts: Any = None,
-) -> Any:
-    """Compile a function: `f = fx.jit(g)`, `@fx.jit`, `@fx.jit(signature=(fx.f32["B", 784],))`.
-
-    Without a signature the function is compiled once for each structure, dtype and shape of its arguments; with one (or
-    annotations that are all tensor types) once for all sizes, which entry guards check. `static_argnames` are Python
-    values that the trace may branch on. Returns a `Jit`: callable, with `.lower(...)`.
-    """
-    if fn is None:
-        return functools.partial(jit, target=target, static_argnames=static_argnames, signature=signature, facts=facts)
-    return Jit(fn, target=target, static_argnames=static_argnames, signature=signature, facts=facts)
-
-
 def load(path: str | Path) -> Any:
     """A `.fxb` artifact as a callable program (never imports the frontend or the passes)."""
     from fluxir.runtime.program import Program
@@ -529,21 +333,17 @@ def load(path: str | Path) -> Any:
 
 
 __all__ = [
+    "FUSE",
+    "LOOPS",
+    "SIMPLIFY",
     "STAGES",
     "Build",
     "Compiled",
-    "Cost",
-    "Func",
-    "Jit",
     "Lowered",
     "as_target",
     "build",
     "compile_module",
-    "cost_of",
     "generate",
-    "jit",
     "load",
-    "lower_function",
-    "parse_pipeline",
     "run_passes",
 ]

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent / "fluxir"
 
 LEAVES = {"errors", "config", "target"}
 COMPILER = {"frontend", "passes", "schedule", "codegen"}
-EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "report", "errors_catalog"}
+EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "report", "errors_catalog"}
 LIBRARY = {"nn", "optim", "data", "ode"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -32,7 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "ops": LEAVES | {"ir"},
     **{room: LEAVES | {"ir", "ops"} for room in COMPILER},
     "runtime": LEAVES,
-    "driver": EVERYTHING - {"errors_catalog"},
+    "dump": LEAVES | {"ir", "driver"},
+    "driver": EVERYTHING - {"errors_catalog", "embed", "report"},
+    "embed": EVERYTHING - {"errors_catalog", "dump", "report"},
     # The library on top sees what every user sees: names of the package itself, no room of the compiler.
     **{room: {"fluxir"} | LIBRARY for room in LIBRARY},
     "fluxir": EVERYTHING | LIBRARY,  # fluxir/__init__.py: the public names

@@ -25,7 +25,7 @@ STAGES = ("traced", "simplified", "fused", "loops", "plan", "llvm", "asm", "ptx"
 @click.option("--locations/--no-locations", default=True, help="Show the line of the model behind every op.")
 @ENTRY
 def command(output: Output, file: str, stage: str, locations: bool, entry: str | None) -> None:
-    from ..driver import plan_text
+    from ..dump import plan_text
 
     if stage not in STAGES:
         raise error("FX0512", f"there is no stage {stage!r}", help=f"the stages are: {', '.join(STAGES)}")

@@ -1,0 +1,91 @@
+"""What a compilation leaves for readers: the cost estimate, the memory plan as text, the files of a dump folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fluxir.ir.core import Module
+from fluxir.ir.dims import Dim, assuming, evaluate, symbols_of
+from fluxir.ir.printer import print_func, print_module
+
+if TYPE_CHECKING:
+    from fluxir.driver import Build
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimates for given sizes: floating-point operations, bytes of kernel arguments read and written, the planned
+    peak of temporary memory in bytes, and kernel launches on the straight path (a loop's body counts once)."""
+
+    flops: int | str
+    bytes: int | str
+    peak_memory: int | str
+    kernels: int
+
+
+def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
+    """The cost of a built program (see `Cost`)."""
+    flops: Dim = 0
+    moved: Dim = 0
+    kernels = 0
+    fused, loops = b.stages["fused"], b.stages["loops"]
+    with assuming(fused.facts):
+        for f in fused.funcs.values():
+            for op in f.walk():
+                if op.defn.cost is not None:
+                    flops = flops + op.defn.cost(op)
+                elif op.defn.category in ("elementwise", "compare") and op.results:
+                    flops = flops + op.results[0].type.size  # type: ignore[union-attr]
+        peak: Dim = 0
+        for f in loops.funcs.values():
+            if f.level == "host":
+                peak = peak + f.attrs.get("arena", 0)
+                for op in f.walk():
+                    if op.name == "launch":
+                        kernels += 1
+                        for v in op.operands:
+                            moved = moved + getattr(v.type, "nbytes", 0)
+
+    def value(d: Dim) -> int | str:
+        known = dict(sizes or {})
+        return evaluate(d, known) if symbols_of(d) <= set(known) else str(d)
+
+    return Cost(value(flops), value(moved), value(peak), kernels)
+
+
+def write_dumps(folder: Path, b: Build, code: Any) -> None:
+    """Beside the passes' own dumps: each kernel's loop IR, LLVM IR, assembly or PTX, and the memory plan."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loops = b.stages["loops"]
+    (folder / "loops.fx").write_text(print_module(loops))
+    for i, f in enumerate(f for f in loops.funcs.values() if f.level == "kernel"):
+        (folder / f"k{i:02d}-{f.name}.loop.fx").write_text(print_func(f) + "\n")
+    (folder / "module.ll").write_text(code.llvm)
+    if b.target.kind == "cpu":
+        (folder / "module.s").write_text(code.asm)
+    else:
+        (folder / "module.ptx").write_text(code.ptx)
+    (folder / "plan.txt").write_text(plan_text(loops))
+
+
+def plan_text(loops: Module) -> str:
+    """The memory plan for readers: each buffer's type, offset and bytes, and the peak."""
+    out = []
+    for f in loops.funcs.values():
+        if f.level != "host":
+            continue
+        out.append(f"@{f.name}: {f.attrs.get('buffers', 0)} buffers, peak {f.attrs.get('arena', 0)} bytes")
+        for op in f.walk():
+            if op.name == "view":
+                out.append(
+                    f"  offset {op.attrs['offset']!s:>12}  {op.attrs['type'].nbytes!s:>12} bytes  {op.attrs['type']}"
+                )
+            elif op.name == "launch":
+                out.append(f"  launch {op.attrs['callee']}" + (f"  ({op.loc})" if op.loc else ""))
+    return "\n".join(out) + "\n"
+
+
+__all__ = ["Cost", "cost_of", "plan_text", "write_dumps"]

@@ -1,0 +1,143 @@
+"""Python functions as programs: `fx.jit`, and `lower_function` which traces without compiling.
+
+Owns the choice of what is compiled when: once for each structure, dtype and shape of the arguments, or once for a
+signature with symbolic sizes. A call that looks like the last one goes straight to native code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fluxir import config
+from fluxir.driver import Compiled, Lowered
+from fluxir.frontend import tree
+from fluxir.ir.verify import verify_module
+
+if TYPE_CHECKING:
+    from fluxir.runtime.program import Program
+
+
+def lower_function(
+    fn: Callable[..., Any], *args: Any, facts: Any = None, name: str | None = None, **kwargs: Any
+) -> Lowered:
+    """Trace `fn` on abstract arguments: tensor types (`fx.f32["B", 784]`), arrays or numbers."""
+    from fluxir.frontend.staging import staged
+    from fluxir.frontend.trace import trace
+
+    fn = (
+        functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
+    )
+    t = trace(fn, args, kwargs, name=name, facts=facts)
+    verify_module(t.module)
+    return Lowered(t.module, t.in_tree, t.out_tree)
+
+
+class Jit:
+    """A function compiled on first call for each structure, dtype and shape of its arguments; see `jit`."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        target: str | None = None,
+        static_argnames: Sequence[str] = (),
+        signature: Sequence[Any] | None = None,
+        facts: Any = None,
+    ) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn, self.target, self.static = fn, target, frozenset(static_argnames)
+        self.signature, self.facts = signature, facts
+        self._programs: dict[Any, Compiled] = {}
+        self._last: tuple[int, Program, tree.TreeDef | None] | None = None
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        last = self._last
+        if last is not None and not kwargs and len(args) == last[0]:
+            results = last[1].call_same(list(args))  # None unless the arguments look like those of the last call
+            if results is not None:
+                return results[0] if last[2] is None else last[2].unflatten(results)
+        return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from fluxir.frontend.tensor import Tensor
+
+        static = {k: v for k, v in kwargs.items() if k in self.static}
+        traced = {k: v for k, v in kwargs.items() if k not in self.static}
+        leaves, structure = tree.flatten((args, traced))
+        if any(isinstance(x, Tensor) for x in leaves):
+            return self.fn(*args, **kwargs)  # inside another trace: part of that program
+        compiled = self._compiled(args, traced, static, leaves, structure)
+        arrays = [x if hasattr(x, "__dlpack__") or hasattr(x, "__array__") else _scalar(x) for x in leaves]
+        results = compiled.program.call_flat(arrays)
+        assert compiled.out_tree is not None
+        if not kwargs and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
+            flat = compiled.out_tree == tree.flatten(0)[1]
+            self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
+        return compiled.out_tree.unflatten(results)
+
+    def _compiled(
+        self, args: Any, traced: Any, static: dict[str, Any], leaves: list[Any], structure: tree.TreeDef
+    ) -> Compiled:
+        if self.signature is not None:
+            key: Any = (structure, tuple(sorted(static.items())), "signature")
+        else:
+            key = (
+                structure,
+                tuple(sorted(static.items())),
+                tuple(_abstract_key(x) for x in leaves),
+                config.get().key(),
+            )
+        if key not in self._programs:
+            if self.signature is not None:
+                args = tuple(self.signature)
+            self._programs[key] = self.lower(*args, **traced, **static).compile(self.target)
+        return self._programs[key]
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """Trace without compiling; arguments may be types: `f.lower(fx.f32["B", 784])`. Without any, the signature."""
+        static = {k: v for k, v in kwargs.items() if k in self.static}
+        traced = {k: v for k, v in kwargs.items() if k not in self.static}
+        if not args and not traced and self.signature is not None:
+            args = tuple(self.signature)
+        fn = functools.partial(self.fn, **static) if static else self.fn
+        return lower_function(fn, *args, facts=self.facts, name=getattr(self.fn, "__name__", None), **traced)
+
+
+def _scalar(x: Any) -> Any:
+    import numpy as np
+
+    from fluxir.frontend.trace import abstract
+
+    return np.asarray(x, abstract(x).dtype.numpy)
+
+
+def _abstract_key(x: Any) -> Any:
+    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+    return (tuple(shape), str(dtype)) if shape is not None and dtype is not None else type(x)
+
+
+def jit(
+    fn: Callable[..., Any] | None = None,
+    *,
+    target: str | None = None,
+    static_argnames: Sequence[str] = (),
+    signature: Sequence[Any] | None = None,
+    facts: Any = None,
+) -> Any:
+    """Compile a function: `f = fx.jit(g)`, `@fx.jit`, `@fx.jit(signature=(fx.f32["B", 784],))`.
+
+    Without a signature the function is compiled once for each structure, dtype and shape of its arguments; with one (or
+    annotations that are all tensor types) once for all sizes, which entry guards check. `static_argnames` are Python
+    values that the trace may branch on. Returns a `Jit`: callable, with `.lower(...)`.
+    """
+    if fn is None:
+        return functools.partial(jit, target=target, static_argnames=static_argnames, signature=signature, facts=facts)
+    return Jit(fn, target=target, static_argnames=static_argnames, signature=signature, facts=facts)
+
+
+__all__ = ["Jit", "jit", "lower_function"]
