@@ -191,15 +191,11 @@ class _Printer:
             digest = array_digest(a)
             self.resources[digest] = a
             return f"#{digest}"
-        flat = a.ravel().tolist() if dtype.name != "bf16" else [float(x) for x in a.ravel()]
         if dtype.is_float:
             bits = a.ravel().view(f"u{dtype.itemsize}")
-            items = [
-                format_float(x) if math.isfinite(x) or math.isinf(x) else f"nan:{int(w):x}"
-                for x, w in zip(flat, bits, strict=True)
-            ]
+            items = [f"nan:{int(w):x}" if x != x else format_element(x) for x, w in zip(a.ravel(), bits, strict=True)]
         else:
-            items = ["true" if x is True else "false" if x is False else str(x) for x in flat]
+            items = ["true" if x is True else "false" if x is False else str(x) for x in a.ravel().tolist()]
         return f"dense<{t}: {' '.join(items)}>"
 
 
@@ -210,6 +206,14 @@ def format_float(x: float) -> str:
     if math.isinf(x):
         return "inf" if x > 0 else "-inf"
     return repr(x)
+
+
+def format_element(x: Any) -> str:
+    """Shortest text that reads back, by way of a double, to the same element of a float array."""
+    short = str(x)
+    if short.lstrip("-").isdigit():
+        short += ".0"
+    return short if type(x)(float(short)) == x else format_float(float(x))
 
 
 def quote(s: str) -> str:
