@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fluxir.runtime.program import Program
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
-SIMPLIFY = "inline,expand,fold,cse,dce"
-FUSE = "fuse,dce"
+SIMPLIFY = "inline,expand,simplify,fold,cse,hoist,dce"
+FUSE = "layout,simplify,cse,fuse,dce"
 LOOPS = "plan"
 STAGES = ("traced", "simplified", "fused", "loops", "llvm", "asm", "ptx")
 

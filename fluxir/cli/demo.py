@@ -48,7 +48,7 @@ def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
     import numpy as np
 
     from .. import data
-    from ..driver import compile_module, run_passes
+    from ..driver import SIMPLIFY, compile_module, run_passes
     from ..ir.interp import interpret
     from .models import load_entry
 
@@ -88,7 +88,7 @@ def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
 
     output.progress("measuring")
     latency = {n: _median_us(program, images[:n].copy()) for n in (1, 256)}
-    simplified, _records = run_passes(lowered.module, "inline,expand,fold,cse,dce")
+    simplified, _records = run_passes(lowered.module, SIMPLIFY)
     before = sum(op.name not in ("const", "reshape") for op in simplified.entry.ops)
     after = sum(op.name == "fused" for op in lowered.stage("fused", "cpu").entry.ops)
     cost = {n: lowered.cost("cpu", B=n) for n in (1, 256)}
