@@ -331,6 +331,17 @@ def test_every_op_knows_the_users_line_and_column() -> None:
     assert (dot.line, dot.col) == (first + 2, 16)
 
 
+def test_values_are_named_after_the_users_variables() -> None:
+    def f(x: Any) -> Any:
+        h = fx.nn.linear(x, X.T.copy(), 1.0)
+        a, b = fx.split(h, [1], axis=1)
+        h = fx.exp(h)
+        return h + a
+
+    t = trace(f, [X])
+    assert [(op.name, op.results[0].name) for op in t.entry.ops if op.results[0].name] == [("add", "h"), ("exp", "h.1")]
+
+
 def test_a_shape_error_shows_line_names_and_types() -> None:
     def f(x: Any, w: Any) -> Any:
         return x @ w

@@ -49,7 +49,8 @@ def convert(fn: Callable[..., Any], runtime: Any) -> Callable[..., Any]:
     cells = dict(zip(free, fn.__closure__ or (), strict=True))
     cells[RUNTIME] = types.CellType(runtime)
     closure = tuple(cells[n] for n in template.__code__.co_freevars)
-    out = types.FunctionType(template.__code__, fn.__globals__, fn.__name__, fn.__defaults__, closure)
+    code = template.__code__.replace(co_name=where.co_name, co_qualname=where.co_qualname)  # as locations show it
+    out = types.FunctionType(code, fn.__globals__, fn.__name__, fn.__defaults__, closure)
     out.__kwdefaults__ = fn.__kwdefaults__
     out.__dict__.update(fn.__dict__)
     return out

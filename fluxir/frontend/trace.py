@@ -43,47 +43,83 @@ SMALL_CONSTANT = 16  # elements; smaller constants are repeated in each region, 
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
 _EXAMPLES = _PACKAGE + "examples/"
-_ours: dict[CodeType, bool] = {}
-_places: dict[tuple[CodeType, int], Location] = {}
 
 
-def _is_ours(code: CodeType) -> bool:
-    known = _ours.get(code)
-    if known is None:
+class _Code:
+    """What is known of one code object: whether it is ours, and the places (and assigned names) of its instructions."""
+
+    __slots__ = ("code", "ours", "places", "targets")
+
+    def __init__(self, code: CodeType) -> None:
+        self.code = code  # kept alive, so that its id stays its own
         file = code.co_filename
-        known = _ours[code] = (
-            file.startswith(_PACKAGE)
-            and not file.startswith(_EXAMPLES)
-            or file.endswith(("/functools.py", "/contextlib.py"))
-        )
-    return known
+        ours = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES)
+        self.ours = ours or file.endswith(("/functools.py", "/contextlib.py"))
+        self.places: dict[int, Location] = {}
+        self.targets: dict[int, str] | None = None
+
+    def place(self, instruction: int, line: int | None) -> Location:
+        found = self.places.get(instruction)
+        if found is None:
+            column = 0
+            for i, position in enumerate(self.code.co_positions()):
+                if i == instruction // 2:
+                    line, column = position[0] or line, (position[2] if position[2] is not None else -1) + 1
+                    break
+            code = self.code
+            found = self.places[instruction] = Location(
+                code.co_filename, line or code.co_firstlineno, column, code.co_name
+            )
+        return found
+
+    def target(self, instruction: int) -> str:
+        """The variable that the result of an instruction is assigned to right away; "" if none."""
+        if self.targets is None:
+            import dis
+
+            self.targets = {}
+            before = None
+            for i in dis.get_instructions(self.code):
+                if before is not None and i.opname.startswith("STORE_") and i.opname != "STORE_SUBSCR":
+                    name = i.argval[0] if isinstance(i.argval, tuple) else i.argval
+                    if isinstance(name, str) and i.opname != "STORE_ATTR":
+                        # The frame may point at the instruction or at one of its caches.
+                        self.targets.update(dict.fromkeys(range(before, i.offset), name))
+                before = i.offset
+        return self.targets.get(instruction, "")
+
+
+_codes: dict[int, _Code] = {}
+
+
+def _known(code: CodeType) -> _Code:
+    found = _codes.get(id(code))
+    if found is None:
+        found = _codes[id(code)] = _Code(code)
+    return found
 
 
 def user_frame() -> FrameType | None:
     """The innermost frame outside fluxir."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_ours(frame.f_code):
+    while frame is not None and _known(frame.f_code).ours:
         frame = frame.f_back
     return frame
-
-
-def _place(code: CodeType, instruction: int, line: int | None) -> Location:
-    key = (code, instruction)
-    found = _places.get(key)
-    if found is None:
-        column = 0
-        for i, position in enumerate(code.co_positions()):
-            if i == instruction // 2:
-                line, column = position[0] or line, (position[2] if position[2] is not None else -1) + 1
-                break
-        found = _places[key] = Location(code.co_filename, line or code.co_firstlineno, column, code.co_name)
-    return found
 
 
 def here() -> Location | None:
     """Where the user's code stands now."""
     frame = user_frame()
-    return None if frame is None else _place(frame.f_code, frame.f_lasti, frame.f_lineno)
+    return None if frame is None else _known(frame.f_code).place(frame.f_lasti, frame.f_lineno)
+
+
+def here_and_target() -> tuple[Location | None, str]:
+    """Where the user's code stands, and the variable that takes the result of what runs there."""
+    frame = user_frame()
+    if frame is None:
+        return None, ""
+    known = _known(frame.f_code)
+    return known.place(frame.f_lasti, frame.f_lineno), known.target(frame.f_lasti)
 
 
 def locate(e: FluxError) -> FluxError:
@@ -91,8 +127,8 @@ def locate(e: FluxError) -> FluxError:
     if e.loc is None:
         tb = e.__traceback__
         while tb is not None:
-            if not _is_ours(tb.tb_frame.f_code):
-                e.loc = _place(tb.tb_frame.f_code, tb.tb_lasti, tb.tb_lineno)
+            if not _known(tb.tb_frame.f_code).ours:
+                e.loc = _known(tb.tb_frame.f_code).place(tb.tb_lasti, tb.tb_lineno)
             tb = tb.tb_next
     return e
 
@@ -120,7 +156,13 @@ class Trace:
     def __init__(self, assumptions: dims.Assumptions | None = None) -> None:
         self.assumptions = assumptions or dims.Assumptions(record=True)
         self.funcs: dict[str, Func] = {}
+        self.labels: dict[str, int] = {}
         self.calls: dict[Any, Any] = {}  # for `@fx.function`: functions in progress, by identity and argument types
+
+    def fresh_label(self, name: str) -> str:
+        """A name for a value that no other value has: `h`, then `h.1`, `h.2`."""
+        n = self.labels[name] = self.labels.get(name, -1) + 1
+        return f"{name}.{n}" if n else name
 
     def fresh_name(self, base: str) -> str:
         """A function name not used in this trace yet."""
@@ -139,6 +181,7 @@ class Scope:
         self.captures: dict[Value, Value] = {}
         self.open = True
         self._constants: dict[Any, Value] = {}
+        self._named: tuple[Location | None, Value] | None = None
 
     @property
     def root(self) -> Scope:
@@ -148,12 +191,22 @@ class Scope:
         self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]
     ) -> tuple[Value, ...]:
         """Append an op at the user's place; a type error names the operands as the user does."""
-        self.builder.loc = here()
+        place, target = here_and_target()
+        self.builder.loc = place
         try:
-            return self.builder.emit(name, *values, blocks=blocks, **attrs)
+            results = self.builder.emit(name, *values, blocks=blocks, **attrs)
         except FluxError as e:
             _name_operands(e, values)
             raise
+        if target and len(results) == 1:
+            # `h = f(x)` names the last op that f makes: an op made later at the same place takes the name over.
+            # Names are for readers and no part of the program.
+            if self._named is not None and self._named[0] is place:
+                results[0].name, self._named[1].name = self._named[1].name, ""
+            else:
+                results[0].name = self.trace.fresh_label(target)
+            self._named = (place, results[0])
+        return results
 
     def use(self, value: Value, owner: Scope) -> Value:
         """`value` of the scope `owner` as seen here: itself, or this block's argument that captures it."""
