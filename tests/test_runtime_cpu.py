@@ -289,13 +289,35 @@ def test_an_arena_that_cannot_be_had() -> None:
 
 
 def test_both_ways_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.layout_is_known(), "on this Python and numpy the fast way must work"
-    fast = adder()
-    slow = adder()
-    slow._fast = None
-    for n in (0, 5, 5, 3):
+    assert native.layout_is_known() and native.calls_are_known(), "on this Python and numpy the fast way must work"
+    programs = [adder() for _ in range(3)]
+    programs[1]._call = programs[2]._call = lambda *arrays: None
+    programs[2]._fast = None
+    for n in (0, 5, 5, 3, 3, 40_000, 40_000):
         x = np.random.default_rng(n).normal(size=(n, 3)).astype("f")
-        np.testing.assert_array_equal(fast(x, x), slow(x, x))
+        results = [p(x, x) for p in programs]
+        assert all(r.flags.writeable and r.flags.c_contiguous and r.shape == (n, 3) for r in results)
+        np.testing.assert_array_equal(results[0], results[1])
+        np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_calls_neither_leak_nor_drop_references() -> None:
+    p = adder()
+    x = np.ones((2, 3), np.float32)
+    p(x, x)
+    counted = [x, x.dtype, None, np.ndarray]
+    before = [sys.getrefcount(o) for o in counted]
+    results = [p(x, x) for _ in range(100)]
+    during = [sys.getrefcount(o) for o in counted]
+    assert during[0] == before[0] and during[1] == before[1] + 100  # each result holds its dtype
+    held = sys.getrefcount(results[0])  # outside of an assert, which pytest rewrites to hold another
+    assert held == 2
+    del results
+    for _ in range(100):
+        p._call(x)  # does not fit: None
+        p._call(x, x)
+    after = [sys.getrefcount(o) for o in counted]
+    assert all(abs(a - b) < 20 for a, b in zip(after, before, strict=True)), (before, after)
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import threading
 import weakref
 from typing import Any
 
-from fluxir.runtime.native import STATE_BYTES, WORKERS, native
+from fluxir.runtime.native import native
+from fluxir.runtime.native_source import STATE_BYTES, WORKERS
 
 __all__ = ["context", "on_fork"]
 

@@ -32,7 +32,7 @@ __all__ = ["Program"]
 Array = NDArray[Any]
 _ALIGNED_FROM = 16384  # bytes from which a result is worth the time that aligning it takes
 _MAX_PLANS = 256
-_new = np.empty
+_SHARED_ARENA = 1 << 20  # bytes up to which a program has an arena besides those of its threads
 
 
 class _Plan:
@@ -55,12 +55,18 @@ class _Plan:
             row = (ctypes.c_int64 * max(1, len(shape)))(*shape)
             rows.append(row)
             expected[3 * i : 3 * i + 3] = [id(t), len(shape), ctypes.addressof(row)]
-        table = (ctypes.c_int64 * 8)(
+        results = (ctypes.c_int64 * max(1, 3 * len(self.outputs)))()
+        for i, (shape, t) in enumerate(self.outputs):
+            row = (ctypes.c_int64 * max(1, len(shape)))(*shape)
+            rows.append(row)
+            results[3 * i : 3 * i + 3] = [id(t), len(shape), ctypes.addressof(row)]
+        table = (ctypes.c_int64 * 10)(
             program.entry, len(shapes), len(self.outputs), len(program.constants),
             ctypes.addressof(self.dims), ctypes.addressof(program.constant_table), id(np.ndarray), ctypes.addressof(expected),
+            ctypes.addressof(results), self.arena,
         )  # fmt: skip
         self.address = ctypes.addressof(table)
-        self.keep = (table, expected, rows)
+        self.keep = (table, expected, results, rows)
 
 
 class Program:
@@ -78,7 +84,11 @@ class Program:
         self.entry = self.code.address(spec["entry"])
         self._raw = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(self.entry)
         self._fast = native.native().invoke if native.layout_is_known() else None
+        self._state = np.zeros(6, np.int64)  # what `_call` works on, see native.py
+        self._call = native.bound(self._state) if native.calls_are_known() else _no_call
         self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
+        self._retired: Any = None  # the plans before these: a running call may still read one of them
+        self._arenas: list[Array] = []  # those that `_call` has had; a running call may still use one of them
         self._last: _Plan | None = None
         self._local = threading.local()
         self._config: config.Config | None = None
@@ -99,7 +109,9 @@ class Program:
 
         `out`: the array (or sequence of arrays) that takes the results. Raises FX0601 to FX0612.
         """
-        values = arguments.bind(self.spec, args, named) if named or len(args) != len(self.input_dtypes) else list(args)
+        if out is None and not named and (results := self.call_same(args)) is not None:
+            return results[0] if len(results) == 1 else tuple(results)
+        values = arguments.bind(self.spec, args, named) if named or len(args) != len(self.input_dtypes) else args
         if out is not None and len(self.output_dtypes) == 1 and isinstance(out, np.ndarray):
             out = [out]
         results = self.call_flat(values, out)
@@ -107,24 +119,29 @@ class Program:
 
     def call_flat(self, arrays: Sequence[Any], out: Sequence[Array] | None = None) -> list[Array]:
         """Run on the inputs in order; returns the results in order (`out` itself where given)."""
-        results = self.call_same(arrays if type(arrays) is list else list(arrays)) if out is None else None
-        if results is not None:
+        if out is None and (results := self.call_same(arrays)) is not None:
             return results
         if config.get() is not self._config:
             self._configure(config.get())
         return self._slow(arrays, out)
 
-    def call_same(self, arrays: list[Any]) -> list[Array] | None:
+    def call_same(self, arrays: Sequence[Any]) -> list[Array] | None:
         """Run on inputs that look like those of the call before (exact ndarrays, same dtypes and shapes); None, with
         nothing done, where they do not."""
         settings = config.get()
         if settings is not self._config:
             self._configure(settings)
+        results = self._call(*arrays)
+        if type(results) is list:
+            return results
+        if results is not None:
+            raise self._failure(results)
         plan = self._last
         if plan is None or self._fast is None:
             return None
-        results = [np.empty(shape, t) if _small(shape, t) else empty(shape, t) for shape, t in plan.outputs]
-        status = self._fast(plan.address, arrays, results, self._arena(plan.arena) if plan.arena else 0, self._context)
+        results = [empty(shape, t) for shape, t in plan.outputs]
+        arena = self._arena(plan.arena) if plan.arena else 0
+        status = self._fast(plan.address, list(arrays), results, arena, self._context)
         if status == 0:
             return results
         if status == native.NOT_READY:
@@ -139,7 +156,7 @@ class Program:
         if plan is None:
             plan = _Plan(self, key)
             if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
+                self._retired, self._plans = self._plans, {}
             self._plans[key] = plan
         if out is None:
             results = [empty(shape, t) for shape, t in plan.outputs]
@@ -151,11 +168,22 @@ class Program:
         status = self._raw((ctypes.c_void_p * max(1, len(pointers)))(*pointers), plan.dims, arena, self._context)
         if status:
             raise self._failure(status)
-        self._last = plan
+        self._remember(plan)
         return results
+
+    def _remember(self, plan: _Plan) -> None:
+        """Make `plan` the one that the next call tries first. Large results are aligned, which `_call` does not do."""
+        self._last = plan
+        if plan.arena > self._state[4] and plan.small and plan.arena <= _SHARED_ARENA:
+            memory = empty((max(plan.arena, 2 * int(self._state[4])),), np.dtype(np.uint8), aligned=True)
+            self._arenas.append(memory)
+            self._state[4] = 0  # in this order: a call between these lines finds an arena that is too small
+            self._state[3], self._state[4] = memory.ctypes.data, memory.nbytes
+        self._state[0] = plan.address if plan.small else 0
 
     def _configure(self, settings: config.Config) -> None:
         self._context = pool.context(settings.threads())
+        self._state[1] = self._context
         self._config = settings
 
     def _arena(self, nbytes: int) -> int:
@@ -187,6 +215,10 @@ class Program:
 
         signature = f"{self.spec['name']}({show(self.spec['inputs'])}) -> ({show(self.spec['outputs'])})"
         return f"<Program {signature} for {self.spec['target']['name']}>"
+
+
+def _no_call(*arrays: Any) -> None:
+    """`native.call` where it cannot be used."""
 
 
 def _small(shape: tuple[int, ...], t: np.dtype[Any]) -> bool:
