@@ -49,7 +49,7 @@ _NAMES: dict[str, str] = {
     """,
     _FRONTEND + "api_indexing": """
         argsort argwhere bincount digitize dynamic_slice dynamic_update flatnonzero histogram interp isin nonzero
-        one_hot put_along_axis searchsorted sort take take_along_axis top_k unique unique_all unique_counts
+        one_hot put_along_axis searchsorted sort take take_along_axis top_k topk unique unique_all unique_counts
         unique_inverse unique_values
     """,
     _FRONTEND + "api_linalg": """

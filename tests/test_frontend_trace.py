@@ -334,7 +334,7 @@ def test_every_op_knows_the_users_line_and_column() -> None:
 def test_values_are_named_after_the_users_variables() -> None:
     def f(x: Any) -> Any:
         h = fx.nn.linear(x, X.T.copy(), 1.0)
-        a, b = fx.split(h, [1], axis=1)
+        a, _ = fx.split(h, [1], axis=1)
         h = fx.exp(h)
         return h + a
 

@@ -197,12 +197,15 @@ def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stabl
 
 
 @public
-def top_k(x: Any, k: Any, /, *, axis: int = -1) -> tuple[Tensor, Tensor]:
+def top_k(x: Any, /, k: Any, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     """The k largest elements along `axis`, largest first, and their positions (i64)."""
     t = as_tensor(x)
     a = normal_axis("top_k", axis, t.ndim)
     values, places = emit_many("topk", moveaxis(t, a, -1), k=as_shape(k)[0])
     return moveaxis(values, -1, a), moveaxis(places, -1, a)
+
+
+topk = top_k
 
 
 @public
@@ -402,5 +405,5 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Tensor:
 __all__ = [
     "argsort", "argwhere", "bincount", "digitize", "dynamic_slice", "dynamic_update", "flatnonzero", "histogram",
     "interp", "isin", "nonzero", "one_hot", "put_along_axis", "searchsorted", "sort", "take", "take_along_axis",
-    "top_k", "unique", "unique_all", "unique_counts", "unique_inverse", "unique_values",
+    "top_k", "topk", "unique", "unique_all", "unique_counts", "unique_inverse", "unique_values",
 ]  # fmt: skip

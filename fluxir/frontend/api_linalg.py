@@ -273,6 +273,13 @@ def vander(x: Any, n: int | None = None, increasing: bool = False) -> Tensor:
 def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Tensor:
     """The norm of the elements along `axis`: any order, including 0 (count of non-zeros), inf, -inf."""
     t = float_operand("norm", x)
+    if isinstance(ord, str):
+        raise error(
+            "FX0220",
+            f"the norm {ord!r} is one of matrices, {t.type} is taken as a vector",
+            help="give two axes",
+            loc=here(),
+        )
     size = emit("abs", t)
     if ord == math.inf:
         return max_(size, axis=axis, keepdims=keepdims)

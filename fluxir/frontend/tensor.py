@@ -490,6 +490,20 @@ class Tensor(Methods):
     def __invert__(self) -> Tensor:
         return invert(self)
 
+    def __round__(self, ndigits: int | None = None) -> Tensor:
+        return self.round(ndigits or 0)
+
+    def __copy__(self) -> Tensor:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        _no_value(
+            "FX0302", f"a traced tensor ({self.type}) cannot be stored or sent", "return it from the traced function"
+        )
+
     def __matmul__(self, other: Any) -> Tensor:
         from fluxir.frontend.api_linalg import matmul
 
