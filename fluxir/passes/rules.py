@@ -162,10 +162,17 @@ class RuleSet:
     def step(self, b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...], uses: Counter[Value],
              fired: Counter[str]) -> Sequence[Value] | None:  # fmt: skip
         """The first rule that applies to one op."""
-        for r in self.by_op.get(op.name, ()):
-            scratch = Builder(op.loc)
-            made = r.apply(Match(scratch, op, operands, blocks, uses))
+        rules = self.by_op.get(op.name)
+        if not rules:
+            return None
+        scratch = Builder(op.loc)
+        match = Match(scratch, op, operands, blocks, uses)
+        for r in rules:
+            made = r.apply(match)
             if made is None:
+                if scratch.ops:  # what a rule built before it gave up
+                    scratch = Builder(op.loc)
+                    match = Match(scratch, op, operands, blocks, uses)
                 continue
             values = [self.fitted(scratch, v, old, r) for v, old in zip(as_values(made), op.results, strict=True)]
             b.ops.extend(scratch.ops)

@@ -248,6 +248,8 @@ def broadcast_of_iota(m: Match) -> Any:
 
 def _implicit(m: Match) -> Any:
     """An operand of an elementwise op broadcasts by itself."""
+    if not any(v.owner is not None and v.owner.name == "broadcast" for v in m.operands):
+        return None
     sources = list(m.operands)
     for i, v in enumerate(m.operands):
         inner = v.owner
