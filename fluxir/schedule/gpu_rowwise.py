@@ -36,7 +36,7 @@ from fluxir.schedule.vectors import Lanes, RowElements, aligned_bytes
 WARP = 32
 FEW_ROWS = 64  # fewer known rows than this are cut into pieces
 PIECE = 16384  # elements of a piece
-PER_THREAD = 4  # reduced elements that are worth one more thread
+PER_THREAD = 4  # vectors that each thread of a team larger than a warp reads at least
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _schedule(rows: Rows, piece: int | None = None) -> GpuRowwiseSchedule:
         high = min(high, piece)
     if along:
         team = 1
-        while team < THREADS and team * lanes * PER_THREAD < high:
+        while team < THREADS and team * lanes * (PER_THREAD if team >= WARP else 1) < high:
             team *= 2
     else:
         team = THREADS // WARP if high > 4 * PER_THREAD else 1
