@@ -377,6 +377,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         assert caught.value.code == "FX0803"
 
 
+def test_an_exception_in_the_model_is_shown_at_its_line(tmp_path: Path) -> None:
+    text = "import fluxir as fx\n@fx.model\ndef main(x: fx.f32[3]):\n    return x.nothing\n"
+    with pytest.raises(FluxError) as caught:
+        fx.load_model(write(tmp_path / "m.py", text)).entry().trace()
+    e = caught.value
+    assert e.code == "FX0317" and "AttributeError" in e.message and e.loc is not None and e.loc.line == 4
+
+
 def annotated(**notes: Any) -> Model:
     def f(x: Any, y: Any = 1.0) -> Any:
         return x + 1

@@ -223,7 +223,7 @@ declare(
     A Python number takes the dtype of the tensor it meets, and must have a value there.
 
         fx.zeros(4, fx.u8) + 256                        u8 holds 0 to 255
-        fx.arange(4) * 0.5                              i64 holds no 0.5
+        fx.arange(4, dtype=fx.i8) * 300                 i8 holds -128 to 127
 
     Cast the tensor first: `x.astype(fx.i32) + 256`.
     """,
@@ -305,7 +305,7 @@ declare(
     """
     Padding is one (before, after) pair per axis. Reflecting needs fewer elements than the axis has.
 
-        fx.pad(x, ((1, 1),))   x: f32[2, 3]             2 axes, 1 pair
+        fx.pad(x, ((1, 1),) * 3)   x: f32[2, 3]         2 axes, 3 pairs
     """,
     "give one (before, after) pair for each axis",
 )

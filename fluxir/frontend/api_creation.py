@@ -36,13 +36,16 @@ def as_shape(shape: Any) -> tuple[Dim, ...]:
     items = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
     out: list[Dim] = []
     for d in items:
-        if isinstance(d, str | Poly):
-            from fluxir.ir.dims import as_dim
-
-            out.append(as_dim(d))
+        if isinstance(d, Poly):
+            out.append(d)
             continue
         if isinstance(d, builtins.float) or not hasattr(d, "__index__"):
-            raise error("FX0218", f"{d!r} is not a size", help="a size is an integer or a symbol", loc=here())
+            raise error(
+                "FX0218",
+                f"{d!r} is not a size",
+                help="a size is an integer or part of a shape, such as x.shape[0]",
+                loc=here(),
+            )
         n = d.__index__()
         if n < 0:
             raise error("FX0218", f"a size cannot be negative: {n}", loc=here())
@@ -219,6 +222,9 @@ def linspace(
 ) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop` (included if `endpoint`); tensors give a new leading axis."""
     d = as_dtype(dtype) if dtype is not None else result_dtype(start, stop, 1.0)
+    (count,) = as_shape(num)
+    if not isinstance(count, int):
+        raise error("FX0302", f"linspace needs a number of points that is known now, not {num}", loc=here())
     parts = num - 1 if endpoint else num
     if is_scalar(start) and is_scalar(stop):
         return as_tensor(np.linspace(start, stop, num, endpoint=endpoint).astype(d.numpy))

@@ -493,8 +493,9 @@ def as_i64() -> Any:
 
 
 def _pad_widths(t: Tensor, pad_width: Any) -> list[tuple[Dim, Dim]]:
+    """(before, after) for every axis, from numpy's forms; FX0223 for another number of pairs or a negative width."""
     if not isinstance(pad_width, tuple | list | np.ndarray):
-        return [(pad_width, pad_width)] * t.ndim
+        pad_width = ((pad_width, pad_width),)
     items = [tuple(p) if isinstance(p, tuple | list | np.ndarray) else p for p in pad_width]
     if builtins.all(not isinstance(p, tuple) for p in items):
         if len(items) == 1:
@@ -507,6 +508,8 @@ def _pad_widths(t: Tensor, pad_width: Any) -> list[tuple[Dim, Dim]]:
         pairs = pairs * t.ndim
     if len(pairs) != t.ndim:
         raise error("FX0223", f"pad: {len(pairs)} pairs for the {t.ndim} axes of {t.type}", loc=here())
+    if builtins.any(isinstance(w, int | np.integer) and w < 0 for p in pairs for w in p):
+        raise error("FX0223", f"pad: a width in {pairs} is negative", help="to drop elements use a slice", loc=here())
     return [as_shape(p) for p in pairs]  # type: ignore[misc]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from fluxir.errors import FluxError, Location, error
 from fluxir.frontend import tree
 from fluxir.frontend.staging import staged
-from fluxir.frontend.trace import Traced, as_facts, function_location, function_name, trace
+from fluxir.frontend.trace import Traced, as_facts, function_location, function_name, raised_by_user, trace
 from fluxir.ir.core import Module
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import TensorType
@@ -92,13 +92,26 @@ class Model:
         note = self._annotated().get("return")
         return None if note is None else annotation_types(note, "the result", self.location)
 
+    def _traced(self, args: list[Any], kwargs: dict[str, Any]) -> Traced:
+        """The trace; an exception that the user's own code raises becomes FX0317 at its line."""
+        try:
+            return trace(staged(self.fn), args, kwargs, name=self.name, facts=self.facts)
+        except FluxError:
+            raise
+        except Exception as e:
+            at = raised_by_user(e)
+            if at is None:
+                raise  # a defect of ours
+            what = f"{self.name!r} raised {type(e).__name__} while it was traced: {e}"
+            raise error("FX0317", what, loc=at, help="traced tensors have a type and shape, but no values yet") from e
+
     def trace(self) -> Traced:
         """The program of this entry point. FX0323 where the result is not what the annotation says."""
         s = self.signature
         parameters = inspect.signature(self.fn).parameters
         args = [s[n] for n, p in parameters.items() if n in s and p.kind != p.KEYWORD_ONLY]
         kwargs = {n: s[n] for n, p in parameters.items() if n in s and p.kind == p.KEYWORD_ONLY}
-        t = trace(staged(self.fn), args, kwargs, name=self.name, facts=self.facts)
+        t = self._traced(args, kwargs)
         promised = self.result
         if promised is not None:
             from fluxir.ir.dims import assuming, prove_equal

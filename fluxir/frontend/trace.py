@@ -133,6 +133,18 @@ def locate(e: FluxError) -> FluxError:
     return e
 
 
+def raised_by_user(e: BaseException) -> Location | None:
+    """The user's line on the way to an exception that was not raised in a file of ours; None if it was."""
+    tb, at, ours = e.__traceback__, None, True
+    while tb is not None:
+        known = _known(tb.tb_frame.f_code)
+        ours = known.ours
+        if not ours:
+            at = known.place(tb.tb_lasti, tb.tb_lineno)
+        tb = tb.tb_next
+    return None if ours else at
+
+
 def _name_operands(e: FluxError, values: Sequence[Value]) -> None:
     """Replace `operand 0` in an error's labels by the user's name for it, where a local variable holds it."""
     frame = user_frame()

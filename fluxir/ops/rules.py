@@ -143,7 +143,9 @@ def elementwise(
 
 
 def normal_axis(name: str, axis: int, rank: int) -> int:
-    """`axis` counted from 0; FX0205 if it is out of range."""
+    """`axis` counted from 0; FX0205 if it is out of range, FX0221 if it is no integer."""
+    if not hasattr(axis, "__index__"):
+        raise error("FX0221", f"{name}: an axis is an integer, not {axis!r}")
     if not -rank <= axis < rank:
         raise error(
             "FX0205",
