@@ -79,6 +79,28 @@ def inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
+@contextlib.contextmanager
+def registries_kept() -> Iterator[None]:
+    """Ops, passes, templates and error codes that a page declares are forgotten after it."""
+    import fluxir.ops
+    import fluxir.passes  # noqa: F401
+    from fluxir.errors import CODES
+    from fluxir.ir.opdef import REGISTRY
+    from fluxir.passes.manager import PASSES
+    from fluxir.schedule import lower  # noqa: F401
+    from fluxir.schedule.templates import TEMPLATES
+
+    tables: list[dict[str, Any]] = [REGISTRY, PASSES, CODES]
+    before, templates = [dict(t) for t in tables], list(TEMPLATES)
+    try:
+        yield
+    finally:
+        for table, entries in zip(tables, before, strict=True):
+            table.clear()
+            table.update(entries)
+        TEMPLATES[:] = templates
+
+
 def run_page(path: Path, folder: Path) -> list[tuple[Fence, str]]:
     """Run a page in `folder`; returns each block of output in it with what it should say. Raises `ExampleFailed`."""
     for f in (ROOT / "examples").iterdir():
@@ -91,9 +113,9 @@ def run_page(path: Path, folder: Path) -> list[tuple[Fence, str]]:
     names: dict[str, Any] = {"__name__": path.stem}
     outputs: list[tuple[Fence, str]] = []
     said = ""
-    with inside(folder):
+    with inside(folder), registries_kept():
         for block in blocks:
-            where = f"{path.relative_to(ROOT)}:{block.start}"
+            where = f"{path.name}:{block.start}"
             words = block.info.split()
             if words[:2] == ["text", "output"]:
                 outputs.append((block, said))
@@ -137,10 +159,7 @@ def run_command(line: str, where: str) -> str:
         raise ExampleFailed(f"{where}: only fluxir commands are run here, not {words[0]}")
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        from fluxir import config
-
-        with config.preserved():
-            status = main(words[1:])
+        status = main(words[1:])
     if status != int(mark or 0):
         raise ExampleFailed(f"{where}: `{command}` ended with {status}:\n{out.getvalue()}")
     return out.getvalue()
@@ -156,7 +175,7 @@ def check(path: Path, folder: Path) -> None:
     for block, said in run_page(path, folder):
         if shown(said) != block.lines:
             raise ExampleFailed(
-                f"{path.relative_to(ROOT)}:{block.start}: the output has changed; `make docs` writes it anew. It is now:\n{said}"
+                f"{path.name}:{block.start}: the output has changed; `make docs` writes it anew. It is now:\n{said}"
             )
 
 
