@@ -119,7 +119,9 @@ def infer(d: OpDef, types: Sequence[Type], attrs: Attrs, blocks: Sequence[Block]
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, ArithmeticError) as e:
         shown = ", ".join(map(str, types))
         why = f"its type rule stopped with {type(e).__name__}: {e}"
-        raise error("FX0108", f"{d.name} does not take ({shown}) with these attributes", notes=[why], help=d.doc) from None
+        raise error(
+            "FX0108", f"{d.name} does not take ({shown}) with these attributes", notes=[why], help=d.doc
+        ) from None
 
 
 def check_result_types(name: str, inferred: Sequence[Type], declared: Sequence[Type], level: str) -> None:

@@ -20,7 +20,8 @@ from fluxir.passes import simplify_shape
 from fluxir.passes.cleanup import dce
 from fluxir.passes.manager import PassContext, pass_
 from fluxir.passes.rules import Match, RuleSet
-from fluxir.passes.simplify_shape import axes_of, shape
+from fluxir.passes.simplify_reduce import axes_of
+from fluxir.passes.simplify_shape import shape
 
 RULES = RuleSet()
 rewrite = RULES.rewrite
