@@ -30,6 +30,7 @@ from fluxir.passes.manager import PassManager, Record
 from fluxir.target import CpuTarget, GpuTarget, Target, parse_target
 
 if TYPE_CHECKING:
+    from fluxir.runtime.launch import GpuProgram
     from fluxir.runtime.program import Program
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
@@ -212,8 +213,16 @@ class Compiled:
         self.in_tree, self.out_tree = in_tree, out_tree
 
     @functools.cached_property
-    def program(self) -> Program:
-        """The loaded program (CPU targets; FX0703 for others: nothing falls back to another device)."""
+    def program(self) -> Program | GpuProgram:
+        """The loaded program, on the CPU or for a GPU target on the device of the setting `device`.
+
+        FX0703 for a GPU target while that is the CPU: nothing falls back to another device.
+        """
+        device = config.get().device
+        if self.target.kind != "cpu" and device.startswith("cuda"):
+            from fluxir.runtime.cuda import load_program
+
+            return load_program(self.spec, self.code, self.constants, device)
         if self.target.kind != "cpu":
             raise error(
                 "FX0703",

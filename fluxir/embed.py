@@ -16,6 +16,7 @@ from fluxir.frontend import tree
 from fluxir.ir.verify import verify_module
 
 if TYPE_CHECKING:
+    from fluxir.runtime.launch import GpuProgram
     from fluxir.runtime.program import Program
 
 
@@ -50,7 +51,7 @@ class Jit:
         self.fn, self.target, self.static = fn, target, frozenset(static_argnames)
         self.signature, self.facts = signature, facts
         self._programs: dict[Any, Compiled] = {}
-        self._last: tuple[int, Program, tree.TreeDef | None] | None = None
+        self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None] | None = None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)

@@ -72,7 +72,9 @@ class FakeDriver:
         values = struct.unpack(parameter_format(layout), parameters)
         for a, v in zip(layout, values, strict=True):  # the layout's offsets are those of the packed bytes
             raw = parameters[a["offset"] : a["offset"] + a["size"]]
-            assert a["dtype"] == "f16" or int.from_bytes(raw, "little") == (v if isinstance(v, int) and v >= 0 else int.from_bytes(raw, "little"))
+            assert a["dtype"] == "f16" or int.from_bytes(raw, "little") == (
+                v if isinstance(v, int) and v >= 0 else int.from_bytes(raw, "little")
+            )
         known = {a["name"]: v for a, v in zip(layout, values) if a["kind"] == "size"}
         out: list[Any] = []
         for a, v in zip(layout, values):

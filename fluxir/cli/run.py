@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from .arrays import assignments, describe, dim_sizes, generate, read_array, summ
 from .common import Output, table, verb
 
 if TYPE_CHECKING:
+    from ..runtime.launch import GpuProgram
     from ..runtime.program import Program
 
 __all__ = ["command", "make_inputs"]
@@ -141,23 +142,40 @@ def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mappin
     return [arrays[name] for name in names]
 
 
-def _load(output: Output, file: str, entry: str | None) -> Program:
+def _load(output: Output, file: str, entry: str | None) -> Program | GpuProgram:
     device = config.get().device
-    if device != "cpu":
+    if device == "vgpu":
         raise _no_device(device)
     suffix = os.path.splitext(file)[1]
     if suffix == ".fxb":
-        from ..runtime.program import Program
+        from ..runtime.artifact import read_artifact
 
-        return Program.load(file)
+        found = read_artifact(file)
+        return _on_device(device, found.spec, found.code, found.constants)
     if suffix not in (".py", ".fx"):
         raise error(
             "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py or .fx model"
         )
     from .models import load_entry
 
+    target = None
+    if device != "cpu":
+        from ..runtime import cuda
+
+        target = cuda.target_of(device)
     output.progress(f"compiling {file}")
-    return load_entry(file, entry).compile().program
+    compiled = load_entry(file, entry).compile(target)
+    return compiled.program if device == "cpu" else _on_device(device, compiled.spec, compiled.code, compiled.constants)
+
+
+def _on_device(device: str, spec: Mapping[str, Any], code: bytes, constants: Sequence[Any]) -> Program | GpuProgram:
+    if device == "cpu":
+        from ..runtime.program import Program
+
+        return Program(spec, code, constants)
+    from ..runtime import cuda
+
+    return cuda.load_program(spec, code, constants, device)
 
 
 def _no_device(device: str) -> FluxError:

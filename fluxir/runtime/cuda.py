@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from fluxir.errors import FluxError, error
 from fluxir.runtime.launch import GpuProgram, parameter_format
+from fluxir.target import GpuTarget, all_targets
 
-__all__ = ["CudaDriver", "Device", "devices", "load_program", "require"]
+__all__ = ["CudaDriver", "Device", "devices", "load_program", "require", "runs_on", "target_of"]
 
 Array = NDArray[Any]
 
@@ -79,7 +80,9 @@ def _context(number: int) -> Any:
     cuda = require()
     count = cuda.Device.count()
     if number >= count:
-        raise error("FX0703", f"there is no device cuda:{number}: the driver reports {count}", help="`fluxir doctor` lists them")
+        raise error(
+            "FX0703", f"there is no device cuda:{number}: the driver reports {count}", help="`fluxir doctor` lists them"
+        )
     return cuda.Device(number).retain_primary_context()
 
 
@@ -106,7 +109,11 @@ class CudaDriver:
             target = spec["target"]["name"]
             if not runs_on(target, found.capability):
                 own = f"sm_{found.capability}"
-                raise error("FX0707", f"{self.name} was compiled for {target}, and {found.name} is {own}", help=f"compile it with --target {own}")
+                raise error(
+                    "FX0707",
+                    f"{self.name} was compiled for {target}, and {found.name} is {own}",
+                    help=f"compile it with --target {own}",
+                )
             self.stream = self.cuda.Stream()
             self.module = self._load(ptx)
             self.functions = {}
@@ -119,9 +126,13 @@ class CudaDriver:
     def _load(self, ptx: bytes) -> Any:
         log: list[str] = []
         try:
-            return self.cuda.module_from_buffer(ptx + b"\0", message_handler=lambda ok, info, problem: log.append(problem or info))
+            return self.cuda.module_from_buffer(
+                ptx + b"\0", message_handler=lambda ok, info, problem: log.append(problem or info)
+            )
         except self.cuda.Error as reason:
-            raise error("FX0704", f"{self.name}: the driver rejects the PTX: {reason}", notes=[x for x in log if x]) from None
+            raise error(
+                "FX0704", f"{self.name}: the driver rejects the PTX: {reason}", notes=[x for x in log if x]
+            ) from None
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -194,9 +205,33 @@ class CudaDriver:
             return float(start.time_till(end)) / 1e3
 
 
-def load_program(spec: Mapping[str, Any], ptx: bytes, constants: Sequence[Array] = (), device: str = "cuda") -> GpuProgram:
+def number_of(device: str) -> int:
+    """The device number in `cuda` (the first) or `cuda:N`."""
+    return int(device.partition(":")[2] or 0)
+
+
+def target_of(device: str) -> str:
+    """The name of the newest target that runs on `cuda` or `cuda:N`. FX0701 to FX0703."""
+    found, number = devices(), number_of(device)
+    if number >= len(found):
+        raise error(
+            "FX0703", f"there is no device {device}: the driver reports {len(found)}", help="`fluxir doctor` lists them"
+        )
+    known = [
+        t for t in all_targets() if isinstance(t, GpuTarget) and not t.variant and t.sm <= found[number].capability
+    ]
+    if not known:
+        raise error(
+            "FX0707",
+            f"{found[number].name} is older than every target of fluxir (compute capability {found[number].capability / 10})",
+        )
+    return max(known, key=lambda t: t.sm).name
+
+
+def load_program(
+    spec: Mapping[str, Any], ptx: bytes, constants: Sequence[Array] = (), device: str = "cuda"
+) -> GpuProgram:
     """A GPU program on `cuda` or `cuda:N`. FX0701 to FX0704, FX0707 where it cannot run there."""
     if spec["target"].get("kind") != "nvptx":
         raise error("FX0707", f"{spec['name']} was compiled for {spec['target'].get('name')}, which is no GPU")
-    number = int(device.partition(":")[2] or 0)
-    return GpuProgram(spec, CudaDriver(spec, ptx, number), constants)
+    return GpuProgram(spec, CudaDriver(spec, ptx, number_of(device)), constants)

@@ -131,6 +131,10 @@ class GpuProgram:
             self.driver.synchronize()
         return results
 
+    def call_same(self, arrays: Sequence[Any]) -> list[Array] | None:
+        """None: on a GPU there is no faster way for arguments that look like those of the call before."""
+        return None
+
     def run_on(self, inputs: Sequence[Memory], outputs: Sequence[Memory], known: Mapping[str, int]) -> None:
         """Start all work on memory that is on the device already; does not wait for the end of it."""
         name = self.spec["host"]["entry"]

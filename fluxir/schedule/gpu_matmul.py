@@ -129,7 +129,16 @@ class _Tiles:
         given = [*inputs, *[memory(v.type) for v in dot.group.outs]]
         names = [a.name for a in dot.group.args]
         made = grid_kernel(
-            dot.group.name, inputs, outputs, tiles, SIDE**2, self.body, names=names, schedule=s, loc=dot.group.loc, given=given
+            dot.group.name,
+            inputs,
+            outputs,
+            tiles,
+            SIDE**2,
+            self.body,
+            names=names,
+            schedule=s,
+            loc=dot.group.loc,
+            given=given,
         )
         refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in range(len(outputs))]]
         return Step(made, tuple(refs), len(outputs))
@@ -160,7 +169,11 @@ class _Tiles:
 
             def multiply(jb: Builder, k: Value, *sums: Value) -> list[Value]:
                 xs, ys = lhs.taken(jb, k, y), rhs.taken(jb, k, x)
-                return [self.add(jb, xs[i], ys[j], sums[i * self.wide + j]) for i in range(self.high) for j in range(self.wide)]
+                return [
+                    self.add(jb, xs[i], ys[j], sums[i * self.wide + j])
+                    for i in range(self.high)
+                    for j in range(self.wide)
+                ]
 
             sums = list(for_(ib, 0, DEPTH, multiply, sums, unroll=4, name="kk"))
             ib.barrier()
@@ -234,7 +247,15 @@ class _Side:
     """One operand in the kernel: global memory to registers (`get`), to shared memory (`put`), to a thread (`taken`)."""
 
     def __init__(
-        self, b: Builder, tiles: _Tiles, operand: Operand, reads: dict[Value, Value], base: Value, size: Dim, rows: int, lanes: int
+        self,
+        b: Builder,
+        tiles: _Tiles,
+        operand: Operand,
+        reads: dict[Value, Value],
+        base: Value,
+        size: Dim,
+        rows: int,
+        lanes: int,
     ) -> None:
         self.tiles, self.operand, self.reads, self.size, self.lanes = tiles, operand, reads, size, lanes
         self.dtype = tiles.dot.dtype
@@ -262,11 +283,16 @@ class _Side:
             here = b.lt(depth, b.index(self.tiles.dot.k))
             if not self.whole:
                 here = b.logical_and(here, b.lt(row, b.index(self.size)))
-            zero = b.const(0, dtype=self.dtype)
-            if self.lanes > 1:
-                zero = b.emit("splat", zero, lanes=self.lanes)[0]
-            out.append(if_(b, here, lambda ib, r=row, d=depth: self.read(ib, r, d), lambda ib, z=zero: z)[0])
+
+            def read(ib: Builder, row: Value = row, depth: Value = depth) -> Value:
+                return self.read(ib, row, depth)
+
+            out.append(if_(b, here, read, self.nothing)[0])
         return out
+
+    def nothing(self, b: Builder) -> Value:
+        zero = b.const(0, dtype=self.dtype)
+        return b.emit("splat", zero, lanes=self.lanes)[0] if self.lanes > 1 else zero
 
     def read(self, b: Builder, row: Value, depth: Value) -> Value:
         t, lanes = self.tiles.t, self.lanes

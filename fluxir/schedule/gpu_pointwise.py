@@ -60,7 +60,14 @@ def grid_kernel(
     """A GPU kernel over a one-dimensional grid; `body(builder, input memories, output memories)` emits it. `given`: the
     types of its arguments where the body sees other shapes (see `loops.kernel`)."""
     f = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=loc, given=given)
-    return Func(f.name, f.block, f.level, Attrs({**f.attrs, "grid": (blocks, 1, 1), "block": (threads, 1, 1)}), f.result_names, f.loc)
+    return Func(
+        f.name,
+        f.block,
+        f.level,
+        Attrs({**f.attrs, "grid": (blocks, 1, 1), "block": (threads, 1, 1)}),
+        f.result_names,
+        f.loc,
+    )
 
 
 def linear_thread(b: Builder, threads: int = THREADS) -> Value:
@@ -73,7 +80,7 @@ def linear_thread(b: Builder, threads: int = THREADS) -> Value:
 def pointwise(group: Group, target: Any) -> Kernels:
     """One thread an element of the output space; one kernel for each distinct output shape."""
     shapes = list(dict.fromkeys(shape_of(v) for v in group.outs))
-    steps = []
+    steps: list[Step] = []
     for s in shapes:
         which = [j for j, v in enumerate(group.outs) if shape_of(v) == s]
         steps.append(_one_shape(group, s, which, f"{group.name}_{len(steps)}" if len(shapes) > 1 else group.name))
@@ -116,5 +123,7 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
     operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
     schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1", lanes)
     names, blocks = [v.name for v in group.args], ceildiv(total, THREADS)
-    made = grid_kernel(name, inputs, outputs, blocks, THREADS, body, names=names, schedule=schedule, loc=group.loc, given=given)
+    made = grid_kernel(
+        name, inputs, outputs, blocks, THREADS, body, names=names, schedule=schedule, loc=group.loc, given=given
+    )
     return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))

@@ -116,7 +116,18 @@ def _whole(rows: Rows, original: Group) -> Kernels:
     blocks = ceildiv(tasks, schedule.threads // schedule.team)
     names = [v.name for v in group.args]
     given = [memory(v.type) for v in (*original.args, *original.outs)]
-    made = grid_kernel(group.name, inputs, outputs, blocks, schedule.threads, body, names=names, schedule=schedule, loc=group.loc, given=given)
+    made = grid_kernel(
+        group.name,
+        inputs,
+        outputs,
+        blocks,
+        schedule.threads,
+        body,
+        names=names,
+        schedule=schedule,
+        loc=group.loc,
+        given=given,
+    )
     refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in range(len(outputs))]]
     pairs = tuple((len(inputs) + j, i) for j, i in rows.inplace())
     return Kernels((Step(made, tuple(refs), len(outputs), pairs),))
@@ -151,7 +162,9 @@ def _split(rows: Rows, original: Group) -> Kernels:
     names = [v.name for v in group.args]
     given = [*[memory(v.type) for v in original.args], *parts]
     name, threads = f"{group.name}_pieces", schedule.threads
-    made = grid_kernel(name, inputs, parts, blocks, threads, body, names=names, schedule=schedule, loc=group.loc, given=given)
+    made = grid_kernel(
+        name, inputs, parts, blocks, threads, body, names=names, schedule=schedule, loc=group.loc, given=given
+    )
     refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("scratch", k) for k in range(len(parts))]]
     steps = [Step(made, tuple(refs), len(parts))]
     rest = combining_group(rows, pieces)
@@ -170,7 +183,9 @@ def _split(rows: Rows, original: Group) -> Kernels:
 class _TeamCode:
     """Emits the work of one thread. `lane`: its place in its team."""
 
-    def __init__(self, b: Builder, rows: Rows, schedule: GpuRowwiseSchedule, reads: dict[Value, Value], outs: list[Value]) -> None:
+    def __init__(
+        self, b: Builder, rows: Rows, schedule: GpuRowwiseSchedule, reads: dict[Value, Value], outs: list[Value]
+    ) -> None:
         self.b, self.rows, self.schedule, self.reads, self.outs = b, rows, schedule, reads, outs
         self.last = len(rows.space) - 1
         self.dims = tuple(rows.space[i] for i in rows.reduced)
@@ -190,7 +205,8 @@ class _TeamCode:
 
     def row(self, at: tuple[Value, ...], lo: Value, hi: Value, here: Value) -> None:
         """All stages of a row, then its results. `hi` is `lo` for a team without a row: it only takes part in barriers."""
-        b, fixed = self.b, {}
+        b = self.b
+        fixed: dict[Value, Value] = {}
         for s, stage in enumerate(self.rows.stages):
             totals = self.reduce(at, lo, hi, s, fixed)
             fixed |= {op.result: cast(b, x, op.result.type.dtype) for op, x in zip(stage, totals)}
@@ -209,7 +225,9 @@ class _TeamCode:
             e = RowElements(ib, self.reads, fixed)
             vec = Lanes(e, idx[self.last], self.schedule.lanes, aligned=True) if self.schedule.lanes > 1 else None
             found = [(j, self.index_of(ib, j, idx)) for j in full]
-            values = [vec.vector(self.rows.group.outs[j], w) if vec else e.at(self.rows.group.outs[j], w) for j, w in found]
+            values = [
+                vec.vector(self.rows.group.outs[j], w) if vec else e.at(self.rows.group.outs[j], w) for j, w in found
+            ]
             for (j, where), x in zip(found, values):
                 ib.store(self.outs[j], x, *where, align=aligned_bytes(self.outs[j], self.schedule.lanes) if vec else 0)
 
@@ -268,7 +286,9 @@ class _TeamCode:
         if inside:
             mask = min(WARP, s.team) // 2
             while mask:
-                totals = [combine(b, op.name, x, b.emit("shuffle_xor", x, mask=mask)[0]) for op, x in zip(stage, totals)]
+                totals = [
+                    combine(b, op.name, x, b.emit("shuffle_xor", x, mask=mask)[0]) for op, x in zip(stage, totals)
+                ]
                 mask //= 2
             count = s.team // WARP
         if count <= 1:
