@@ -187,6 +187,9 @@ class _Function:
         self.count = 0
         self.flags = False  # returns are flags
         self.loops: list[tuple[str | None, str | None]] = []  # (break flag, continue flag) of the loops around
+        # Names this function binds. `x[i] = v` on any other changes an object of someone else, which a rebinding here
+        # would hide; it stays as it is, and the tensor refuses it where the change would be lost (FX0304).
+        self.locals: set[str] = set()
 
     def fresh(self, kind: str) -> str:
         self.count += 1
@@ -211,7 +214,12 @@ class _Function:
         return new
 
     def check(self, node: ast.FunctionDef) -> None:
+        a = node.args
+        parameters = [*a.posonlyargs, *a.args, *a.kwonlyargs, *[p for p in (a.vararg, a.kwarg) if p is not None]]
+        self.locals = {p.arg for p in parameters}
         for n in _own_nodes(node.body):
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
+                self.locals.add(n.id)
             if isinstance(n, ast.Yield | ast.YieldFrom):
                 raise self.refuse(n, "a generator (yield)", "return a list, or use fx.scan")
             if isinstance(n, ast.Await | ast.AsyncFor | ast.AsyncWith):
@@ -294,9 +302,7 @@ class _Function:
                         s,
                     )
                 ]
-            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name)) as target]) if isinstance(
-                target.ctx, ast.Store
-            ):
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name)) as target]) if name in self.locals:
                 return [
                     _at(
                         _assign(
@@ -308,7 +314,7 @@ class _Function:
                         s,
                     )
                 ]
-            case ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)) as target):
+            case ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)) as target) if name in self.locals:
                 key = self.fresh("key")
                 read = ast.Subscript(_name(name), _name(key), ast.Load())
                 value = ast.BinOp(read, s.op, self.expr(s.value))

@@ -410,10 +410,16 @@ def for_(
 def _staged_for(
     it: Any, body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...], flags: Sequence[int]
 ) -> tuple[Any, ...]:
+    from fluxir.ir.dtypes import i64
+
     if isinstance(it, Tensor) and not it.ndim:
         raise error("FX0314", "a scalar tensor cannot be iterated", loc=here())
-    first = it[0] if isinstance(it, Tensor) else it.start
-    v = _Variables(names, _with_result(names, values, lambda *vs: body(first, *vs)) if flags else values)
+
+    def first(*vs: Any) -> Any:
+        # Only the types of this iteration count, so an axis that may be empty is no reason to refuse.
+        return body(it[constant(0, i64)] if isinstance(it, Tensor) else it.start, *vs)
+
+    v = _Variables(names, _with_result(names, values, first) if flags else values)
     if isinstance(it, Tensor):
         if not flags:
             return v.run(lambda init: control.scan(lambda s, x: (v.kept(body(x, *v.full(s))), None), init, it)[0])
@@ -430,8 +436,6 @@ def _staged_for(
 
         def item(i: Any) -> Any:
             return low + i * step
-
-    from fluxir.ir.dtypes import i64
 
     counter = (
         i64 if isinstance(it, Tensor) else next((x.dtype for x in (it.stop, it.start) if isinstance(x, Tensor)), i64)
