@@ -7,6 +7,7 @@ FMA, F16C and SSE4.1 are missing and emulated.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -638,7 +639,7 @@ def test_copied_and_called_recipes_have_the_same_bits(op: str) -> None:
     called = compile_cpu(module(rows, [f"f32[{n}]"], [f"f32[{n}]"]), parse_target("cpu"))
     assert f"@recipe.{op}." in called.vector_source
     copied = compile_cpu(elementwise(op, ["f32"], n, 0), parse_target("cpu"))
-    assert not copied.vector_source
+    assert "@recipe." not in copied.source + copied.vector_source
     got = [Program(c.spec, c.object, c.constants)(x) for c in (called, copied)]
     assert_same(*got)
 
@@ -814,8 +815,9 @@ def test_equal_kernels_are_emitted_once() -> None:
     code = compile_cpu(
         Module("m", {"main": f, "scale": scale_kernel(), "again": scale_kernel("again")}), parse_target("cpu")
     )
-    assert code.source.count("define internal void @kernel.scale(") == 1
-    assert "kernel.again" not in code.source
+    written = code.source + code.vector_source
+    assert len(re.findall(r"define .* void @kernel\.scale\(", written)) == 1
+    assert "kernel.again" not in written
 
 
 def planned(offset: int) -> CompiledCode:
@@ -853,7 +855,7 @@ def test_in_place_launches_take_one_pointer_and_still_vectorise() -> None:
     x = np.arange(64, dtype="f")
     for offset in (0, 256):
         code = planned(offset)
-        kernels = code.source.count("define internal void @kernel.scale")
+        kernels = len(re.findall(r"define .* void @kernel\.scale", code.source + code.vector_source))
         assert kernels == (2 if offset == 0 else 1)
         p = Program(code.spec, code.object, code.constants)
         np.testing.assert_array_equal(p(x), x * 4 + 3)

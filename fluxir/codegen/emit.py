@@ -229,14 +229,14 @@ class Emitter:
         return self.values[v]
 
     def typed(self, v: Value) -> str:
-        return f"{self.register(v.type)} {self.values[v]}"
+        return f"{self.register(v.type)} {self.get(v)}"
 
     # ---- blocks
     def run(self, block: Block) -> list[str]:
         """Emit a region's ops; its arguments must be bound. Returns what it yields."""
         for op in block.ops:
             self.op(op)
-        return [self.values[v] for v in block.outs]
+        return [self.get(v) for v in block.outs]
 
     def op(self, op: Op) -> None:
         result = self.recipe(op)
@@ -650,6 +650,8 @@ class Emitter:
             wishes.append(self.unit.meta('!"llvm.loop.unroll.disable"'))
         elif op.attrs.unroll > 1:
             wishes.append(self.unit.meta(f'!"llvm.loop.unroll.count", i32 {op.attrs.unroll}'))
+        if len(op.operands) > 3 and op.attrs.vectorize:
+            wishes.append(self.unit.meta('!"llvm.loop.interleave.count", i32 4'))
         if not op.attrs.vectorize:
             wishes.append(self.unit.meta('!"llvm.loop.vectorize.enable", i1 false'))
         return f", !llvm.loop {self.unit.meta(', '.join(['!SELF', *wishes]), distinct=True)}" if wishes else ""
