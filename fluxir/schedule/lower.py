@@ -29,6 +29,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     gpu_matmul,
     gpu_pointwise,
     gpu_rowwise,
+    join_cpu,
     matmul_cpu,
     pointwise,
     rowwise,

@@ -22,15 +22,18 @@ from fluxir.schedule.group import Group, shape_of
 from fluxir.schedule.loops import GRAIN, for_, grain_of, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
+TILE = 32
+
 
 @dataclass(frozen=True)
 class PointwiseSchedule(Schedule):
     """`space`: the loops after merging. `parallel`: how many of them are spread over threads (0: none). `chunk`: elements
-    of a task where there is one loop."""
+    of a task where there is one loop. `tile`: the two loops that run in square tiles, for memory that is walked across."""
 
     space: str
     parallel: int = 0
     chunk: Dim | None = None
+    tile: str | None = None
 
 
 @template("pointwise", target="cpu", priority=-100)
@@ -50,16 +53,24 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
     given = [memory(v.type) for v in (*group.args, *outs)]
     access = analyse(group, space, [(v, identity_map(space)) for v in outs]) if len(outs) == len(group.outs) else None
     merged = collapse(group, access) if access is not None else None
+    across: int | None = None
     if merged is not None:
         group, space, _ = merged
         outs = [group.outs[j] for j in which]
+        across = _across(group, space)
     work = element_cost(group)
     total = product(space) * work
     inputs = [memory(v.type) for v in group.args]
     outputs = [MemType(v.type.dtype, space) for v in outs]
     chunk = max(512, GRAIN // max(1, work) // 64 * 64)
     depth = 0 if not space or is_small(total) else _parallel_depth(space, work)
-    schedule = PointwiseSchedule("x".join(map(str, space)) or "1", depth, chunk if depth and len(space) == 1 else None)
+    across = across if depth else None
+    schedule = PointwiseSchedule(
+        "x".join(map(str, space)) or "1",
+        depth,
+        chunk if depth and len(space) == 1 else None,
+        None if across is None else f"{across},{len(space) - 1}",
+    )
 
     def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:
         reads = dict(zip(group.args, ins))
@@ -71,6 +82,8 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
 
         if depth == 0:
             nest(b, space, element)
+        elif across is not None:
+            _tiles(b, space, across, work, element)
         elif len(space) == 1:
             n = b.index(space[0])
 
@@ -93,6 +106,46 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
     names = [v.name for v in group.args]
     made = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=group.loc, given=given)
     return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))
+
+
+def _across(group: Group, space: tuple[Dim, ...]) -> int | None:
+    """A loop along which some argument is contiguous while the last loop jumps in it (a transpose), if there is one."""
+    access = analyse(group, space, [(v, identity_map(space)) for v in group.outs])
+    last = len(space) - 1
+    for maps in access.leaves.values() if access is not None else ():
+        for m in maps:
+            if last in m[:-1] and m[-1] >= 0:
+                return m[-1]
+    return None
+
+
+def _tiles(b: Builder, space: tuple[Dim, ...], across: int, work: int, element: Any) -> None:
+    """Loops in which axis `across` and the last one run in square tiles, so that lines of memory are used whole."""
+    last = len(space) - 1
+    others = [i for i in range(last) if i != across]
+    blocks = ceildiv(space[across], TILE)
+
+    def bounds(ib: Builder, t: Value, size: Dim) -> tuple[Value, Value]:
+        lo = ib.mul(t, ib.index(TILE))
+        return lo, ib.minimum(ib.add(lo, ib.index(TILE)), ib.index(size))
+
+    def task(ib: Builder, t: Value) -> None:
+        *outer, block = unravel(ib, t, (*[space[i] for i in others], blocks))
+        at: dict[int, Value] = dict(zip(others, outer))
+        lo, hi = bounds(ib, block, space[across])
+
+        def tile(jb: Builder, u: Value) -> None:
+            first, end = bounds(jb, u, space[last])
+
+            def line(kb: Builder, i: Value) -> None:
+                here = {**at, across: i}
+                for_(kb, first, end, lambda lb, k: element(lb, tuple({**here, last: k}[a] for a in range(last + 1))))
+
+            for_(jb, lo, hi, line)
+
+        for_(ib, 0, ceildiv(space[last], TILE), tile)
+
+    parallel(b, product([*[space[i] for i in others], blocks]), task, grain=grain_of(TILE * space[last] * work))
 
 
 def _index(b: Builder, v: Value, at: tuple[Value, ...]) -> tuple[Value, ...]:
