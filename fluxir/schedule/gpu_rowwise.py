@@ -310,12 +310,22 @@ class _TeamCode:
         b.barrier()
         out = []
         for op, mem in zip(stage, shared):
-            parts = [b.load(mem, b.add(base, b.index(k * stride))) for k in range(count)]
+            parts = self.parts(mem, base, count, stride)
             total = parts[0]
             for x in parts[1:]:
                 total = combine(b, op.name, total, x)
             out.append(total)
         return out
+
+    def parts(self, mem: Value, base: Value, count: int, stride: int) -> list[Value]:
+        """`count` elements of shared memory, `stride` apart; in vectors where they are neighbours."""
+        b, run = self.b, min(4, count) if stride == 1 else 1
+        places = [b.add(base, b.index(k * stride)) for k in range(0, count, run)]
+        if run == 1:
+            return [b.load(mem, i) for i in places]
+        align = min(16, run * mem.type.dtype.itemsize)  # `base` is a multiple of `count`
+        vectors = [b.emit("load", mem, i, lanes=run, align=align)[0] for i in places]
+        return [b.emit("extract", v, lane=k)[0] for v in vectors for k in range(run)]
 
 
 __all__ = ["GpuRowwiseSchedule", "kernels_of", "rowwise"]
