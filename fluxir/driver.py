@@ -86,6 +86,8 @@ def build(
     out.stages.setdefault("simplified", module)
     with assuming(module.facts):
         module = lower(module, target)
+    if dump_dir is not None:
+        (Path(dump_dir) / "lowered.fx").write_text(print_module(module))
     if (verify or config.get().verify) != "off":
         verify_module(module)
     module, records = run_passes(module, LOOPS, target, verify=verify, dump_dir=dump_dir, start=count)

@@ -272,8 +272,8 @@ def test_opt_resumes_from_an_edited_dump(place: Path, capsys: pytest.CaptureFixt
     ]
     assert "sub(" in data["text"] and data["text"].count("tanh") == 1
     assert failure(capsys, "opt", "--from", "m.fx")[:2] == ("FX0409", 2)
-    (place / "01-x.fx").write_text(TEXT)
-    assert failure(capsys, "opt", "--from", "01-x.fx")[:2] == ("FX0810", 74)
+    (place / "01-x.fx").write_text(TEXT)  # no index.json beside it
+    assert failure(capsys, "opt", "--from", "01-x.fx")[:2] == ("FX0409", 2)
 
 
 @pytest.mark.parametrize(

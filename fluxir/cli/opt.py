@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 import click
@@ -42,14 +38,17 @@ def command(
     from .. import config
     from ..driver import FUSE, SIMPLIFY, as_target, run_passes
     from ..ir.printer import print_module
+    from ..passes.manager import resume_point
 
     if (file is None) == (start is None):
         raise error("FX0904", "give either FILE or --from DUMP", help="`fluxir opt --help` explains both")
     first = 0
     if start is not None:
-        module = load_text_module(start)
-        first, rest = _behind(start)
-        passes = rest if passes is None else passes
+        if passes is None:
+            point = resume_point(start)
+            module, first, passes = point.module, point.index, point.remaining
+        else:
+            module = load_text_module(start)
     else:
         assert file is not None
         module = load_text_module(file) if file.endswith((".fx", ".fxb")) else load_entry(file, None).module
@@ -77,29 +76,3 @@ def command(
     data = {"changed": after is not module, "passes": rows, "text": text}
     if target_file is None or output.as_json:
         output.result(data, text.rstrip("\n"))
-
-
-def _behind(path: str) -> tuple[int, str]:
-    """The number of the pass that wrote the dump ``path``, and the passes that came after it. Raises FX0409 and
-    FX0810."""
-    found = re.fullmatch(r"(\d+)-[\w-]+\.fx", os.path.basename(path))
-    if found is None:
-        raise error(
-            "FX0409",
-            f"{path} is not called NN-PASS.fx, as the dumps of passes are",
-            help="give --passes and FILE instead",
-        )
-    index = Path(path).with_name("index.json")
-    try:
-        rows = json.loads(index.read_text(encoding="utf-8"))["passes"]
-        steps = [(int(row["index"]), str(row["pass"])) for row in rows]
-    except OSError as reason:
-        raise error(
-            "FX0810", f"{index} cannot be read: {reason.strerror}", help="give --passes to say what to run"
-        ) from None
-    except (ValueError, KeyError, TypeError) as reason:
-        raise error(
-            "FX0810", f"{index} is not the index of a dump: {reason}", help="give --passes to say what to run"
-        ) from None
-    number = int(found[1])
-    return number, ",".join(text for at, text in steps if at > number)

@@ -294,25 +294,29 @@ def _place(e: FluxError, file: str) -> None:
 
 
 def module_entries(m: Module) -> dict[str, Entry]:
-    """The entry points of a module: its tensor functions that no other function calls."""
+    """The entry points of a module: its tensor functions that no other function calls, or, of a lowered module (a dump
+    to go on from), its host functions."""
     called = {
         op.attrs["callee"]
         for f in m.funcs.values()
         for op in f.walk()
         if op.attrs.get("callee") and op.attrs["callee"] != f.name
     }
-    names = [n for n, f in m.funcs.items() if f.level == "tensor" and n not in called]
+    level = "host" if m.entry.level == "host" else "tensor"
+    names = [n for n, f in m.funcs.items() if f.level == level and n not in called]
 
     def make(name: str) -> Callable[[], Traced]:
         def build() -> Traced:
             funcs = {name: m.funcs[name], **{n: f for n, f in m.funcs.items() if n != name and n not in names}}
             f = m.funcs[name]
             module = m if next(iter(m.funcs)) == name and len(names) == 1 else Module(name, funcs, m.facts, m.attrs)
-            arguments = tuple(tree.LEAF for _ in f.args)
+            memories = len(f.args) - ("arena" in f.attrs)
+            inputs = f.attrs["inputs"] if level == "host" else len(f.args)
+            arguments = tuple(tree.LEAF for _ in range(inputs))
             in_tree = tree.TreeDef(
-                "tuple", (0, 1), (tree.TreeDef("tuple", tuple(range(len(f.args))), arguments), tree.TreeDef("dict"))
+                "tuple", (0, 1), (tree.TreeDef("tuple", tuple(range(inputs)), arguments), tree.TreeDef("dict"))
             )
-            results = tuple(tree.LEAF for _ in f.outs)
+            results = tuple(tree.LEAF for _ in (range(memories - inputs) if level == "host" else f.outs))
             out_tree = tree.LEAF if len(results) == 1 else tree.TreeDef("tuple", tuple(range(len(results))), results)
             return Traced(module, in_tree, out_tree)
 

@@ -47,6 +47,11 @@ class DType:
         return _numpy_dtype(self.name)
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The same as `numpy`: numpy takes anything with this attribute as a dtype (`array.astype(fx.f32)`)."""
+        return self.numpy
+
+    @property
     def is_float(self) -> bool:
         return self.kind == "float"
 

@@ -18,43 +18,41 @@ from fluxir.passes.manager import PassContext, pass_
 @pass_("dce", level="any")
 def dce(func: Func, cx: PassContext) -> Func:
     """Remove ops whose results nobody uses."""
-    return func.with_block(_dce_block(func.block))
+    dead: set[Op] = set()
+    _find_dead(func.block, set(func.outs), dead)
+    return func.with_block(_without(func.block, dead, {})) if dead else func
 
 
-def _dce_block(block: Block, live: set[Value] | None = None) -> Block:
-    """Backward over the ops; `live` collects what is used here and, for open regions, flows out to the enclosing block."""
-    used = set(block.outs) if live is None else live
+def _find_dead(block: Block, used: set[Value], dead: set[Op]) -> None:
+    """Collect dead ops, backwards; `used` grows by what is used here (values of enclosing blocks among them)."""
     used.update(block.outs)
-    kept: list[Op] = []
-    changed = False
     for op in reversed(block.ops):
         if not has_effects(op) and not any(r in used for r in op.results):
-            changed = True
+            dead.add(op)
             continue
         used.update(op.operands)
-        if op.blocks:
-            blocks = [_dce_block(k, used) for k in op.blocks]
-            if any(x is not y for x, y in zip(blocks, op.blocks, strict=True)):
-                op = _with_blocks(op, blocks)
-                changed = True
-        kept.append(op)
-    return Block(block.args, kept[::-1], block.outs) if changed else block
+        for inner in op.blocks:
+            _find_dead(inner, used, dead)
 
 
-def _with_blocks(op: Op, blocks: list[Block]) -> Op:
-    """The op with other regions and the *same* result values, so that its users need no rewriting."""
-    new = Op.__new__(Op)
-    new.defn, new.operands, new.attrs, new.blocks, new.loc, new.results = (
-        op.defn,
-        op.operands,
-        op.attrs,
-        tuple(blocks),
-        op.loc,
-        op.results,
-    )
-    for r in op.results:
-        r.owner = new
-    return new
+def _without(block: Block, dead: set[Op], env: dict[Value, Value]) -> Block:
+    """The block without dead ops. An op is made anew only where something inside it, or before it, went."""
+    ops: list[Op] = []
+    for op in block.ops:
+        if op in dead:
+            continue
+        blocks = tuple(_without(k, dead, env) for k in op.blocks)
+        operands = tuple(env.get(v, v) for v in op.operands)
+        if operands != op.operands or any(x is not y for x, y in zip(blocks, op.blocks, strict=True)):
+            new = Op(op.defn, operands, op.attrs, blocks, op.loc, [r.type for r in op.results])
+            for old, r in zip(op.results, new.results, strict=True):
+                r.name = old.name
+                env[old] = r
+            op = new
+        ops.append(op)
+    outs = [env.get(v, v) for v in block.outs]
+    same = len(ops) == len(block.ops) and all(x is y for x, y in zip(ops, block.ops, strict=True))
+    return block if same and outs == list(block.outs) else Block(block.args, ops, outs)
 
 
 def op_key(op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
