@@ -19,6 +19,7 @@ from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.types import BOOL, INDEX, TensorType
 from fluxir.ir.verify import verify_module
 
+MAX_ELEMENTS = 5000  # of a value that later ops may use: concat and broadcast would double it again and again
 UNARY = "neg abs exp tanh sin cos sqrt floor ceil round sign sigmoid erf log1p relu silu gelu".split()
 BINARY = "add sub mul minimum maximum".split()
 COMPARE = "lt le gt ge eq ne".split()
@@ -201,7 +202,7 @@ def random_program(seed: int, ops: int = 12, control: bool = True) -> Program:
             pool = list(args)
             for _ in range(ops):
                 v = m.step(b, pool)
-                if v is not None and len(v.type.shape) <= 5:
+                if v is not None and len(v.type.shape) <= 5 and evaluate(v.type.size, {"B": 8}) <= MAX_ELEMENTS:
                     pool.append(v)
             count = min(len(pool), int(m.rng.integers(1, 4)))
             return [pool[-1], *[pool[int(i)] for i in m.rng.permutation(len(pool))[: count - 1]]]
