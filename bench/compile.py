@@ -111,7 +111,7 @@ def run(quick: bool) -> Report:
             for n, rs in by_size.items()
         }
         ops = {n: m["ops"] for n, m in middle.items()}
-        for n, m in middle.items():
+        for m in middle.values():
             rows.append(
                 [
                     family,
@@ -127,11 +127,13 @@ def run(quick: bool) -> Report:
             "all": exponent([ops[n] for n in sizes], [middle[n]["total"] for n in sizes]),
             **{f"large, {k}": exponent([ops[n] for n in large], [middle[n][k] for n in large]) for k in ("total", *STAGES)},
         }  # fmt: skip
-    notes = ["CPU seconds; one thread", *[
-        f"{family}: time grows with ops to the power {fit['all']:.2f} over all sizes, {fit['large, total']:.2f} from {LARGE} ops on"
-        f" (trace {fit['large, trace']:.2f}, passes and lowering {fit['large, passes']:.2f}, code generation {fit['large, code']:.2f})"
-        for family, fit in fits.items()
-    ]]  # fmt: skip
+    notes = ["CPU seconds; one thread"]
+    for family, fit in fits.items():
+        trace, passes, code = (f"{fit[f'large, {k}']:.2f}" for k in STAGES)
+        notes.append(
+            f"{family}: time grows with ops to the power {fit['all']:.2f} over all sizes, {fit['large, total']:.2f} from"
+            f" {LARGE} ops on (trace {trace}, passes and lowering {passes}, code generation {code})"
+        )
     data = {"exponents": fits, "seconds": {f: {str(n): rs for n, rs in by.items()} for f, by in measured.items()}}
     return Report(
         "Compile time against program size, cold",

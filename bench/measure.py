@@ -94,7 +94,10 @@ class Report:
         def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
 
-        about = f"{where['date']}, {where['cpu']}, {where['cores']} cores, load {where['load']}, Python {where['python']}, commit {where['commit']}"
+        about = (
+            f"{where['date']}, {where['cpu']}, {where['cores']} cores, load {where['load']}, Python {where['python']},"
+            f" commit {where['commit']}"
+        )
         table = [line(self.columns), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *[line(r) for r in self.rows]]
         return (
             "\n".join([f"# {self.title}", "", about, "", *table, "", *[f"- {n}" for n in self.notes]]).rstrip() + "\n"

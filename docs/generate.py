@@ -48,7 +48,6 @@ def cell(text: Any) -> str:
 
 
 def ops_page() -> str:
-    import fluxir.ops
     from fluxir.cli.ops import RULES, facts
     from fluxir.ir.opdef import REGISTRY
 
@@ -57,7 +56,10 @@ def ops_page() -> str:
         f"{len(REGISTRY)} ops. Each is declared once, in `fluxir/ops/`; `fluxir ops NAME` prints one of these entries. The rules an op can",
         f"have are {', '.join(f'`{r}`' for r in RULES)}; the lines of IR are its samples, which the tests run against the numpy meaning.",
     ]
-    groups = {k: [d for d in REGISTRY.values() if d.category == k] for k in dict.fromkeys([*CATEGORIES, *sorted(d.category for d in REGISTRY.values())])}
+    groups = {
+        k: [d for d in REGISTRY.values() if d.category == k]
+        for k in dict.fromkeys([*CATEGORIES, *sorted(d.category for d in REGISTRY.values())])
+    }
     for category, members in groups.items():
         if not members:
             continue
@@ -65,12 +67,17 @@ def ops_page() -> str:
         for d in sorted(members, key=lambda d: d.name):
             f = facts(d)
             attrs = ", ".join(
-                f"`{n}`: {a['kind']}" + (f" = {array_free(a['default'])}" if "default" in a else "") for n, a in f["attributes"].items()
+                f"`{n}`: {a['kind']}" + (f" = {array_free(a['default'])}" if "default" in a else "")
+                for n, a in f["attributes"].items()
             )
-            traits = [t for t in ("commutes", "effects") if f[t]] + ([f"{f['regions']} region(s)"] if f["regions"] else [])
+            traits = [t for t in ("commutes", "effects") if f[t]] + (
+                [f"{f['regions']} region(s)"] if f["regions"] else []
+            )
             out.append(f"### `{d.name}`\n\n{first_line(d.doc)}\n")
             facts_line = [f"Attributes: {attrs}." if attrs else "", f"Traits: {', '.join(traits)}." if traits else ""]
-            facts_line.append(f"Level: {f['level']}. Rules: {', '.join(r for r, has in f['rules'].items() if has) or 'none'}.")
+            facts_line.append(
+                f"Level: {f['level']}. Rules: {', '.join(r for r, has in f['rules'].items() if has) or 'none'}."
+            )
             out.append(" ".join(x for x in facts_line if x) + "\n")
             lines = list(itertools.islice((e for e in f["examples"] if len(e) < 150 and "\n" not in e), 2))
             if lines:
@@ -83,7 +90,6 @@ def array_free(text: str) -> str:
 
 
 def passes_page() -> str:
-    import fluxir.passes
     from fluxir import driver
     from fluxir.passes.manager import PASSES
 
@@ -94,7 +100,11 @@ def passes_page() -> str:
     ]
     for name, p in sorted(PASSES.items()):
         options = ", ".join(f"`{k}={v}`" for k, v in p.options.items())
-        out.append(f"## `{name}`\n\n{p.doc}\n\nLevel: {p.level}. Works on: {p.scope}." + (f" Options and defaults: {options}." if options else "") + "\n")
+        out.append(
+            f"## `{name}`\n\n{p.doc}\n\nLevel: {p.level}. Works on: {p.scope}."
+            + (f" Options and defaults: {options}." if options else "")
+            + "\n"
+        )
     return "\n".join(out)
 
 
@@ -109,7 +119,9 @@ def templates_page() -> str:
         "| target | template | priority | anchors | |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for t in sorted(TEMPLATES, key=lambda t: (t.target, -t.priority, t.name)):
-        out.append(f"| {t.target} | `{t.name}` | {t.priority} | {cell(', '.join(t.anchors)) or 'any'} | {cell(t.doc)} |")
+        out.append(
+            f"| {t.target} | `{t.name}` | {t.priority} | {cell(', '.join(t.anchors)) or 'any'} | {cell(t.doc)} |"
+        )
     return "\n".join(out) + "\n"
 
 
@@ -124,7 +136,11 @@ def targets_page() -> str:
         "## CPU\n", "| name | vector bits | features |", "|---|---|---|",
     ]  # fmt: skip
     out += [f"| `{t.name}` | {t.vector_bits} | {', '.join(t.features)} |" for t in listed if isinstance(t, CpuTarget)]
-    out += ["\n## GPU\n", "| name | PTX version | shared memory per block | threads per SM | features |", "|---|---|---|---|---|"]
+    out += [
+        "\n## GPU\n",
+        "| name | PTX version | shared memory per block | threads per SM | features |",
+        "|---|---|---|---|---|",
+    ]
     out += [
         f"| `{t.name}` | {t.ptx_version} | {t.shared_per_block // 1024} KiB | {t.max_threads_per_sm} | {', '.join(t.features)} |"
         for t in listed if isinstance(t, GpuTarget)
@@ -141,7 +157,9 @@ def errors_page() -> str:
     ]
     for code, info in sorted(CODES.items()):
         status = type(error(code, "")).exit_code
-        out.append(f"## {code}: {info.title}\n\nExit status {status} ({info.exit_class}).\n\n```text\n{info.text}\n```\n")
+        out.append(
+            f"## {code}: {info.title}\n\nExit status {status} ({info.exit_class}).\n\n```text\n{info.text}\n```\n"
+        )
     return "\n".join(out)
 
 
@@ -156,7 +174,13 @@ def settings_page() -> str:
         "| name | flag | variable | values | default | |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for s in SETTINGS.values():
-        default = "empty" if s.default is None else {True: "on", False: "off"}[s.default] if isinstance(s.default, bool) else s.default
+        default = (
+            "empty"
+            if s.default is None
+            else {True: "on", False: "off"}[s.default]
+            if isinstance(s.default, bool)
+            else s.default
+        )
         doc = cell(s.doc) + (" *(key)*" if s.in_key else "")
         out.append(f"| `{s.name}` | `{s.flag}` | `{s.variable}` | {cell(s.kind)} | {default} | {doc} |")
     return "\n".join(out) + "\n"

@@ -99,7 +99,10 @@ def test_branches_agree_on_types_and_numbers_follow() -> None:
     t = trace(lambda x, y, p: fx.cond(p, lambda: x, lambda: y), [fx.f32["N"], fx.f32["M"], fx.dtype("bool")])
     verify_module(t.module)
     assert t.module.facts.describe() == ["N == M"]
-    t = trace(lambda x, p: fx.cond(p, lambda: (x, "relu"), lambda: (x + 1, "relu"))[1] == "relu" and x, [fx.f32, fx.dtype("bool")])
+    t = trace(
+        lambda x, p: fx.cond(p, lambda: (x, "relu"), lambda: (x + 1, "relu"))[1] == "relu" and x,
+        [fx.f32, fx.dtype("bool")],
+    )
     assert t.out_tree == tree.LEAF
 
 
@@ -179,8 +182,16 @@ def test_a_number_as_initial_carry_takes_the_type_of_the_body() -> None:
 @pytest.mark.parametrize(
     ("code", "words", "f"),
     [
-        ("FX0213", "carry enters as f32 and leaves as f32[4]", lambda x: fx.scan(lambda c, v: (c + v, None), fx.zeros(()), x)),
-        ("FX0213", "carry.h enters as f32 and leaves as i64", lambda x: fx.scan(lambda c, v: ({"h": fx.argmax(v)}, None), {"h": fx.zeros(())}, x)),
+        (
+            "FX0213",
+            "carry enters as f32 and leaves as f32[4]",
+            lambda x: fx.scan(lambda c, v: (c + v, None), fx.zeros(()), x),
+        ),
+        (
+            "FX0213",
+            "carry.h enters as f32 and leaves as i64",
+            lambda x: fx.scan(lambda c, v: ({"h": fx.argmax(v)}, None), {"h": fx.zeros(())}, x),
+        ),
         ("FX0213", "key 'b'", lambda x: fx.scan(lambda c, v: ({"a": 1, "b": 2}, None), {"a": 0}, x)),
         ("FX0213", "leaves as a str", lambda x: fx.scan(lambda c, v: ("a", None), 0, x)),
         ("FX0319", "must return (carry, output)", lambda x: fx.scan(lambda c, v: c + v, fx.zeros(4), x)),
@@ -218,7 +229,10 @@ def test_while_loop_collatz() -> None:
 def test_fori_loop_with_known_symbolic_and_run_time_bounds() -> None:
     assert check(lambda x: fx.fori_loop(2, 5, lambda i, c: c + i, 0), X) == 9
     assert check(lambda n: fx.fori_loop(0, n, lambda i, c: c + i * 1.5, 0.0), np.array(4)) == 9
-    assert run(lambda x: fx.fori_loop(0, x.shape[0], lambda i, c: c + x[i, 0], 0.0), X, types=[fx.f32["T", 4]]) == X[:, 0].sum()
+    assert (
+        run(lambda x: fx.fori_loop(0, x.shape[0], lambda i, c: c + x[i, 0], 0.0), X, types=[fx.f32["T", 4]])
+        == X[:, 0].sum()
+    )
     assert check(lambda x: fx.fori_loop(5, 2, lambda i, c: c + 1, 7), X) == 7
     names = [op.name for op in trace(lambda x: fx.fori_loop(0, 3, lambda i, c: c + i, 0), [X]).entry.ops]
     assert "scan" in names and "while" not in names
@@ -230,7 +244,9 @@ def test_fori_loop_with_known_symbolic_and_run_time_bounds() -> None:
 
 
 def test_map_stacks() -> None:
-    np.testing.assert_array_equal(check(lambda x: fx.map(lambda r: {"s": r.sum(), "r": r[::-1]}, x), X)["r"], X[:, ::-1])
+    np.testing.assert_array_equal(
+        check(lambda x: fx.map(lambda r: {"s": r.sum(), "r": r[::-1]}, x), X)["r"], X[:, ::-1]
+    )
 
 
 # ---- trees -------------------------------------------------------------------------------------------------------------------------
@@ -255,7 +271,15 @@ def test_trees_round_trip_and_name_their_leaves() -> None:
     leaves, structure = tree.flatten(x)
     assert leaves == [3, 4, 5, 6, 7, 1, 2]
     assert structure.unflatten(leaves) == x and structure.leaf_count == 7
-    assert [tree.path_text(p) for p in structure.paths()] == ["a.left", "a.right.value", "a.right.children.0", "a.right.children.1.0", "a.right.children.1.z", "b.0", "b.1.0"]
+    assert [tree.path_text(p) for p in structure.paths()] == [
+        "a.left",
+        "a.right.value",
+        "a.right.children.0",
+        "a.right.children.1.0",
+        "a.right.children.1.z",
+        "b.0",
+        "b.1.0",
+    ]
     assert tree.flatten({"a": 1, "b": 2})[1] == tree.flatten({"b": 2, "a": 1})[1]
     assert str(tree.flatten([1, (2,), None, {"k": 3}])[1]) == "[*, (*,), None, {'k': *}]"
     assert tree.map(lambda a, b: a + b, {"x": 1, "y": [2]}, {"x": 10, "y": [20]}) == {"x": 11, "y": [22]}
@@ -274,14 +298,25 @@ def test_tree_structure_as_json() -> None:
     back = tree.from_json(json.loads(json.dumps(structure.to_json())))
     again = back.unflatten(leaves)
     assert again["b"] == x["b"] and again["a"].left == 3 and again["a"].right == {"value": 4, "children": []}
-    for bad in (1, {"kind": "dict"}, {"kind": "evil", "children": []}, {"kind": "dict", "keys": ["a"], "children": []}, {"kind": "namedtuple", "name": "x y", "keys": [], "children": []}):
+    for bad in (
+        1,
+        {"kind": "dict"},
+        {"kind": "evil", "children": []},
+        {"kind": "dict", "keys": ["a"], "children": []},
+        {"kind": "namedtuple", "name": "x y", "keys": [], "children": []},
+    ):
         with pytest.raises(FluxError) as caught:
             tree.from_json(bad)
         assert caught.value.code == "FX0313"
 
 
 def test_registered_containers_flow_through_traces() -> None:
-    fx.register_tree(Box, lambda b: (list(b.items.values()), tuple(b.items)), lambda keys, xs: Box(dict(zip(keys, xs))), lambda b: list(b.items))
+    fx.register_tree(
+        Box,
+        lambda b: (list(b.items.values()), tuple(b.items)),
+        lambda keys, xs: Box(dict(zip(keys, xs))),
+        lambda b: list(b.items),
+    )
     t = trace(lambda box: Box({"out": box.items["w"] * 2}), [Box({"w": X})])
     assert t.arg_names == ("box.w",) and t.result_names == ("out",)
     assert isinstance(t.out_tree.unflatten([1]), Box)

@@ -256,11 +256,15 @@ def test_sets_without_bound_outside_a_trace() -> None:
     np.testing.assert_array_equal(np.stack(fx.nonzero(T)), np.stack(np.nonzero(T)))
     np.testing.assert_array_equal(fx.argwhere(T), np.argwhere(T))
     np.testing.assert_array_equal(fx.bincount(K), np.bincount(K))
-    np.testing.assert_array_equal(fx.bincount(K, weights=np.ones(7, np.float32), minlength=9), np.bincount(K, minlength=9))
+    np.testing.assert_array_equal(
+        fx.bincount(K, weights=np.ones(7, np.float32), minlength=9), np.bincount(K, minlength=9)
+    )
 
 
 def test_sets_with_bound_in_a_trace() -> None:
-    t = trace(lambda x: (fx.unique_counts(x, size=5), fx.nonzero(x > 1, size=4, fill_value=-1), fx.bincount(x, length=3)), [K])
+    t = trace(
+        lambda x: (fx.unique_counts(x, size=5), fx.nonzero(x > 1, size=4, fill_value=-1), fx.bincount(x, length=3)), [K]
+    )
     x = np.array([3, 1, 3, 2, 1, 0, 3])
     (values, counts), (places,), bins = t.out_tree.unflatten(interpret(t.module, [x]))
     np.testing.assert_array_equal(values, [0, 1, 2, 3, 0])

@@ -62,7 +62,10 @@ def test_einsum_is_numpys(equation: str) -> None:
 
 def test_einsum_of_symbolic_sizes_broadcasts_and_takes_lists() -> None:
     x, y = draw(3, 1, 4), draw(5, 4, 2)
-    close(run(lambda a, b: fx.einsum("...ij,...jk->...ik", a, b), x[:, :, None], y), np.einsum("...ij,...jk->...ik", x[:, :, None], y))
+    close(
+        run(lambda a, b: fx.einsum("...ij,...jk->...ik", a, b), x[:, :, None], y),
+        np.einsum("...ij,...jk->...ik", x[:, :, None], y),
+    )
     t = trace(lambda a, b: fx.einsum("bi,ij->bj", a, b), [fx.f32["B", 4], fx.f32[4, 6]])
     assert str(t.entry.outs[0].type) == "f32[B,6]" and [op.name for op in t.entry.ops] == ["dot"]
     close(fx.einsum(x, [0, 1, 2], [2, 0]), np.einsum(x, [0, 1, 2], [2, 0]))
@@ -111,7 +114,10 @@ def test_nn_function(name: str) -> None:
         rows = (X > 0).any(1)
         assert rows.all()
     close(run(f, X), want)
-    close(run(f, X, types=[fx.f32["N", 6]]) if name not in ("cross_entropy", "soft_ce", "embedding", "linear") else want, want)
+    close(
+        run(f, X, types=[fx.f32["N", 6]]) if name not in ("cross_entropy", "soft_ce", "embedding", "linear") else want,
+        want,
+    )
 
 
 def test_norms_with_parameters() -> None:
@@ -144,7 +150,18 @@ def convolved(x: Any, w: Any, stride: int, low: int, high: int, dilation: int, g
     return y
 
 
-@pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 1), (1, (2,), 2, 2), (3, ((1, 2),), 1, 2), (1, "same", 2, 1), (2, "same", 1, 1), (1, "valid", 1, 4)])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"),
+    [
+        (1, 0, 1, 1),
+        (2, 1, 1, 1),
+        (1, (2,), 2, 2),
+        (3, ((1, 2),), 1, 2),
+        (1, "same", 2, 1),
+        (2, "same", 1, 1),
+        (1, "valid", 1, 4),
+    ],
+)
 def test_conv(stride: int, padding: Any, dilation: int, groups: int) -> None:
     x, w, b = draw(2, 4, 9), draw(8, 4 // groups, 3), draw(8)
     if padding == "same":
@@ -153,18 +170,31 @@ def test_conv(stride: int, padding: Any, dilation: int, groups: int) -> None:
     else:
         low, high = {0: (0, 0), 1: (1, 1), (2,): (2, 2), ((1, 2),): (1, 2), "valid": (0, 0)}[padding]
     want = convolved(x, w, stride, low, high, dilation, groups) + b[:, None]
-    got = run(lambda x, w, b: fx.conv(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups), x, w, b)
+    got = run(
+        lambda x, w, b: fx.conv(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups), x, w, b
+    )
     close(got, want)
     if padding == "same" and stride == 1:
         assert got.shape == (2, 8, 9)
 
 
-@pytest.mark.parametrize(("stride", "padding", "extra", "dilation", "groups"), [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 2), (2, 2, 0, 1, 2)])
-def test_conv_transpose_is_the_adjoint_of_conv(stride: int, padding: int, extra: int, dilation: int, groups: int) -> None:
+@pytest.mark.parametrize(
+    ("stride", "padding", "extra", "dilation", "groups"),
+    [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 2), (2, 2, 0, 1, 2)],
+)
+def test_conv_transpose_is_the_adjoint_of_conv(
+    stride: int, padding: int, extra: int, dilation: int, groups: int
+) -> None:
     """<conv(y, w), x> == <y, conv_transpose(x, w)> for every x and y: the definition of a transposed map."""
     x, w = draw(2, 4, 5), draw(4, 6 // groups, 3)
     size = (5 - 1) * stride - 2 * padding + dilation * 2 + extra + 1
-    got = run(lambda x, w: fx.conv_transpose(x, w, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups), x, w)
+    got = run(
+        lambda x, w: fx.conv_transpose(
+            x, w, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups
+        ),
+        x,
+        w,
+    )
     assert got.shape == (2, 6, size)
     y = draw(2, 6, size)
     forward = convolved(y, w, stride, padding, padding, dilation, groups)[:, :, :5]
@@ -178,7 +208,11 @@ def test_conv_in_two_and_three_dimensions() -> None:
     x, w = draw(1, 2, 4, 5, 3), draw(3, 2, 2, 3, 2)
     windows = np.lib.stride_tricks.sliding_window_view(x, (2, 3, 2), axis=(2, 3, 4))
     close(run(lambda x, w: fx.conv(x, w), x, w), np.einsum("nchwdijk,ocijk->nohwd", windows, w))
-    t = trace(lambda x, w: fx.conv(x, w, padding="same"), [fx.f32["N", 2, "H", "W"], fx.f32[3, 2, 3, 3]], facts="H >= 1, W >= 1")
+    t = trace(
+        lambda x, w: fx.conv(x, w, padding="same"),
+        [fx.f32["N", 2, "H", "W"], fx.f32[3, 2, 3, 3]],
+        facts="H >= 1, W >= 1",
+    )
     assert str(t.entry.outs[0].type) == "f32[N,3,H,W]"
 
 
@@ -195,7 +229,10 @@ def test_pooling() -> None:
     close(run(lambda x: fx.nn.max_pool(x, 3, stride=1, padding=1), x), windows.max((4, 5)))
     zero = np.where(np.isfinite(windows), windows, 0)
     close(run(lambda x: fx.nn.avg_pool(x, 3, stride=1, padding=1), x), zero.mean((4, 5)))
-    close(run(lambda x: fx.nn.avg_pool(x, 3, stride=1, padding=1, count_include_pad=False), x), zero.sum((4, 5)) / np.isfinite(windows).sum((4, 5)))
+    close(
+        run(lambda x: fx.nn.avg_pool(x, 3, stride=1, padding=1, count_include_pad=False), x),
+        zero.sum((4, 5)) / np.isfinite(windows).sum((4, 5)),
+    )
 
 
 @pytest.mark.parametrize("how", ["plain", "causal", "mask", "bias", "scale"])
@@ -229,7 +266,12 @@ def test_what_is_wrong_with_a_convolution() -> None:
 
 def test_philox_known_answer() -> None:
     """The reference implementation's published answer for a zero counter and key (Random123, kat_vectors)."""
-    assert [hex(v) for v in fx.random.bits(np.zeros(2, np.uint32), (4,))] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+    assert [hex(v) for v in fx.random.bits(np.zeros(2, np.uint32), (4,))] == [
+        "0x6627e8d5",
+        "0xe169c58d",
+        "0xbc57ac4c",
+        "0x9b00dbd8",
+    ]
 
 
 def test_keys() -> None:
@@ -238,7 +280,12 @@ def test_keys() -> None:
     np.testing.assert_array_equal(fx.random.key(2**40 + 3), [3, 256])
     for seed in (0, 7, -1, 2**40 + 3):
         np.testing.assert_array_equal(run(lambda s: fx.random.key(s), np.array(seed)), fx.random.key(seed))
-    children = [fx.random.split(k, 5), *[fx.random.fold_in(k, i)[None] for i in range(-1, 5)], k[None], fx.random.bits(k, (2, 2))]
+    children = [
+        fx.random.split(k, 5),
+        *[fx.random.fold_in(k, i)[None] for i in range(-1, 5)],
+        k[None],
+        fx.random.bits(k, (2, 2)),
+    ]
     every = np.concatenate(children)
     assert len(np.unique(every, axis=0)) == len(every)
     np.testing.assert_array_equal(run(lambda k, i: fx.random.fold_in(k, i), k, np.array(3)), fx.random.fold_in(k, 3))
@@ -264,7 +311,9 @@ def test_uniform(dtype: str) -> None:
 def test_distributions_have_their_moments() -> None:
     n = 40000
     x = fx.random.normal(fx.random.key(2), (n,)).astype(np.float64)
-    assert abs(x.mean()) < 0.02 and abs(x.std() - 1) < 0.02 and abs((x**3).mean()) < 0.06 and abs((x**4).mean() - 3) < 0.15
+    assert (
+        abs(x.mean()) < 0.02 and abs(x.std() - 1) < 0.02 and abs((x**3).mean()) < 0.06 and abs((x**4).mean() - 3) < 0.15
+    )
     y = fx.random.normal(fx.random.key(2), (n,), loc=3.0, scale=0.5)
     close(y, 3 + 0.5 * x, 1e-5)
     assert abs(fx.random.bernoulli(fx.random.key(3), 0.3, (n,)).mean() - 0.3) < 0.01

@@ -129,7 +129,14 @@ def test_a_number_argument_never_widens_a_tensor() -> None:
 
 @pytest.mark.parametrize(
     ("a", "b", "want"),
-    [("f32", "f64", "f64"), ("i8", "u8", "i16"), ("u32", "i8", "i64"), ("f16", "f32", "f32"), ("bf16", "f32", "f32"), ("u8", "u16", "u16")],
+    [
+        ("f32", "f64", "f64"),
+        ("i8", "u8", "i16"),
+        ("u32", "i8", "i64"),
+        ("f16", "f32", "f32"),
+        ("bf16", "f32", "f32"),
+        ("u8", "u16", "u16"),
+    ],
 )
 def test_promotion(a: str, b: str, want: str) -> None:
     assert str(trace(lambda x, y: x + y, [getattr(fx, a)[3], getattr(fx, b)[3]]).entry.outs[0].type) == f"{want}[3]"
@@ -211,14 +218,18 @@ def test_index_assignment_is_numpys(key: Any) -> None:
 
 def test_repeated_indices_accumulate_in_order() -> None:
     x, i, v = np.zeros(3, np.float32), np.array([1, 1, 2]), np.array([1, 2, 5], np.float32)
-    got = run(lambda x, i, v: (x.at[i].add(v), x.at[i].set(v), x.at[i].max(v), (x + 1).at[i].mul(v), x.at[i].min(-v)), x, i, v)
+    got = run(
+        lambda x, i, v: (x.at[i].add(v), x.at[i].set(v), x.at[i].max(v), (x + 1).at[i].mul(v), x.at[i].min(-v)), x, i, v
+    )
     for a, b in zip(got, ([0, 3, 5], [0, 2, 5], [0, 2, 5], [1, 2, 5], [0, -2, -5])):
         np.testing.assert_array_equal(a, b)
 
 
 def test_run_time_indices_count_from_the_end_and_are_clamped_or_dropped() -> None:
     x, i = np.arange(4, dtype=np.float32), np.array(-1)
-    got = run(lambda x, i: (x[i], x[i + 9], x.at[i].set(7), x.at[i + 9].set(7), x.at[fx.stack([i, i + 9])].set(7)), x, i)
+    got = run(
+        lambda x, i: (x[i], x[i + 9], x.at[i].set(7), x.at[i + 9].set(7), x.at[fx.stack([i, i + 9])].set(7)), x, i
+    )
     for a, b in zip(got, (3, 3, [0, 1, 2, 7], [0, 1, 2, 7], [0, 1, 2, 7])):
         np.testing.assert_array_equal(a, b)
 
@@ -349,7 +360,11 @@ def test_a_shape_error_shows_line_names_and_types() -> None:
     with pytest.raises(FluxError) as caught:
         trace(f, [fx.f32["batch", 4], fx.f32[5, 6]])
     text = caught.value.render()
-    assert "return x @ w" in text and "x: f32[batch,4]   w: f32[5,6]" in text and "4 (x, axis 1) is not 5 (w, axis 0)" in text
+    assert (
+        "return x @ w" in text
+        and "x: f32[batch,4]   w: f32[5,6]" in text
+        and "4 (x, axis 1) is not 5 (w, axis 0)" in text
+    )
 
     def g(x: Any, w: Any) -> Any:
         h = x * 2
@@ -399,4 +414,4 @@ def test_the_array_api_standard_is_complete() -> None:
     assert [n for n in ARRAY_API if not hasattr(fx, n)] == []
     extension = "cross diagonal matmul matrix_norm matrix_power matrix_transpose outer tensordot trace vecdot vector_norm".split()
     assert [n for n in extension if not hasattr(fx.linalg, n)] == []
-    assert trace(lambda x: (x if x.__array_namespace__() is fx else None), [X]).out_tree == tree.LEAF
+    assert trace(lambda x: x if x.__array_namespace__() is fx else None, [X]).out_tree == tree.LEAF

@@ -156,3 +156,45 @@ def test_random_row_groups() -> None:
 
         text = f"f32[{','.join(map(str, shape))}]"
         check(fused([text, f"f32[{weight[0]}]"], body, "rowwise"), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize(
+    ("t", "axis"),
+    [
+        ("f32[3,40]", 1),
+        ("f32[40,3]", 0),
+        ("f32[3,T]", 1),
+        ("i32[3,40]", 1),
+        ("u8[3,20]", 1),
+        ("f16[3,20]", 1),
+        ("bool[3,20]", 1),
+        ("f32[1,5]", 0),
+        ("f64[B,T,5]", 1),
+    ],
+)
+def test_argmax(name: str, t: str, axis: int) -> None:
+    for keepdims in (False, True):
+        low = check(func([t], lambda b, x, k=keepdims: b.emit(name, x, axis=axis, keepdims=k)), {"T": 20})
+        assert "rowwise" in low.funcs[kernels(low)[0]].attrs["schedule"] or t == "f32[1,5]"
+
+
+def test_argmax_of_ties_nan_and_nothing() -> None:
+    x = np.zeros((4, 21), np.float32)
+    x[1, 13], x[1, 20], x[2, 3], x[3] = np.nan, np.nan, 5, -np.inf
+    for axis in (0, 1):
+        check(func(["f32[4,21]"], lambda b, v, a=axis: (b.argmax(v, axis=a), b.argmin(v, axis=a))), arrays=[x])
+    check(func(["f32[4,T]"], lambda b, v: b.argmax(v, axis=1)), {"T": 0})
+
+
+def test_counting_along_rows_and_columns() -> None:
+    def body(b: Any, x: Any, axis: int, reduce: int) -> Any:
+        i = b.emit("iota", shape=(6, 4, 17), axis=axis, dtype="i32")[0]
+        return b.emit("sum", b.mul(x, b.cast(i, dtype="f32")), axes=(reduce,))[0]
+
+    for axis in range(3):
+        for reduce in range(3):
+            check(
+                fused(["f32[6,4,17]"], lambda b, x, a=axis, r=reduce: body(b, x, a, r), "rowwise"), rtol=1e-4, atol=1e-4
+            )
+    check(fused(["f32[6,4,17]"], lambda b, x: b.add(x, b.emit("iota", shape=(6, 4, 17), axis=1, dtype="f32")[0])))

@@ -137,6 +137,9 @@ def assemble(ptx: str, arch: str) -> list[SassInfo]:
             found = re.search(pattern, text)
             return int(found[1]) if found else 0
 
-        out.append(SassInfo(name, number(r"Used (\d+) registers"), number(r"(\d+) bytes spill stores"), number(r"(\d+) bytes spill loads"),
-                            number(r"(\d+) bytes smem"), number(r"(\d+) bytes stack frame")))  # fmt: skip
+        facts = [
+            "Used (\\d+) registers",
+            *[f"(\\d+) bytes {k}" for k in ("spill stores", "spill loads", "smem", "stack frame")],
+        ]
+        out.append(SassInfo(name, *[number(f) for f in facts]))
     return out

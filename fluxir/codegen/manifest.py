@@ -11,7 +11,8 @@ Values are numbers: arguments first, then results in order. A step is an object 
     {"op": "scalar", "name": "add", "result": 9, "args": [...], "dtype": "i64"}; name "const" has "value", "dim" has "value": E
     {"op": "assert", "condition": 9, "message": "..."}
     {"op": "if", "condition": 9, "args": [...], "regions": [R, R], "results": [...]}
-    {"op": "for", "lo", "hi", "step", "args": carry, "regions": [R], "results"}   {"op": "while", "args", "regions": [cond, body], "results"}
+    {"op": "for", "lo", "hi", "step", "args": carry, "regions": [R], "results"}
+    {"op": "while", "args", "regions": [condition, body], "results"}
     {"op": "call", "function": "name", "args": [...], "dims": {symbol: E}}
 
 R is {"args": [values], "steps": [...], "outs": [values]}; E is an integer or the text of a size expression.

@@ -221,9 +221,16 @@ class _KernelEmitter(Emitter):
             f"define ptx_kernel void @{name}({', '.join(params)}) nounwind {threads} {{\n{e.text_of_body()}\n}}\n"
         )
         return {
-            "name": name, "kernel": f.name, "args": layout, "grid": [abi.text(d) for d in f.attrs["grid"]], "block": list(block),
-            "shared": e.shared_bytes, "local": e.local_bytes, "schedule": f.attrs.get("schedule", ""), "source": str(f.loc) if f.loc else "",
-        }  # fmt: skip
+            "name": name,
+            "kernel": f.name,
+            "args": layout,
+            "grid": [abi.text(d) for d in f.attrs["grid"]],
+            "block": list(block),
+            "shared": e.shared_bytes,
+            "local": e.local_bytes,
+            "schedule": f.attrs.get("schedule", ""),
+            "source": str(f.loc) if f.loc else "",
+        }
 
     # ---- indices
     def sreg(self, op: Op) -> str:

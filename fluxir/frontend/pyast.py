@@ -16,10 +16,11 @@ import copy
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fluxir.errors import Location, error
 
+N = TypeVar("N", bound=ast.AST)
 RUNTIME = "__fx"
 COPY_LIMIT = 2000  # syntax nodes; what follows an `if` with returns on some paths is copied up to this size
 _OPERATORS = {
@@ -356,7 +357,7 @@ class _Function:
         test = self.expr(s.test)
         if not self.flags and _terminates(s.body) and _terminates(s.orelse) and _contains([s], (ast.Return,)):
             then, other = self.fresh("then"), self.fresh("else")
-            names = [n for n in assigned([*s.body, *s.orelse])]
+            names = list(assigned([*s.body, *s.orelse]))
             functions = [
                 self.local(then, names, self.block(s.body), s, False),
                 self.local(other, names, self.block(s.orelse), s, False),
@@ -532,7 +533,7 @@ def _strings(names: Sequence[str]) -> ast.expr:
     return ast.Tuple([ast.Constant(n) for n in names], ast.Load())
 
 
-def _at(new: Any, old: ast.AST) -> Any:
+def _at(new: N, old: ast.AST) -> N:
     """Give `new` and its parts without a place the place of `old`."""
     ast.copy_location(new, old)
     for n in ast.walk(new):

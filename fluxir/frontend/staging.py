@@ -102,11 +102,15 @@ def not_(x: Any) -> Any:
     return emit("logical_not", _truth(x))
 
 
+def _given(x: Any) -> Any:
+    return x
+
+
 def none_of(*flags: Any) -> Any:
     """Whether no flag is set; flags are Python bools or traced."""
     out: Any = True
     for f in flags:
-        out = and_(not_(f), lambda out=out: out) if traced(f) else (False if f else out)
+        out = and_(not_(f), functools.partial(_given, out)) if traced(f) else (False if f else out)
         if out is False:
             return False
     return out
@@ -147,7 +151,7 @@ def chain(words: Sequence[str], first: Any, *rest: Callable[[], Any]) -> Any:
     return out
 
 
-slice = builtins.slice  # noqa: A001  (`x[a:b] = v` spells its index with it)
+slice = builtins.slice
 
 
 def setitem(x: Any, index: Any, value: Any, name: str) -> Any:
@@ -300,8 +304,13 @@ class _Variables:
         """The carried variables after one turn of the body; FX0322 if a Python object changed."""
         for k, v in enumerate(after):
             if k not in self.carried and not isinstance(self.values[k], Undefined) and v is not self.values[k]:
-                raise error("FX0322", f"the variable {self.names[k]!r} is a Python {type(self.values[k]).__name__} that a staged loop changes",
-                            help="only tensors and numbers can change in a loop over traced values", loc=here())  # fmt: skip
+                kind = type(self.values[k]).__name__
+                raise error(
+                    "FX0322",
+                    f"the variable {self.names[k]!r} is a Python {kind} that a staged loop changes",
+                    help="only tensors and numbers can change in a loop over traced values",
+                    loc=here(),
+                )
         return tuple(after[k] for k in self.carried)
 
     def after(self, carry: Sequence[Any]) -> tuple[Any, ...]:
@@ -352,6 +361,13 @@ def _all_data(x: Any) -> bool:
     return bool(leaves) and all(control._is_data(v) for v in leaves)
 
 
+def _staged_while(test: Callable[..., Any], body: Callable[..., Any], v: _Variables) -> tuple[Any, ...]:
+    def condition(state: Any) -> Any:
+        return _truth(as_tensor(test(*v.full(state))))
+
+    return v.run(lambda init: control.while_loop(condition, lambda s: v.kept(body(*v.full(s))), init))
+
+
 def while_(
     test: Callable[..., Any], body: Callable[..., Any], names: Sequence[str], values: tuple[Any, ...]
 ) -> tuple[Any, ...]:
@@ -359,12 +375,7 @@ def while_(
     while True:
         c = test(*values)
         if traced(c):
-            v = _Variables(names, _with_result(names, values, body))
-            return v.run(
-                lambda init: control.while_loop(
-                    lambda s: _truth(as_tensor(test(*v.full(s)))), lambda s: v.kept(body(*v.full(s))), init
-                )
-            )
+            return _staged_while(test, body, _Variables(names, _with_result(names, values, body)))
         if not c:
             return values
         values = body(*values)
@@ -543,11 +554,17 @@ class Function:
         known = _Known(name, tuple(v.type for v in outs), out_tree)  # type: ignore[misc]
         t.calls[key] = known
         t.funcs[name] = Func(name, Block((), (), ()))  # holds the name
-        args, outs, out_tree = self._trace(leaves, structure, final := [])
+        final: list[Any] = []
+        args, outs, out_tree = self._trace(leaves, structure, final)
         types = tuple(v.type for v in outs)
         if types != known.types:
-            raise error("FX0310", f"the recursive calls of {function_name(self.fn)!r} give {', '.join(map(str, types))}, its end gives {', '.join(map(str, known.types))}",
-                        help="all paths must return the same types", loc=here())  # fmt: skip
+            called, ended = (", ".join(map(str, ts)) for ts in (types, known.types))
+            raise error(
+                "FX0310",
+                f"the recursive calls of {function_name(self.fn)!r} give {called}, its end gives {ended}",
+                help="all paths must return the same types",
+                loc=here(),
+            )
         t.funcs[name] = Func(name, Block(args, final[0], outs))
         return known
 

@@ -151,10 +151,11 @@ def _decided(a: Dim, relation: str, b: Dim) -> bool:
     ]
     if yes or no:
         return yes
+    fact = f"{a} {relation if '=' in relation else relation + '='} {b}"
     raise error(
         "FX0301",
         f"whether {a} {relation} {b} is not known while tracing",
-        help=f'state a fact, for example facts="{a} {relation if "=" in relation else relation + "="} {b}", or specialise the size with --dim',
+        help=f'state a fact, for example facts="{fact}", or specialise the size with --dim',
     )
 
 

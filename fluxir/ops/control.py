@@ -91,7 +91,7 @@ def _scan(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type
             f"scan: the carry enters as {_show(carry)} and leaves as {_show(outs[: a.carry])}",
             help="a loop's carry keeps its type: cast it inside the body",
         )
-    return [*carry, *[TensorType(y.dtype, (length, *y.shape)) for y in outs[a.carry :]]]  # type: ignore[list-item]
+    return [*carry, *[TensorType(y.dtype, (length, *y.shape)) for y in outs[a.carry :]]]
 
 
 def _scan_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:

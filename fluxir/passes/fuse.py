@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from fluxir.ir.build import Builder, clone_ops
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dims import Dim, prove_le
-from fluxir.ir.rewrite import has_effects
+from fluxir.ir.rewrite import has_effects, rewrite_func
 from fluxir.ir.types import TensorType
 from fluxir.passes.manager import PassContext, pass_
 
@@ -34,6 +34,7 @@ INDEXING = frozenset(
 )
 STRUCTURED = {"dot": "dot", "conv": "conv", "reduce_window": "window"}
 REDUCTIONS = frozenset("sum prod max min any all argmax argmin".split())
+MAX_CONCAT = 32
 NEVER = frozenset("scatter sort argsort topk nonzero cumsum cumprod cummax cummin searchsorted".split())
 
 
@@ -80,7 +81,20 @@ class Group:
 @pass_("fuse")
 def fuse(func: Func, cx: PassContext, *, max_ops: int = 64, multi_output: bool = True) -> Func:
     """Group ops into `fused` ops (one kernel each), in this function and in the regions of its control flow."""
+    func = rewrite_func(func, _cut_concat)
     return func.with_block(_fuse_block(func.block, cx, max_ops, multi_output))
+
+
+def _cut_concat(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> tuple[Value, ...] | None:
+    """A concat of very many operands as concats of concats. One element of a concat asks of each operand in turn whether
+    it comes from there, so its code, and the time LLVM takes for it, grow faster than the number of operands."""
+    if op.name != "concat" or len(operands) <= MAX_CONCAT:
+        return None
+    parts = list(operands)
+    while len(parts) > 1:
+        cuts = [parts[i : i + MAX_CONCAT] for i in range(0, len(parts), MAX_CONCAT)]
+        parts = [b.emit("concat", *cut, **op.attrs)[0] if len(cut) > 1 else cut[0] for cut in cuts]
+    return (parts[0],)
 
 
 def _fuse_block(block: Block, cx: PassContext, max_ops: int, multi_output: bool) -> Block:

@@ -1,8 +1,8 @@
 """How the values of a group are indexed by its loops, and merging of loops that walk memory together.
 
 A *map* says which loop axis runs along each axis of a value: a tuple with one entry an axis, -1 where the size is 1.
-`analyse` finds the one map of every value of a group whose ops are elementwise, broadcasts, transposes, reshapes that
-add or drop 1s, and reductions of the whole loop space. With `opaque=True` other ops may stand before the reductions
+`analyse` finds the one map of every value of a group whose ops are elementwise, iota, broadcasts, transposes, reshapes
+that add or drop 1s, and reductions of the whole loop space. With `opaque=True` other ops may stand before the reductions
 (a slice, a gather): their operands then have no map. It gives None for any other group. `collapse` rewrites such a
 group to fewer loop axes: axes merge where every memory holds both next to each other or neither (so that a bias over
 `[B,C,H,W]` becomes `[B,C,H*W]`). The rewritten group computes the same bytes in reinterpreted memory.
@@ -34,6 +34,7 @@ class Access:
     leaves: dict[Value, set[Map]]
     results: tuple[Map, ...]
     hidden: frozenset[Value] = frozenset()  # values that ops without maps read
+    pinned: frozenset[int] = frozenset()  # loop axes that an iota counts: they stay apart
 
     @property
     def opaque(self) -> bool:
@@ -63,6 +64,7 @@ def analyse(
     maps: dict[Value, Map] = {}
     after = _after_reductions(group) if opaque else set()
     hidden: set[Value] = set()  # read by an opaque op
+    pinned: set[int] = set()
     for op in reversed(group.ops):
         if op.name == "const":
             continue
@@ -74,6 +76,8 @@ def analyse(
         if len(here) == 1 and len(op.results) == 1 and not below:
             maps[op.result] = m = next(iter(here))
             read = _operand_maps(op, m, space, tuple(reduced))
+            if op.name == "iota":
+                pinned.add(m[op.attrs["axis"] % len(m)])
         if read is None:
             if not opaque or op.name in REDUCTIONS or any(r in after for r in op.results):
                 return None
@@ -83,7 +87,15 @@ def analyse(
             found.setdefault(v, set()).add(vm)
     by_value = dict(seeds)
     leaves = {v: found.get(v, set()) for v in group.args}
-    return Access(space, tuple(reduced), maps, leaves, tuple(by_value[v] for v in group.outs), frozenset(hidden))
+    return Access(
+        space,
+        tuple(reduced),
+        maps,
+        leaves,
+        tuple(by_value[v] for v in group.outs),
+        frozenset(hidden),
+        frozenset(pinned),
+    )
 
 
 def _after_reductions(group: Group) -> set[Value]:
@@ -104,6 +116,8 @@ def _operand_maps(op: Op, m: Map, space: tuple[Dim, ...], reduced: tuple[int, ..
             tail = m[len(m) - len(s) :]
             out.append(tuple(-1 if d == 1 else k for d, k in zip(s, tail)))
         return out
+    if op.name == "iota":
+        return []
     if not op.operands:
         return None
     x = shape_of(op.operands[0])
@@ -154,7 +168,7 @@ def runs_of(a: Access, classes: Sequence[int] = ()) -> list[list[int]]:
 
 
 def _mergeable(a: Access, first: int, second: int) -> bool:
-    if (first in a.reduced) != (second in a.reduced):
+    if (first in a.reduced) != (second in a.reduced) or first in a.pinned or second in a.pinned:
         return False
     for maps in a.leaves.values():
         for m in maps:
@@ -226,6 +240,13 @@ def collapse(
             env[op.result, m] = b.emit(op.name, x, axes=reduced, keepdims=True, loc=op.loc)[0]
         elif is_elementwise(op):
             env[op.result, m] = b.emit(op.name, *operands, loc=op.loc, **op.attrs)[0]
+        elif op.name == "iota":
+            k = m[op.attrs["axis"] % len(m)]
+            if k < 0:
+                env[op.result, m] = b.const(0, dtype=op.attrs["dtype"])
+            else:
+                shape = tuple(d if r == where[k] else 1 for r, d in enumerate(space))
+                env[op.result, m] = b.emit("iota", shape=shape, axis=where[k], dtype=op.attrs["dtype"])[0]
         else:  # broadcast, transpose, reshape, stop_gradient: only the map changes
             env[op.result, m] = operands[0]
     outs = []

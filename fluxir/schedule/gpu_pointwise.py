@@ -31,8 +31,8 @@ class GpuPointwiseSchedule(Schedule):
     """`space`: the axes after merging; `lanes` elements a thread, `threads` a block."""
 
     space: str
-    lanes: int = 1
-    threads: int = THREADS
+    lanes: int
+    threads: int
 
 
 def vector_lanes(types: Sequence[Any], last: Dim) -> int:
@@ -70,7 +70,7 @@ def grid_kernel(
     )
 
 
-def linear_thread(b: Builder, threads: int = THREADS) -> Value:
+def linear_thread(b: Builder, threads: int) -> Value:
     """The index of this thread in a one-dimensional grid."""
     position: Value = b.add(b.mul(b.block_id(axis=0), b.index(threads)), b.thread_id(axis=0))
     return position
@@ -103,7 +103,7 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
 
     def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:
         reads = dict(zip(group.args, ins))
-        i = linear_thread(b)
+        i = linear_thread(b, THREADS)
 
         def element(ib: Builder) -> None:
             at = unravel(ib, i, space)
@@ -121,7 +121,7 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
         if_(b, b.lt(i, b.index(total)), element if lanes == 1 else vector)
 
     operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
-    schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1", lanes)
+    schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1", lanes, THREADS)
     names, blocks = [v.name for v in group.args], ceildiv(total, THREADS)
     made = grid_kernel(
         name, inputs, outputs, blocks, THREADS, body, names=names, schedule=schedule, loc=group.loc, given=given

@@ -14,7 +14,8 @@ from itertools import product as cartesian
 from fluxir.ir.build import Builder, clone_ops
 from fluxir.ir.core import Block, Op, Value
 from fluxir.ir.dims import Dim
-from fluxir.ir.types import TensorType
+from fluxir.ir.dtypes import DTYPES
+from fluxir.ir.types import INDEX, TensorType
 from fluxir.ops.nest import accumulator
 from fluxir.schedule.access import REDUCTIONS, Access, Map, analyse, collapse, identity_map
 from fluxir.schedule.cost import is_expensive
@@ -120,6 +121,37 @@ def analyse_rows(group: Group) -> Rows | None:
     return None
 
 
+def without_arg(group: Group) -> Group:
+    """The group with argmax and argmin as two reductions: the extremum, then the first index at which it stands.
+
+    NaN counts as the extremum, as in the op; over an axis of no elements the index is 0.
+    """
+    if not anchors(group, ("argmax", "argmin")):
+        return group
+    b = Builder(group.loc)
+    env: dict[Value, Value] = {}
+    for op in group.ops:
+        if op.name not in ("argmax", "argmin"):
+            clone_ops(b, [op], env)
+            continue
+        x = env.get(op.operands[0], op.operands[0])
+        shape = shape_of(x)
+        axis = op.attrs["axis"] % len(shape)
+        n = shape[axis]
+        counter = DTYPES["i32" if isinstance(n, int) and n < 1 << 31 else "i64"]
+        best = b.emit("max" if op.name == "argmax" else "min", x, axes=(axis,), keepdims=True, loc=op.loc)[0]
+        here = b.eq(x, best)
+        if x.type.dtype.is_float:
+            here = b.logical_or(here, b.ne(x, x))
+        place = b.emit("iota", shape=shape, axis=axis, dtype=counter)[0]
+        none = b.const(counter.limits[1], dtype=counter)
+        first = b.emit("min", b.select(here, place, none), axes=(axis,), keepdims=op.attrs["keepdims"], loc=op.loc)[0]
+        if not isinstance(n, int):
+            first = b.select(b.eq(first, none), b.const(0, dtype=counter), first)
+        env[op.result] = b.cast(first, dtype=INDEX.dtype)
+    return with_block(group, Block(group.args, b.ops, [env.get(v, v) for v in group.outs]))
+
+
 def _candidates(group: Group, space: tuple[Dim, ...], reduced: tuple[int, ...]) -> Iterator[tuple[Map, ...]]:
     """What the maps of the results can be, by their sizes other than 1: the whole space, or the kept axes."""
     whole = [i for i, d in enumerate(space) if d != 1]
@@ -183,4 +215,4 @@ def combining_group(rows: Rows, pieces: Dim) -> Group:
     return with_block(rows.group, Block(args, b.ops, [env.get(v, v) for v in rows.group.outs]))
 
 
-__all__ = ["Rows", "analyse_rows", "combining_group"]
+__all__ = ["Rows", "analyse_rows", "combining_group", "without_arg"]

@@ -32,7 +32,7 @@ from fluxir.schedule.loops import (
     unravel,
 )
 from fluxir.schedule.row_code import RowCode, RowwiseSchedule, accumulator_of, element_work
-from fluxir.schedule.rows import Rows, analyse_rows, combining_group
+from fluxir.schedule.rows import Rows, analyse_rows, combining_group, without_arg
 from fluxir.schedule.templates import Kernels, Ref, Step, template
 
 ACCUMULATORS = 4
@@ -40,9 +40,10 @@ FEW_ROWS = 8  # fewer known rows than this are split along the row
 PIECE = 4 * GRAIN  # element operations of one piece
 
 
-@template("rowwise", target="cpu", anchors=REDUCTIONS, priority=10)
+@template("rowwise", target="cpu", anchors=(*REDUCTIONS, "argmax", "argmin"), priority=10)
 def rowwise(group: Group, target: Any) -> Kernels | None:
     """Reductions with their producers and consumers, one row at a time."""
+    group = without_arg(group)
     rows = analyse_rows(group)
     if rows is None:
         return None

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import facts
+from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType, TensorType, VectorType
+from fluxir.ops.nest import cast
 from fluxir.ops.rules import broadcast_index
 from fluxir.schedule.access import is_elementwise
 from fluxir.schedule.element import Elements
@@ -94,6 +96,8 @@ class Lanes:
                 return self.elements.at(value, index)
             case "stop_gradient":
                 return self.at(op.operands[0], index)
+            case "iota" if op.attrs["dtype"].is_integer:
+                return self._count(op.attrs["dtype"], index[op.attrs["axis"] % len(index)])
             case "transpose":
                 rank = len(index)
                 back: list[Value] = list(index)
@@ -115,6 +119,17 @@ class Lanes:
                     moved.append(at)
                 return self.at(op.operands[0], moved)
         return self._by_lane(value, index)
+
+    def _count(self, dtype: DType, i: Value) -> Value:
+        """i, i+1, ... (or i in every lane where it does not vary) as `dtype`."""
+        b = self.b
+        start = b.emit("splat", cast(b, i, dtype), lanes=self.lanes)[0]
+        if i not in self.varying:
+            return start
+        steps = b.emit("splat", b.const(0, dtype=dtype), lanes=self.lanes)[0]
+        for lane in range(1, self.lanes):
+            steps = b.emit("insert", steps, b.const(lane, dtype=dtype), lane=lane)[0]
+        return b.add(start, steps)  # type: ignore[no-any-return]
 
     def _by_lane(self, value: Value, index: list[Value]) -> Value:
         b = self.b
