@@ -10,6 +10,7 @@ import base64
 import math
 import random
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 import fluxir.ops  # noqa: F401  declares the ops
 from fluxir.errors import FluxError, Location
-from fluxir.ir import parser
+from fluxir.ir import parser, syntax, tables
 from fluxir.ir.attrtext import AttrReader, TextError, read_dim
 from fluxir.ir.build import Builder, build_func
 from fluxir.ir.core import Attrs, Func, Module, array_digest
@@ -48,6 +49,43 @@ def failure(text: str) -> FluxError:
     with pytest.raises(FluxError) as e:
         parse_module(text, "bad.fx")
     return e.value
+
+
+# ---- the tables of the parser -----------------------------------------------------------------------------------------
+
+
+def test_the_tables_in_the_package_are_those_of_the_grammar():
+    """After a change of grammar.lark: `python -m fluxir.ir.tables`."""
+    written = tables.TABLES.read_bytes().partition(b"\n")[0]
+    assert written.split()[3] == tables.stamp().split()[3], "grammar.lark has changed"
+
+
+def test_the_parser_from_tables_is_the_parser_from_the_grammar(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "TABLES", tmp_path / "grammar.tables")
+    tables.TABLES.write_bytes(tables.tables_bytes())
+    ready, built = tables.load_tables(*syntax.parts()), syntax.from_grammar()
+    assert ready is not None
+    assert ready.parse(TENSOR) == built.parse(TENSOR)
+    assert sorted(map(str, ready.rules)) == sorted(map(str, built.rules))
+    assert [(t.name, t.pattern.value) for t in ready.terminals] == [(t.name, t.pattern.value) for t in built.terminals]
+
+
+@pytest.mark.parametrize("change", ["stamp", "cut", "empty", "none", "other"])
+def test_without_fitting_tables_the_parser_is_built_from_the_grammar(tmp_path, monkeypatch, change):
+    data = tables.tables_bytes()
+    path = tmp_path / "grammar.tables"
+    contents = {
+        "stamp": b"lark 0.1" + data,
+        "cut": data[:-100],
+        "empty": b"",
+        "other": tables.stamp() + b"\n" + zlib.compress(b'{"data": {}}'),
+    }
+    if change in contents:
+        path.write_bytes(contents[change])
+    monkeypatch.setattr(tables, "TABLES", path)
+    assert tables.load_tables(*syntax.parts()) is None
+    path.write_bytes(data)
+    assert tables.load_tables(*syntax.parts()) is not None
 
 
 # ---- round trips ------------------------------------------------------------------------------------------------------

@@ -107,11 +107,23 @@ class Builder:
         return self._consts[key]
 
     def _operands(self, operands: Sequence[Any]) -> list[Value]:
-        like = next((o for o in operands if isinstance(o, Value)), None)
-        return [
-            o if isinstance(o, Value) else self.const(o, like=None if isinstance(o, np.ndarray) else like)
-            for o in operands
-        ]
+        values = [o for o in operands if isinstance(o, Value)]
+        return [o if isinstance(o, Value) else self._scalar(o, values) for o in operands]
+
+    def _scalar(self, x: Any, values: Sequence[Value]) -> Value:
+        """A constant of the type of the operand it belongs to: a bool goes with the first bool, a number with the first
+        that is no bool, a float with the first float. A condition says nothing of the type of the numbers beside it, so
+        a number that stands beside bools only has the type it would have alone, in as many lanes."""
+        if isinstance(x, np.ndarray) or not values:
+            return self.const(x)
+        if isinstance(x, (bool, np.bool_)):
+            return self.const(x, like=next((v for v in values if v.dtype.is_bool), values[0]))
+        numbers = [v for v in values if not v.dtype.is_bool]
+        if not numbers:
+            return self.const(x, like=values[0], dtype=x.dtype if isinstance(x, np.generic) else type(x))
+        if isinstance(x, (float, np.floating)):
+            numbers = [v for v in numbers if v.dtype.is_float] or numbers
+        return self.const(x, like=numbers[0])
 
     # ---- blocks
     def child(self) -> Builder:

@@ -1,7 +1,8 @@
 """Tokens and the tree of the text form: lark's LALR on grammar.lark, over a lexer of our own.
 
-Lark is imported, and its tables are built, by the first text that a process reads. The tree is plain tuples of tokens,
-which are strings that know their position (`start_pos`). Limits are kept here, before a token takes memory.
+Lark is imported by the first text that a process reads, and its tables come from `grammar.tables` (see tables.py). The
+tree is plain tuples of tokens, which are strings that know their position (`start_pos`). Limits are kept here, before a
+token takes memory.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from fluxir.ir.attrtext import TextError
+from fluxir.ir.tables import GRAMMAR, load_tables
 
 MAX_TOKENS = 4_000_000
 MAX_OPS = 250_000
@@ -30,7 +31,21 @@ FRIENDLY = {
 
 @functools.cache
 def grammar() -> Any:
-    """The lark parser, built once a process (0.1 s)."""
+    """The lark parser: from the ready tables (15 ms), or where they are not for this lark, from the grammar (100 ms)."""
+    return load_tables(*parts()) or from_grammar()
+
+
+def from_grammar() -> Any:
+    """The lark parser, built from grammar.lark."""
+    import lark
+
+    lexer, transformer = parts()
+    return lark.Lark(GRAMMAR.read_text(), parser="lalr", lexer=lexer, transformer=transformer)
+
+
+@functools.cache
+def parts() -> tuple[Any, Any]:
+    """What lark's tables do not hold: the lexer class, and the transformer that makes the tree."""
     import lark
 
     class Lexer(lark.lexer.Lexer):
@@ -41,7 +56,7 @@ def grammar() -> Any:
         def __init__(self, conf: Any) -> None:
             words = {t.pattern.value: t.name for t in conf.terminals if t.pattern.type == "str"}
             self.keywords = {w: n for w, n in words.items() if w.isidentifier()}
-            source = Path(__file__).with_name("grammar.lark").read_text()
+            source = GRAMMAR.read_text()
             patterns = {t.name: t.pattern.to_regexp() for t in conf.terminals if t.pattern.type == "re"}
             order = [n for n in re.findall(r"^([A-Z]+):", source, re.M) if n not in conf.ignore]
             skip = "|".join(patterns[n] for n in conf.ignore)
@@ -158,9 +173,7 @@ def grammar() -> Any:
 
     setattr(Shape, "return", terminator)
     setattr(Shape, "yield", terminator)
-    return lark.Lark(
-        Path(__file__).with_name("grammar.lark").read_text(), parser="lalr", lexer=Lexer, transformer=Shape()
-    )
+    return Lexer, Shape()
 
 
 def _skip(text: str, at: int) -> int:
