@@ -414,7 +414,7 @@ def call_module(
 def test_calls_are_checked_under_their_sizes() -> None:
     k = symbol("K")
     verify_module(call_module(CALL, (("N", k + 1),)))
-    verify_module(call_module(CALL))  # the argument says what N is
+    assert codes(call_module(CALL)) == ["FX0108"]  # a size that is not named is the caller's N
     assert codes(call_module(CALL, (("N", k),))) == ["FX0108"]
     assert codes(call_module(CALL[:1])) == ["FX0108"]
     assert codes(call_module(["f32[K+1,3]", "f32"])) == ["FX0108"]
@@ -426,9 +426,12 @@ def test_calls_are_checked_under_their_sizes() -> None:
         "FX0108"
     ]
     with pytest.raises(FluxError) as e:
-        verify_module(call_module(["f32[K+1,3]", "f32"]))
+        verify_module(call_module(["f32[K+1,3]", "f32"], dims=(("N", k + 1),)))
     message = str(e.value)
     assert "argument 0 of @inner is f32[K+1,2] (f32[N,2] there), given f32[K+1,3]" in message
+    with pytest.raises(FluxError) as e:
+        verify_module(call_module(CALL))
+    assert e.value.help == 'a size that is not named is the caller\'s: write dims=(("N", <K+1>),)'
 
 
 def test_types_that_facts_make_equal_are_equal() -> None:

@@ -221,13 +221,8 @@ def _check_call(op: Op, f: Func) -> None:
         if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) and _is_dim(entry[1])):
             raise error("FX0106", f"call: {entry!r} in `dims` is not a pair (symbol, size)")
         env[entry[0]] = entry[1]
-    # A symbol that is not named is what the argument types make of it, as when the program runs.
-    for v, a in zip(op.operands, f.args, strict=False):
-        if not isinstance(a.type, VectorType) and not isinstance(v.type, VectorType):
-            for given, wanted in zip(v.type.shape, a.type.shape, strict=False):
-                if isinstance(wanted, Poly) and str(wanted).isidentifier():
-                    env.setdefault(str(wanted), given)
-    _check_arguments(op, f, env)
+    # A symbol that is not named is the caller's of the same name: inlining and code generation take it so.
+    _check_arguments(op, f, env, _sizes_meant(op, f, env))
     outs = [substituted(v.type, env) for v in f.outs]
     says = [r.type for r in op.results]
     if len(outs) != len(says) or not all(map(same_type, outs, says)):
@@ -237,7 +232,21 @@ def _check_call(op: Op, f: Func) -> None:
         )
 
 
-def _check_arguments(op: Op, f: Func, env: Mapping[str, Dim]) -> None:
+def _sizes_meant(op: Op, f: Func, env: Mapping[str, Dim]) -> str | None:
+    """A hint where the operands would fit if `dims` named the callee's sizes."""
+    meant: dict[str, Dim] = dict(env)
+    for v, a in zip(op.operands, f.args, strict=False):
+        for given, wanted in zip(getattr(v.type, "shape", ()), getattr(a.type, "shape", ()), strict=False):
+            if isinstance(wanted, Poly) and str(wanted).isidentifier():
+                meant.setdefault(str(wanted), given)
+    fits = all(same_type(v.type, substituted(a.type, meant)) for v, a in zip(op.operands, f.args, strict=False))
+    if not fits or meant == env:
+        return None
+    named = ", ".join(f'("{name}", <{size}>)' for name, size in sorted(meant.items()))
+    return f"a size that is not named is the caller's: write dims=({named},)"
+
+
+def _check_arguments(op: Op, f: Func, env: Mapping[str, Dim], hint: str | None = None) -> None:
     given, wanted = [v.type for v in op.operands], [substituted(a.type, env) for a in f.args]
     if (
         "arena" in f.attrs and len(given) == len(wanted) - 1
@@ -248,7 +257,11 @@ def _check_arguments(op: Op, f: Func, env: Mapping[str, Dim]) -> None:
     for a, g, w in zip(f.args, given, wanted, strict=False):
         if not same_type(g, w):
             as_written = f" ({a.type} there)" if a.type != w else ""
-            raise error("FX0108", f"{op.name}: argument {a.name or a.index} of @{f.name} is {w}{as_written}, given {g}")
+            raise error(
+                "FX0108",
+                f"{op.name}: argument {a.name or a.index} of @{f.name} is {w}{as_written}, given {g}",
+                help=hint,
+            )
 
 
 # ---- one function ---------------------------------------------------------------------------------------------------------
