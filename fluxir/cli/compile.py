@@ -13,6 +13,7 @@ import click
 from .. import config
 from ..errors import error
 from ..target import parse_target
+from .arrays import dim_sizes
 from .common import Output, bytes_text, table, verb
 from .files import make_directory, write_bytes, write_text
 from .models import ENTRY, load_file, lowered
@@ -27,22 +28,36 @@ _HELP = """Compile FILE (.py or .fx) for --target.
 For a CPU target OUT is an artifact, which `fluxir run` executes without the compiler (default: NAME.fxb). For a GPU
 target OUT is a directory with the PTX, manifest.json (kernels, launches, buffers), constants.safetensors and the
 program; an OUT that ends in .fxb makes one artifact of them instead.
+
+One artifact serves all sizes of a symbolic dimension; --dim makes one for a single size, which may be faster.
 """
 
 
 @verb("compile", settings=("target", "opt_level", "accuracy", "verify", "dump_dir", "cache", "cache_dir"), help=_HELP)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--output", "-o", "out", metavar="OUT", help="The artifact, or for GPU targets the directory, to write.")
+@click.option(
+    "--dim", "dims", multiple=True, metavar="SYMBOL=SIZE", help="Compile for this size of a symbol only, such as B=32."
+)
 @click.option("--passes", metavar="LIST", help="The tensor-level passes to run in place of the default ones.")
 @click.option(
     "--assemble", is_flag=True, help="For a GPU target, also assemble the PTX with ptxas and show what it says."
 )
 @ENTRY
-def command(output: Output, file: str, out: str | None, passes: str | None, assemble: bool, entry: str | None) -> None:
+def command(
+    output: Output,
+    file: str,
+    out: str | None,
+    dims: tuple[str, ...],
+    passes: str | None,
+    assemble: bool,
+    entry: str | None,
+) -> None:
+    sizes = dim_sizes(dims)
     target = parse_target(config.get().target)
     begin = time.perf_counter()
     output.progress(f"reading {file}")
-    program = lowered(load_file(file), entry)
+    program = lowered(load_file(file), entry, sizes)
     traced = time.perf_counter()
     output.progress(f"compiling for {target.name}")
     compiled = program.compile(target, passes=passes)
@@ -64,14 +79,15 @@ def command(output: Output, file: str, out: str | None, passes: str | None, asse
             raise error("FX0904", f"--assemble is for GPU targets, and {target.name} is a CPU")
         output.progress("assembling")
         assembled = [asdict(kernel) for kernel in checks.assemble(compiled.code.decode(), target.name)]
-    sizes = {name: os.path.getsize(name) for name in files}
+    written = {name: os.path.getsize(name) for name in files}
     data: dict[str, Any] = {
         "file": file,
         "target": target.name,
+        "dims": sizes,
         "cached": compiled.build is None,
         "trace_ms": round((traced - begin) * 1e3, 3),
         "compile_ms": round((done - traced) * 1e3, 3),
-        "files": sizes,
+        "files": written,
         "inputs": compiled.spec["inputs"],
         "outputs": compiled.spec["outputs"],
         **({"assembled": assembled} if assemble else {}),
@@ -82,7 +98,7 @@ def command(output: Output, file: str, out: str | None, passes: str | None, asse
         head = f"{file} for {target.name}: {how} in {data['compile_ms']:.0f} ms (traced in {data['trace_ms']:.0f} ms)"
         kernels = [table([tuple(k.values()) for k in assembled], list(assembled[0]))] if assembled else []
         return "\n".join(
-            [head, table([(f"  {name}", bytes_text(size)) for name, size in sizes.items()], right=(1,)), *kernels]
+            [head, table([(f"  {name}", bytes_text(size)) for name, size in written.items()], right=(1,)), *kernels]
         )
 
     output.result(data, text)

@@ -8,6 +8,7 @@ This module imports the compiler, so a verb that only runs artifacts must not im
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ def load_entry(path: str, entry: str | None) -> Lowered:
     return lowered(load_file(path), entry)
 
 
-def lowered(file: ModelFile, entry: str | None) -> Lowered:
-    """The traced program of one entry point of ``file``."""
-    traced = file.entry(entry).trace()
+def lowered(file: ModelFile, entry: str | None, sizes: Mapping[str, int] = {}) -> Lowered:
+    """The traced program of one entry point of ``file``, for the ``sizes`` given. Raises FX0604 where they do not fit."""
+    traced = file.entry(entry).trace(sizes)
     return Lowered(traced.module, traced.in_tree, traced.out_tree)
 
 

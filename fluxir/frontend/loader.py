@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import types as python_types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from fluxir.frontend import tree
 from fluxir.frontend.staging import staged
 from fluxir.frontend.trace import Traced, as_facts, function_location, function_name, raised_by_user, trace
 from fluxir.ir.core import Module
+from fluxir.ir.dims import symbols_of
 from fluxir.ir.dtypes import DType
+from fluxir.ir.specialise import check_symbols, specialise, specialise_facts, specialise_type
 from fluxir.ir.types import TensorType
 
 
@@ -105,14 +107,25 @@ class Model:
             what = f"{self.name!r} raised {type(e).__name__} while it was traced: {e}"
             raise error("FX0317", what, loc=at, help="traced tensors have a type and shape, but no values yet") from e
 
-    def trace(self) -> Traced:
-        """The program of this entry point. FX0323 where the result is not what the annotation says."""
+    def trace(self, sizes: Mapping[str, int] = {}) -> Traced:
+        """The program of this entry point, for the given `sizes` of its symbols where there are any.
+
+        FX0323 where the result is not what the annotation says, FX0604 for a size that is not there or breaks a fact.
+        """
         s = self.signature
+        if sizes:  # before tracing, so that the model may branch on them
+            check_symbols({n for t in tree.leaves(s) for d in t.shape for n in symbols_of(d)}, sizes, self.name)
+            specialise_facts(self.facts, sizes)
+            s = _specialised(s, sizes)
         parameters = inspect.signature(self.fn).parameters
         args = [s[n] for n, p in parameters.items() if n in s and p.kind != p.KEYWORD_ONLY]
         kwargs = {n: s[n] for n, p in parameters.items() if n in s and p.kind == p.KEYWORD_ONLY}
         t = self._traced(args, kwargs)
-        promised = self.result
+        if sizes:  # facts that the model has stated while it was traced
+            t = dataclasses.replace(
+                t, module=dataclasses.replace(t.module, facts=specialise_facts(t.module.facts, sizes))
+            )
+        promised = _specialised(self.result, sizes)
         if promised is not None:
             from fluxir.ir.dims import assuming, prove_equal
 
@@ -140,6 +153,14 @@ def model(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, f
     if fn is None:
         return lambda f: Model(f, name, facts)
     return Model(fn, name, facts)
+
+
+def _specialised(types: Any, sizes: Mapping[str, int]) -> Any:
+    """A tree of tensor types with the sizes given."""
+    if not sizes or types is None:
+        return types
+    leaves, structure = tree.flatten(types)
+    return structure.unflatten([specialise_type(t, sizes) for t in leaves])
 
 
 def annotation_types(note: Any, name: str, loc: Location | None = None) -> Any:
@@ -183,11 +204,11 @@ class Entry:
     """One entry point of a model file. `trace()` gives its program."""
 
     name: str
-    make: Callable[[], Traced]
+    make: Callable[[Mapping[str, int]], Traced]
 
-    def trace(self) -> Traced:
-        """The program, and the structures of its arguments and result."""
-        return self.make()
+    def trace(self, sizes: Mapping[str, int] = {}) -> Traced:
+        """The program, and the structures of its arguments and result; with `sizes` fixed where some are given."""
+        return self.make(sizes)
 
 
 @dataclass(frozen=True)
@@ -305,8 +326,8 @@ def module_entries(m: Module) -> dict[str, Entry]:
     level = "host" if m.entry.level == "host" else "tensor"
     names = [n for n, f in m.funcs.items() if f.level == level and n not in called]
 
-    def make(name: str) -> Callable[[], Traced]:
-        def build() -> Traced:
+    def make(name: str) -> Callable[[Mapping[str, int]], Traced]:
+        def build(sizes: Mapping[str, int]) -> Traced:
             funcs = {name: m.funcs[name], **{n: f for n, f in m.funcs.items() if n != name and n not in names}}
             f = m.funcs[name]
             module = m if next(iter(m.funcs)) == name and len(names) == 1 else Module(name, funcs, m.facts, m.attrs)
@@ -318,7 +339,7 @@ def module_entries(m: Module) -> dict[str, Entry]:
             )
             results = tuple(tree.LEAF for _ in (range(memories - inputs) if level == "host" else f.outs))
             out_tree = tree.LEAF if len(results) == 1 else tree.TreeDef("tuple", tuple(range(len(results))), results)
-            return Traced(module, in_tree, out_tree)
+            return Traced(specialise(module, sizes), in_tree, out_tree)
 
         return build
 
