@@ -185,6 +185,27 @@ def test_managers_share_an_index(module: Module, tmp_path: Path) -> None:
     assert [(r["index"], r["pass"]) for r in index["passes"]] == [(1, "cse"), (2, "dce"), (3, "fuse")]
 
 
+def test_a_dump_folder_holds_one_compilation(module: Module, tmp_path: Path) -> None:
+    PassManager("cse,fuse,dce,cse", dump_dir=tmp_path).run(module)
+    for name in ("k00-old.loop.fx", "module.s", "plan.txt", "notes.txt", "my.fx", "reproduce_x.fx"):
+        (tmp_path / name).write_text("")
+    PassManager("dce", dump_dir=tmp_path).run(module)
+    kept = {"notes.txt", "my.fx", "reproduce_x.fx"}
+    assert {p.name for p in tmp_path.iterdir()} == {"00-input.fx", "01-dce.fx", "index.json"} | kept
+    m = PassManager("cse,fuse,dce", dump_dir=tmp_path).run(module)
+    (tmp_path / "loops.fx").write_text("")
+    PassManager("cse", dump_dir=tmp_path, start=1).run(m)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"00-input.fx", "01-cse.fx", "02-cse.fx", "loops.fx", "index.json"} | kept
+
+
+def test_a_folder_that_is_not_ours_keeps_its_files(module: Module, tmp_path: Path) -> None:
+    (tmp_path / "03-fuse.fx").write_text("mine")
+    (tmp_path / "plan.txt").write_text("mine")
+    PassManager("dce", dump_dir=tmp_path).run(module)
+    assert (tmp_path / "03-fuse.fx").read_text() == (tmp_path / "plan.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_going_on_from_a_dump_gives_the_same_program(module: Module, tmp_path: Path, index: int) -> None:
     pm = PassManager("cse,dce,fuse[max_ops=8]", dump_dir=tmp_path)

@@ -167,6 +167,8 @@ class PassManager:
         Raises FX0499 if a pass fails with an exception of its own, FX0403 if it breaks the program, FX0404 if it
         changes the answer (`verify="numeric"`); each comes with a reproducer. A `FluxError` of a pass passes through.
         """
+        if self.dump_dir:
+            clear_dumps(self.dump_dir, self.start)
         if not self.start:
             self.dump(0, "input", module)
         self.write_index()
@@ -249,6 +251,21 @@ class PassManager:
 
 
 # ---- going on from a dump -------------------------------------------------------------------------------------------------
+
+
+_STAGE_FILES = re.compile(r"k\d+-.*\.loop\.fx|(lowered|loops)\.fx|module\.(ll|s|ptx)|plan\.txt")
+
+
+def clear_dumps(folder: Path, start: int) -> None:
+    """Remove what an earlier compilation left in `folder` after its step `start`, so that no file there is of another
+    program. A folder without our index is left alone, and so is every file that a compilation would not write."""
+    if not (folder / "index.json").is_file():
+        return
+    for path in folder.iterdir():
+        m = re.fullmatch(r"(\d+)-[\w.-]+\.fx", path.name)
+        late = m is not None and (int(m[1]) > start or not start)
+        if late or (not start and _STAGE_FILES.fullmatch(path.name)):
+            path.unlink()
 
 
 def dump_name(index: int, name: str) -> str:
