@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxir import config
 from fluxir.driver import Compiled, Lowered
+from fluxir.errors import error
 from fluxir.frontend import tree
 from fluxir.ir.verify import verify_module
 
@@ -84,6 +85,11 @@ class Jit:
     def _compiled(
         self, args: Any, traced: Any, static: dict[str, Any], leaves: list[Any], structure: tree.TreeDef
     ) -> Compiled:
+        for name, value in static.items():
+            try:
+                hash(value)
+            except TypeError:
+                raise error("FX0318", f"the static argument {name!r} is a {type(value).__name__}") from None
         if self.signature is not None:
             key: Any = (structure, tuple(sorted(static.items())), "signature")
         else:

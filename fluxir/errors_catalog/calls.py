@@ -151,13 +151,3 @@ declare(
     """,
     "`fluxir check FILE` lists the entry points",
 )
-
-declare(
-    "FX0614",
-    "loop reached its trip limit",
-    "limit",
-    """
-    A `while` loop ran as often as its `max_trips` allows, and its condition still holds. Raise the limit if the loop may
-    run longer; otherwise the condition never becomes false for these inputs.
-    """,
-)

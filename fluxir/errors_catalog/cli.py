@@ -65,16 +65,6 @@ declare(
 )
 
 declare(
-    "FX0907",
-    "time limit reached",
-    "limit",
-    """
-    A search or a comparison did not end within the time it was given. Raise the limit with the option that the message
-    names.
-    """,
-)
-
-declare(
     "FX0908",
     "file is larger than the limit",
     "limit",

@@ -40,26 +40,6 @@ declare(
 )
 
 declare(
-    "FX0504",
-    "generated PTX calls an external function",
-    "internal",
-    """
-    LLVM turned an intrinsic it does not know for this target into a call of a function that does not exist. Such PTX would
-    fail only when loaded, so it is refused here. This is a defect of fluxir: please report the kernel.
-    """,
-)
-
-declare(
-    "FX0505",
-    "generated PTX uses a local depot",
-    "internal",
-    """
-    A kernel keeps an array in local memory, which is slow memory in disguise: an index was not resolved when compiling.
-    This is a defect of a kernel template: please report the kernel.
-    """,
-)
-
-declare(
     "FX0506",
     "ptxas rejected the generated PTX",
     "internal",
@@ -67,16 +47,6 @@ declare(
     NVIDIA's assembler found an error in PTX that fluxir wrote. Its message is shown. If it says that the `.version` or
     `.target` is not supported, the ptxas is older than the target: name a newer one with FLUXIR_PTXAS. Anything else is a
     defect of fluxir.
-    """,
-)
-
-declare(
-    "FX0507",
-    "target lacks a needed feature",
-    "unsupported",
-    """
-    The program or a schedule asked for an ability the target does not have, such as bf16 tensor cores before sm_80.
-    `fluxir targets NAME` lists what a target has.
     """,
 )
 
@@ -105,16 +75,6 @@ declare(
 )
 
 declare(
-    "FX0510",
-    "dtype not supported on this target",
-    "unsupported",
-    """
-    The target has no code for this dtype in this op. Cast to a wider one around it: the result is rounded back the same
-    way on every target.
-    """,
-)
-
-declare(
     "FX0511",
     "ptxas not found",
     "usage",
@@ -134,16 +94,6 @@ declare(
     Stages that can be shown are: traced, simplified, fused, loops, llvm, asm (CPU targets) and ptx (GPU targets).
 
         fluxir show model.py --stage fused
-    """,
-)
-
-declare(
-    "FX0513",
-    "schedule does not fit the kernel",
-    "user",
-    """
-    A schedule given by hand breaks a rule of its template: a tile that is no multiple of the vector width, more stages
-    than iterations, an atom for other dtypes. The message names the rule and the values.
     """,
 )
 

@@ -101,15 +101,6 @@ declare(
 )
 
 declare(
-    "FX0810",
-    "dump directory is wrong",
-    "io",
-    """
-    The directory has no `index.json` as `--dump-dir` writes it, or lacks a file that the index names.
-    """,
-)
-
-declare(
     "FX0811",
     "cache entries were damaged",
     "io",

@@ -91,16 +91,6 @@ declare(
 )
 
 declare(
-    "FX0307",
-    "break or continue cannot be staged here",
-    "user",
-    """
-    `break`, `continue` and `return` inside loops over traced values are rewritten into conditions; inside `try`, `with` or
-    `match` they are not. Move them out of the block, or keep a flag and test it in the loop condition.
-    """,
-)
-
-declare(
     "FX0308",
     "statement not supported in @fx.function",
     "user",
@@ -252,19 +242,6 @@ declare(
         fx.scan(lambda carry, x: carry + x, 0.0, xs)    the body must return (carry, output)
     """,
     "check what the function takes and returns",
-)
-
-declare(
-    "FX0320",
-    "side effect under a traced condition",
-    "user",
-    """
-    Both branches are traced once, whatever the condition will be, so changing an outer object there would happen always.
-
-        if p: counter.append(1)                         happens for both values of p
-
-    Return the new value from the branch and apply the effect outside.
-    """,
 )
 
 declare(

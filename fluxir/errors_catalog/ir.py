@@ -142,19 +142,6 @@ declare(
 )
 
 declare(
-    "FX0110",
-    "wrong number of operands",
-    "user",
-    """
-    The op takes another number of operands than it was given.
-
-        %1 = select(%p, %x) : f32[4]                    select takes 3 operands: condition, if true, if false
-
-    `fluxir ops NAME` lists the operands of an op in order.
-    """,
-)
-
-declare(
     "FX0111",
     "terminator does not match the region or function",
     "user",

@@ -81,16 +81,6 @@ declare(
 )
 
 declare(
-    "FX0408",
-    "pass order is impossible",
-    "usage",
-    """
-    A pass needs the program in a form that an earlier pass makes (such as `plan` after `fuse`), or works on another level.
-    `fluxir passes` shows what each needs, and `fluxir passes --pipeline` the default order.
-    """,
-)
-
-declare(
     "FX0409",
     "dump cannot be resumed from here",
     "usage",

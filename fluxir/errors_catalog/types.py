@@ -358,20 +358,6 @@ declare(
 )
 
 declare(
-    "FX0228",
-    "size equation cannot be solved",
-    "user",
-    """
-    The arguments' sizes must determine every symbol, and an expression here has no integer solution, or does not
-    determine it.
-
-        x: f32[2*B], given 7 rows                       no integer B gives 2*B = 7
-
-    Declare one parameter with the plain symbol, `f32["B"]`, and use expressions for the others only.
-    """,
-)
-
-declare(
     "FX0229",
     "value cannot become a tensor",
     "user",
