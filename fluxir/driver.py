@@ -1,6 +1,6 @@
 """The pipeline as one page: a traced program goes in, checked machine code comes out.
 
-    trace -> simplify -> fuse -> lower (loops) -> plan -> code generation -> program
+    trace -> derive -> simplify -> fuse -> lower (loops) -> plan -> code generation -> program
 
 `Lowered` is a traced program with every later stage computed on demand; `Compiled` runs. Stages are modules one can
 print, parse back, verify and interpret; `Lowered.as_text(stage)` prints one, `dump_dir` writes them all.
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from fluxir.runtime.program import Program
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
+DERIVE = "derive"
 SIMPLIFY = "inline,expand,simplify,fold,cse,hoist,dce"
 FUSE = "layout,simplify,cse,fuse,dce"
 LOOPS = "plan"
-STAGES = ("traced", "simplified", "fused", "loops", "llvm", "asm", "ptx")
+STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "llvm", "asm", "ptx")
 
 
 @dataclass
@@ -76,14 +77,17 @@ def build(
     from fluxir.schedule import lower
 
     out = Build(module, target, {"traced": module})
-    pipelines = [("simplified", SIMPLIFY), ("fused", FUSE)] if passes is None else [("fused", passes)]
+    pipelines = (
+        [("adjoint", DERIVE), ("simplified", SIMPLIFY), ("fused", FUSE)] if passes is None else [("fused", passes)]
+    )
     count = 0
     for stage, text in pipelines:
         module, records = run_passes(module, text, target, verify=verify, dump_dir=dump_dir, start=count)
         count += len(records)
         out.records += records
         out.stages[stage] = module
-    out.stages.setdefault("simplified", module)
+    for stage in ("adjoint", "simplified"):
+        out.stages.setdefault(stage, module)
     with assuming(module.facts):
         module = lower(module, target)
     if dump_dir is not None:
@@ -119,14 +123,14 @@ class Lowered:
         return self._builds[key]
 
     def stage(self, stage: str, target: str | Target | None = None) -> Module:
-        """The module at an IR stage: traced, simplified, fused or loops."""
+        """The module at an IR stage: traced, adjoint (transforms resolved), simplified, fused or loops."""
         return self.module if stage == "traced" else self.build(target).stages[stage]
 
     def as_text(self, stage: str = "traced", target: str | Target | None = None, locations: bool = True) -> str:
         """The program at a stage as text. `ptx` needs a GPU target (default sm_80), `asm` and `llvm` follow the target."""
         if stage not in STAGES:
             raise error("FX0512", f"there is no stage {stage!r}", help="the stages are " + ", ".join(STAGES))
-        if stage in ("traced", "simplified", "fused", "loops"):
+        if stage in ("traced", "adjoint", "simplified", "fused", "loops"):
             return print_module(self.stage(stage, target), locations)
         t = as_target(target if target is not None or stage != "ptx" else "sm_80")
         if (stage == "ptx") != (t.kind == "nvptx") and stage != "llvm":
@@ -306,7 +310,7 @@ def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, A
         "arguments": [a.name for a in module.entry.args],
         "results": list(module.entry.result_names),
         "target": target.fingerprint(),
-        "passes": passes or [SIMPLIFY, FUSE, LOOPS],
+        "passes": passes or [DERIVE, SIMPLIFY, FUSE, LOOPS],
         "settings": dict(config.get().key()),
         "fluxir": fluxir.__version__,
         "llvmlite": version("llvmlite"),

@@ -54,7 +54,7 @@ def _program(path: str, stage: str | None) -> tuple[str, list[str]]:
     from ..ir.printer import print_func
 
     if stage is not None:
-        if stage not in ("traced", "simplified", "fused", "loops"):
+        if stage not in ("traced", "adjoint", "simplified", "fused", "loops"):
             raise error(
                 "FX0512", f"there is no IR stage {stage!r}", help="the stages are: traced, simplified, fused, loops"
             )

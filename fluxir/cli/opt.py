@@ -36,7 +36,7 @@ def command(
     output: Output, file: str | None, passes: str | None, start: str | None, target_file: str | None, stats: bool
 ) -> None:
     from .. import config
-    from ..driver import FUSE, SIMPLIFY, as_target, run_passes
+    from ..driver import DERIVE, FUSE, SIMPLIFY, as_target, run_passes
     from ..ir.printer import print_module
     from ..passes.manager import resume_point
 
@@ -52,7 +52,7 @@ def command(
     else:
         assert file is not None
         module = load_text_module(file) if file.endswith((".fx", ".fxb")) else load_entry(file, None).module
-        passes = f"{SIMPLIFY},{FUSE}" if passes is None else passes
+        passes = f"{DERIVE},{SIMPLIFY},{FUSE}" if passes is None else passes
     output.progress("running passes")
     after, records = run_passes(module, passes, as_target(None), dump_dir=config.get().dump_dir, start=first)
     text = print_module(after)

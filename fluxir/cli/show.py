@@ -12,7 +12,7 @@ from .targets import complete_target as complete_target
 
 __all__ = ["command"]
 
-STAGES = ("traced", "simplified", "fused", "loops", "plan", "llvm", "asm", "ptx")
+STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "plan", "llvm", "asm", "ptx")
 
 
 @verb(

@@ -47,7 +47,7 @@ def host_symbols(module: Module, hosts: Sequence[str]) -> dict[str, tuple[str, .
         changed = False
         for name in hosts:
             for op in calls(module.funcs[name]):
-                given = {s for s, _ in op.attrs.dims}
+                given = {s for s, _ in (*op.attrs.dims, *op.attrs.sized)}
                 more = need[op.attrs.callee] - given - need[name]
                 if more:
                     need[name] |= more

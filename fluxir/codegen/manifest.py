@@ -13,7 +13,7 @@ Values are numbers: arguments first, then results in order. A step is an object 
     {"op": "if", "condition": 9, "args": [...], "regions": [R, R], "results": [...]}
     {"op": "for", "lo", "hi", "step", "args": carry, "regions": [R], "results"}
     {"op": "while", "args", "regions": [condition, body], "results"}
-    {"op": "call", "function": "name", "args": [...], "dims": {symbol: E}}
+    {"op": "call", "function": "name", "args": [...], "dims": {symbol: E}, "sized": {symbol: memory of an i64}}
 
 R is {"args": [values], "steps": [...], "outs": [values]}; E is an integer or the text of a size expression.
 """
@@ -201,4 +201,6 @@ class _Writer:
 
     def op_call(self, op: Op) -> dict[str, Any]:
         dims = {s: text(d) for s, d in op.attrs["dims"]}
-        return {"op": "call", "function": op.attrs["callee"], "args": self.uses(op.operands), "dims": dims}
+        args = self.uses(op.operands)
+        sized = {name: args[i] for name, i in op.attrs["sized"]}
+        return {"op": "call", "function": op.attrs["callee"], "args": args, "dims": dims, "sized": sized}

@@ -6,7 +6,8 @@ caller passes on after it has freed what it holds. Nothing here is hot; there ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fluxir.codegen import abi
@@ -34,12 +35,31 @@ class HostEmitter(Emitter):
         self.places: dict[Value, _Place] = {}
         self.addresses: dict[Value, Callable[[], str]] = {}  # how to compute an address anew
         self.launches = 0
+        self.late = False  # sizes are computed where they are needed, not in the entry block
 
     def let(self, text: str, prelude: bool = False, pure: bool = False) -> str:
         """Nothing is kept for later: addresses that live through thousands of launches only fill the stack."""
         r = self.fresh()
-        (self.prelude if prelude else self.body).append(f"  {r} = {text}")
+        (self.prelude if prelude and not self.late else self.body).append(f"  {r} = {text}")
         return r
+
+    @contextlib.contextmanager
+    def known(self, sizes: Mapping[str, str]) -> Iterator[None]:
+        """Sizes computed here may depend on `sizes`, which are known only now."""
+        if not sizes:
+            yield
+            return
+        saved = self.symbols, self._dims, self.late
+        self.symbols, self._dims, self.late = {**self.symbols, **sizes}, {}, True
+        try:
+            yield
+        finally:
+            self.symbols, self._dims, self.late = saved
+
+    def count(self, v: Value) -> str:
+        """A size in memory: an i64 scalar, which is never negative."""
+        p = self.typed(v).split()[-1]
+        return self.let(f"load i64, ptr {p}, align 8")
 
     def get(self, v: Value) -> str:
         again = self.addresses.get(v)
@@ -160,12 +180,16 @@ class HostEmitter(Emitter):
         given = [self.typed(v) for v in op.operands]
         sizes: dict[str, Dim] = dict(op.attrs.dims)
         needed = self.owner.host_symbols[f.name]
+        read = {name: self.count(op.operands[i]) for name, i in op.attrs.sized}
         if len(given) == len(f.args) - 1 and "arena" in f.attrs:
             env = {s: sizes.get(s, symbol(s)) for s in needed}
-            given.append("ptr " + self.allocate(self.dim(substitute(f.attrs["arena"], env))))
+            with self.known(read):
+                given.append("ptr " + self.allocate(self.dim(substitute(f.attrs["arena"], env))))
         if len(given) != len(f.args):
             raise error("FX0108", f"call of @{f.name} with {len(given)} arguments, it takes {len(f.args)}", loc=op.loc)
-        given += [f"i64 {self.dim(sizes[s]) if s in sizes else self.symbol(s)}" for s in needed]
+        given += [
+            f"i64 {read[s] if s in read else self.dim(sizes[s]) if s in sizes else self.symbol(s)}" for s in needed
+        ]
         depth = self.let("add i64 %depth, 1")
         r = self.let(
             f"call i32 @{self.owner.names[f.name]}({', '.join([*given, 'ptr %consts', 'ptr %rt', f'i64 {depth}'])})"

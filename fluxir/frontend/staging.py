@@ -25,6 +25,7 @@ from fluxir.frontend.trace import (
     function_name,
     here,
     inside,
+    is_ours,
     is_tracing,
     scope,
     trace_region,
@@ -634,7 +635,7 @@ def staged(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     import inspect
 
-    if isinstance(fn, Function) or not inspect.isfunction(fn) or fn.__name__ == "<lambda>":
+    if isinstance(fn, Function) or not inspect.isfunction(fn) or fn.__name__ == "<lambda>" or is_ours(fn.__code__):
         return fn
     made = Function(fn)
     try:

@@ -99,6 +99,11 @@ def _known(code: CodeType) -> _Code:
     return found
 
 
+def is_ours(code: CodeType) -> bool:
+    """Whether code belongs to fluxir, not to its user."""
+    return _known(code).ours
+
+
 def user_frame() -> FrameType | None:
     """The innermost frame outside fluxir."""
     frame: FrameType | None = sys._getframe(1)
@@ -165,7 +170,8 @@ def _name_operands(e: FluxError, values: Sequence[Value]) -> None:
 class Trace:
     """What all scopes of one trace share: functions made beside the entry, and the facts about sizes."""
 
-    def __init__(self, assumptions: dims.Assumptions | None = None) -> None:
+    def __init__(self, assumptions: dims.Assumptions | None = None, entry: str = "") -> None:
+        self.entry = entry
         self.assumptions = assumptions or dims.Assumptions(record=True)
         self.funcs: dict[str, Func] = {}
         self.labels: dict[str, int] = {}
@@ -179,7 +185,7 @@ class Trace:
     def fresh_name(self, base: str) -> str:
         """A function name not used in this trace yet."""
         name, n = base, 1
-        while name in self.funcs:
+        while name in self.funcs or name == self.entry:
             name, n = f"{base}_{n}", n + 1
         return name
 
@@ -568,9 +574,9 @@ def trace(
     leaves, in_tree = tree.flatten((tuple(args), dict(kwargs or {})))
     names = argument_names(fn, in_tree)
     types = [abstract(leaf, n) for leaf, n in zip(leaves, names, strict=True)]
-    t = Trace(dims.Assumptions(as_facts(facts), record=True))
-    values = [Value(ty, None, i, n) for i, (ty, n) in enumerate(zip(types, names, strict=True))]
     entry = function_name(name or fn)
+    t = Trace(dims.Assumptions(as_facts(facts), record=True), entry)
+    values = [Value(ty, None, i, n) for i, (ty, n) in enumerate(zip(types, names, strict=True))]
     with dims.assuming(t.assumptions), entered(Scope(t)) as s:
         tensors = [Tensor(v, s, weak=type(x) in (bool, int, float)) for v, x in zip(values, leaves, strict=True)]
         a, k = in_tree.unflatten(tensors)

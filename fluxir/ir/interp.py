@@ -29,13 +29,18 @@ class Interpreter:
         self.steps = 0
         self.depth = 0
 
-    def call(self, func: Func | str, args: Sequence[Any]) -> list[Any]:
-        """Run a function on arrays; returns the list of results."""
+    def call(self, func: Func | str, args: Sequence[Any], sizes: Mapping[str, int] | None = None) -> list[Any]:
+        """Run a function on arrays; returns the list of results. `sizes`: size symbols that a caller states; those that
+        neither it nor the shapes say keep the caller's value."""
         f = self.module.funcs[func] if isinstance(func, str) else func
         if len(args) != len(f.args):
             raise error("FX0601", f"@{f.name} takes {len(f.args)} arguments, {len(args)} given")
         saved = self.dims
-        self.dims = {**bind_dims(f, [np.shape(a) for a in args], saved if f.level != "tensor" else {})}
+        shapes = [np.shape(a) for a in args]
+        if f.level == "tensor":
+            self.dims = {**saved, **bind_dims(f, shapes, sizes)}
+        else:
+            self.dims = bind_dims(f, shapes, saved)
         self.depth += 1
         try:
             if self.depth > 200:

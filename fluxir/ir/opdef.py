@@ -85,9 +85,11 @@ class OpDef:
     )
     llvm: Any = None  # spelling by dtype kind, or a callable used by codegen
     cost: Callable[[Op], Dim] | None = None  # floating-point operations; default one per output element if elementwise
-    vjp: Callable[..., Any] | None = None
-    jvp: Callable[..., Any] | None = None
-    batch: Callable[..., Any] | None = None
+    vjp: Callable[..., Any] | None = None  # vjp(b, op, cotangents of results) -> of operands; see ops/adjoint.py
+    jvp: Callable[..., Any] | None = None  # jvp(b, op, tangents of operands) -> of results
+    linear: str = ""  # "all": linear in its float operands together; "each": in each of them, the others fixed
+    constant: str = ""  # why its derivative is zero everywhere (or is not defined by its values)
+    batch: Callable[..., Any] | None = None  # batch(b, op, operands, flags, size) -> results with the batch axis first
     samples: tuple[Any, ...] = ()  # Sample or tuple of operand type texts
 
     @property

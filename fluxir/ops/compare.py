@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.ir.core import Attrs, Block
+from fluxir.ir.core import Attrs, Block, Op
 from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import TensorType, Type, VectorType
 from fluxir.ops import meaning, recipes
+from fluxir.ops.adjoint import unbroadcast
 from fluxir.ops.rules import elementwise, elementwise_element, elementwise_type
 
 # ---- comparison -------------------------------------------------------------------------------------------------------
@@ -190,6 +191,13 @@ def _select(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     return [r.with_dtype(t[1].dtype)]
 
 
+def _select_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    """The cotangent goes to the side that was taken: a NaN in the other one stays there."""
+    (c, x, y), (ct,) = o.operands, cts
+    zero = b.const(0, dtype=ct.dtype)
+    return [None, unbroadcast(b, b.select(c, ct, zero), x.shape), unbroadcast(b, b.select(c, zero, ct), y.shape)]
+
+
 op(
     "select",
     _select,
@@ -208,6 +216,8 @@ op(
         ("bool", "f64", "f64"),
     ),
     doc="x where c holds, else y; broadcasting.",
+    linear="all",
+    vjp=_select_vjp,
 )
 
 # ---- casts ------------------------------------------------------------------------------------------------------------
@@ -258,6 +268,8 @@ op(
     ),
     doc="Convert to `dtype`. Float to integer truncates towards zero and saturates, NaN gives 0; integers wrap; "
     "to bool: x != 0; to and from f16 and bf16 through f32.",
+    linear="all",
+    vjp=lambda b, o, cts: [b.cast(cts[0], dtype=o.operands[0].dtype)],
 )
 
 
@@ -295,4 +307,5 @@ op(
         )
     ),
     doc="The same bits read as another type of the same width.",
+    constant="reads bits",
 )

@@ -99,6 +99,28 @@ def _dot_cost(o: Op) -> Dim:
     return product(o.result.shape) * product(x.shape[i] for i in contracted) * 2
 
 
+def _dot_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    """A dot of the cotangent with the other operand over that one's free axes, its axes put back in order."""
+    x, y = o.operands
+    lb, lf, lc, rb, rf, rc = dot_axes(x, y, o.attrs)
+    batch, rows = len(lb), len(lf)
+    result_batch = tuple(range(batch))
+    result_rows = tuple(range(batch, batch + rows))
+    result_columns = tuple(range(batch + rows, batch + rows + len(rf)))
+
+    def pull(other: Value, contract: Any, against: Any, other_batch: Any, axes: Any) -> Any:
+        d = b.dot(
+            cts[0], other, lhs_contract=contract, rhs_contract=against, lhs_batch=result_batch, rhs_batch=other_batch
+        )
+        order = tuple(axes.index(i) for i in range(len(axes)))
+        return d if order == tuple(range(len(order))) else b.transpose(d, perm=order)
+
+    # What the dots give has the axes batch, free, then contracted ones in the order in which the other operand has them.
+    left = pull(y, result_columns, rf, rb, (*lb, *lf, *[lc[rc.index(k)] for k in sorted(rc)]))
+    right = pull(x, result_rows, lf, lb, (*rb, *rf, *[rc[lc.index(k)] for k in sorted(lc)]))
+    return [left, right]
+
+
 _MATMUL: dict[str, Any] = {"lhs_contract": (1,), "rhs_contract": (0,)}
 op(
     "dot",
@@ -111,6 +133,8 @@ op(
     doc="Sum of products over the contracting axes, for each index of the batch axes. Result axes: batch, then "
     "the rest of x, then the rest of y. "
     "f16 and bf16 accumulate in f32.",
+    linear="each",
+    vjp=_dot_vjp,
     samples=(
         sample("f32[3,4]", "f32[4,5]", **_MATMUL),
         sample("f32[4]", "f32[4]", lhs_contract=(0,), rhs_contract=(0,)),

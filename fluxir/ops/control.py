@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -164,16 +166,55 @@ op(
 )
 
 
+@dataclass(frozen=True)
+class Transform:
+    """What a call asks of its callee: `kind` and the positions it concerns, written `vjp[0,2;0]`.
+
+    vjp[wrt;of]: (arguments..., cotangents of the results `of`...) -> (results..., cotangents of the arguments `wrt`...).
+    pullback[wrt;of]: the same without the results. jvp[wrt;of]: (arguments..., tangents of `wrt`...) -> (results..., tangents
+    of `of`...). batch[wrt;]: the arguments `wrt` and all results have one more axis in front.
+    """
+
+    kind: str
+    wrt: tuple[int, ...]
+    of: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}[{','.join(map(str, self.wrt))};{','.join(map(str, self.of))}]"
+
+    @staticmethod
+    def parse(text: str) -> Transform:
+        """FX0106 if this is not the text of a transform."""
+        found = re.fullmatch(r"(vjp|pullback|jvp|batch)\[([\d,]*);([\d,]*)\]", text)
+        try:
+            assert found is not None
+            wrt, of = (tuple(int(n) for n in found[i].split(",") if n) for i in (2, 3))
+        except (AssertionError, ValueError):
+            raise error("FX0106", f"call: {text!r} is not a transform such as vjp[0,2;0]") from None
+        return Transform(found[1], wrt, of)
+
+
 def _call(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
+    for entry in a.sized:
+        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], int) and 0 <= entry[1] < len(t)):
+            raise error("FX0106", f"call: {entry!r} in `sized` is not a pair (symbol, operand)")
     return list(a.results)
+
+
+def _count(x: Any) -> int:
+    n = int(np.asarray(getattr(x, "array", x)).reshape(()))
+    if n < 0:
+        raise error("FX0602", f"a size known at run time is {n}")
+    return n
 
 
 def _call_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
     saved = it.dims
+    given = {**dict(a.dims), **{name: _count(args[i]) for name, i in a.sized}}
     if it.module.funcs[a.callee].level == "host":  # its kernels read sizes by the callee's names
-        it.dims = dict(a.dims)
+        it.dims = given
     try:
-        out: list[Any] = it.call(a.callee, args)
+        out: list[Any] = it.call(a.callee, args, given)
     finally:
         it.dims = saved
     return out
@@ -182,14 +223,22 @@ def _call_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
 op(
     "call",
     _call,
-    attrs={"callee": "str", "results": "types", "transform": ("str", ""), "dims": ("any", ())},
+    attrs={
+        "callee": "str",
+        "results": "types",
+        "transform": ("str", ""),
+        "dims": ("any", ()),
+        "sized": ("any", ()),
+        "rules": ("any", ()),
+    },
     level="both",
     category="control",
     eval=_call_eval,
     doc=(
         "call(args...): apply function `callee`; `results` are its result types in the caller's sizes, `dims` "
-        "the callee's size symbols as ((name, size), ...). `transform` asks for a derived function (vjp, jvp, "
-        "batch), resolved by a pass."
+        "the callee's size symbols as ((name, size), ...), `sized` those that are the value of an i64 scalar operand as "
+        "((name, operand), ...). `transform` asks for a derived function (see Transform), `rules` names the functions "
+        "that derive it; the derive pass resolves both."
     ),
 )
 

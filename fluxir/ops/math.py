@@ -10,6 +10,7 @@ spelled by `approx`, in simpler ops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,6 +86,65 @@ def _ints(count: int = 1) -> tuple[Sample, ...]:
     )
 
 
+# ---- partial derivatives of several of the ops below; f(b, *operands, result) as `ops/adjoint.py` says ------------------
+
+
+def _like(b: Any, value: float, x: Any) -> Any:
+    return b.const(value, like=x)
+
+
+def _one(b: Any, x: Any, y: Any, out: Any) -> int:
+    return 1
+
+
+def _minus_one(b: Any, x: Any, y: Any, out: Any) -> int:
+    return -1
+
+
+def _when(b: Any, condition: Any, x: Any) -> Any:
+    return b.select(condition, _like(b, 1, x), _like(b, 0, x))
+
+
+def _first_if(test: str) -> Any:
+    """1 where x is chosen, 1/2 where x and y are equal."""
+
+    def partial(b: Any, x: Any, y: Any, out: Any) -> Any:
+        return b.select(b.eq(x, y), _like(b, 0.5, x), _when(b, b.emit(test, x, y)[0], x))
+
+    return partial
+
+
+def _second_if(test: str) -> Any:
+    first = _first_if(test)
+    return lambda b, x, y, out: first(b, y, x, out)
+
+
+def _power_by_base(b: Any, x: Any, y: Any, out: Any) -> Any:
+    """y x**(y-1); 0 for y = 0, at x = 0 too."""
+    zero = _like(b, 0, x)
+    return b.select(b.eq(y, zero), zero, b.mul(y, b.pow(x, b.sub(y, 1))))
+
+
+def _power_by_exponent(b: Any, x: Any, y: Any, out: Any) -> Any:
+    """x**y log x, with 0 for x = 0."""
+    return b.mul(out, b.log(b.select(b.eq(x, _like(b, 0, x)), _like(b, 1, x), x)))
+
+
+def _unit(b: Any, x: Any) -> Any:
+    return b.copysign(_like(b, 1, x), x)
+
+
+def _norm2(b: Any, x: Any, y: Any) -> Any:
+    return b.add(b.mul(x, x), b.mul(y, y))
+
+
+# At an end of the range the derivative by x is 1.
+_CLAMP = (
+    lambda b, x, low, high, out: _when(b, b.logical_and(b.ge(x, low), b.le(x, high)), x),
+    lambda b, x, low, high, out: _when(b, b.logical_and(b.lt(x, low), b.le(low, high)), x),
+    lambda b, x, low, high, out: _when(b, b.gt(b.maximum(x, low), high), x),
+)
+
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 
@@ -100,9 +160,14 @@ add = _arithmetic(
     "x + y, elementwise, broadcasting.",
     commutes=True,
     llvm={"float": "fadd", "int": "add", "uint": "add"},
+    partials=(_one, _one),
 )
 sub = _arithmetic(
-    "sub", np.subtract, "x - y, elementwise, broadcasting.", llvm={"float": "fsub", "int": "sub", "uint": "sub"}
+    "sub",
+    np.subtract,
+    "x - y, elementwise, broadcasting.",
+    llvm={"float": "fsub", "int": "sub", "uint": "sub"},
+    partials=(_one, _minus_one),
 )
 mul = _arithmetic(
     "mul",
@@ -110,6 +175,7 @@ mul = _arithmetic(
     "x * y, elementwise, broadcasting.",
     commutes=True,
     llvm={"float": "fmul", "int": "mul", "uint": "mul"},
+    partials=(lambda b, x, y, out: y, lambda b, x, y, out: x),
 )
 div = _arithmetic(
     "div",
@@ -117,6 +183,7 @@ div = _arithmetic(
     "x / y; integers truncate towards zero, and by zero give 0.",
     samples=_DIVISIONS,
     llvm={"float": "fdiv", "int": "sdiv", "uint": "udiv"},
+    partials=(lambda b, x, y, out: b.div(_like(b, 1, y), y), lambda b, x, y, out: b.neg(b.div(out, y))),
 )
 fmod = _arithmetic(
     "fmod",
@@ -125,6 +192,7 @@ fmod = _arithmetic(
     samples=_DIVISIONS,
     llvm={"int": "srem", "uint": "urem"},
     approx=recipes.through_f32(recipes.fmod),
+    partials=(_one, lambda b, x, y, out: b.neg(b.trunc(b.div(x, y)))),
 )
 floordiv = _arithmetic(
     "floordiv",
@@ -132,6 +200,7 @@ floordiv = _arithmetic(
     "x / y rounded down (as numpy's floor_divide); integers by zero give 0.",
     samples=_DIVISIONS,
     approx=recipes.through_f32(recipes.floordiv),
+    constant="piecewise constant",
 )
 remainder = _arithmetic(
     "remainder",
@@ -139,6 +208,7 @@ remainder = _arithmetic(
     "The remainder with the sign of y (Python's %); integers by zero give 0.",
     samples=_DIVISIONS,
     approx=recipes.through_f32(recipes.remainder),
+    partials=(_one, lambda b, x, y, out: b.neg(b.floor(b.div(x, y)))),
 )
 pow_ = _arithmetic(
     "pow",
@@ -151,6 +221,7 @@ pow_ = _arithmetic(
         sample("i32[8]", "i32[8]", low=-3, high=12),
         sample("f32[4,3]", "f32[3]", low=0.1),
     ),
+    partials=(_power_by_base, _power_by_exponent),
 )
 minimum = _arithmetic(
     "minimum",
@@ -158,6 +229,7 @@ minimum = _arithmetic(
     "The smaller of x and y; NaN if either is.",
     commutes=True,
     llvm={"float": "@minimum", "int": "@smin", "uint": "@umin"},
+    partials=(_first_if("lt"), _second_if("lt")),
 )
 maximum = _arithmetic(
     "maximum",
@@ -165,6 +237,7 @@ maximum = _arithmetic(
     "The larger of x and y; NaN if either is.",
     commutes=True,
     llvm={"float": "@maximum", "int": "@smax", "uint": "@umax"},
+    partials=(_first_if("gt"), _second_if("gt")),
 )
 copysign = _arithmetic(
     "copysign",
@@ -173,6 +246,8 @@ copysign = _arithmetic(
     types="float",
     samples=_PAIRS,
     llvm={"float": "@copysign"},
+    partials=(lambda b, x, y, out: b.mul(_unit(b, x), _unit(b, y)), None),
+    constant="piecewise constant",
 )
 atan2 = _arithmetic(
     "atan2",
@@ -181,6 +256,7 @@ atan2 = _arithmetic(
     types="float",
     samples=_PAIRS,
     approx=approx_rule("atan2"),
+    partials=(lambda b, y, x, out: b.div(x, _norm2(b, x, y)), lambda b, y, x, out: b.neg(b.div(y, _norm2(b, x, y)))),
 )
 fma = _arithmetic(
     "fma",
@@ -190,6 +266,7 @@ fma = _arithmetic(
     llvm={"float": "@fma"},
     approx=recipes.fma_integer,
     samples=(*_floats(count=3), *_ints(3), ("f32[3,1]", "f32[4]", "f32")),
+    partials=(lambda b, x, y, z, out: y, lambda b, x, y, z, out: x, lambda b, x, y, z, out: 1),
 )
 clamp = _arithmetic(
     "clamp",
@@ -198,11 +275,19 @@ clamp = _arithmetic(
     arity=3,
     approx=recipes.clamp,
     samples=(*_floats(count=3), *_ints(3), ("f32[3,4]", "f32", "f32[4]")),
+    partials=_CLAMP,
 )
 
 _ONE = (*_floats(), *_ints())
 neg = _arithmetic(
-    "neg", np.negative, "-x; integers wrap.", arity=1, samples=_ONE, llvm={"float": "fneg"}, approx=recipes.neg
+    "neg",
+    np.negative,
+    "-x; integers wrap.",
+    arity=1,
+    samples=_ONE,
+    llvm={"float": "fneg"},
+    approx=recipes.neg,
+    partials=(lambda b, x, out: -1,),
 )
 absolute = _arithmetic(
     "abs",
@@ -212,6 +297,7 @@ absolute = _arithmetic(
     samples=_ONE,
     llvm={"float": "@fabs"},
     approx=recipes.absolute,
+    partials=(lambda b, x, out: b.sign(x),),
 )
 sign = _arithmetic("sign", np.sign, "-1, 0 or 1; NaN stays NaN.", arity=1, samples=_ONE, approx=recipes.sign)
 
@@ -223,44 +309,152 @@ def _unary(name: str, ref: Callable[..., Any], doc: str, low: float = -2.0, high
     return elementwise(name, ref=meaning.in_f32(ref), types="float", samples=_floats(low, high), doc=doc, **kw)
 
 
-sqrt = _unary("sqrt", np.sqrt, "The square root; NaN below 0.", 0, 9, llvm={"float": "@sqrt"})
-rsqrt = _unary("rsqrt", meaning.rsqrt, "1 / sqrt(x).", 0.1, 9, approx=recipes.through_f32(recipes.rsqrt))
-cbrt = _unary("cbrt", np.cbrt, "The cube root, of negative numbers too.", -9, 9, approx=approx_rule("cbrt"))
-floor = _unary("floor", np.floor, "The largest integer not above x.", -9, 9, llvm={"float": "@floor"})
-ceil = _unary("ceil", np.ceil, "The smallest integer not below x.", -9, 9, llvm={"float": "@ceil"})
-round_ = _unary(
-    "round", np.rint, "The nearest integer; halves go to the even one.", -9, 9, llvm={"float": "@roundeven"}
+sqrt = _unary(
+    "sqrt",
+    np.sqrt,
+    "The square root; NaN below 0.",
+    0,
+    9,
+    llvm={"float": "@sqrt"},
+    partials=(lambda b, x, out: b.div(_like(b, 0.5, x), out),),
 )
-trunc = _unary("trunc", np.trunc, "x without its fraction.", -9, 9, llvm={"float": "@trunc"})
+rsqrt = _unary(
+    "rsqrt",
+    meaning.rsqrt,
+    "1 / sqrt(x).",
+    0.1,
+    9,
+    approx=recipes.through_f32(recipes.rsqrt),
+    partials=(lambda b, x, out: b.mul(b.div(out, x), -0.5),),
+)
+cbrt = _unary(
+    "cbrt",
+    np.cbrt,
+    "The cube root, of negative numbers too.",
+    -9,
+    9,
+    approx=approx_rule("cbrt"),
+    partials=(lambda b, x, out: b.div(_like(b, 1 / 3, x), b.mul(out, out)),),
+)
+floor = _unary(
+    "floor",
+    np.floor,
+    "The largest integer not above x.",
+    -9,
+    9,
+    llvm={"float": "@floor"},
+    constant="piecewise constant",
+)
+ceil = _unary(
+    "ceil", np.ceil, "The smallest integer not below x.", -9, 9, llvm={"float": "@ceil"}, constant="piecewise constant"
+)
+round_ = _unary(
+    "round",
+    np.rint,
+    "The nearest integer; halves go to the even one.",
+    -9,
+    9,
+    llvm={"float": "@roundeven"},
+    constant="piecewise constant",
+)
+trunc = _unary(
+    "trunc", np.trunc, "x without its fraction.", -9, 9, llvm={"float": "@trunc"}, constant="piecewise constant"
+)
 
 # ---- transcendentals: recipes of ops/approx -------------------------------------------------------------------------------
 
-for _name, _ref, _low, _high, _doc in (
-    ("exp", np.exp, -4, 4, "e ** x."),
-    ("exp2", np.exp2, -4, 4, "2 ** x."),
-    ("expm1", np.expm1, -1, 1, "e ** x - 1, accurate near 0."),
-    ("log", np.log, 0.01, 9, "The natural logarithm; -inf at 0, NaN below."),
-    ("log2", np.log2, 0.01, 9, "The logarithm to base 2."),
-    ("log10", np.log10, 0.01, 9, "The logarithm to base 10."),
-    ("log1p", np.log1p, -0.9, 2, "log(1 + x), accurate near 0."),
-    ("sin", np.sin, -7, 7, "The sine; x in radians."),
-    ("cos", np.cos, -7, 7, "The cosine; x in radians."),
-    ("tan", np.tan, -1.4, 1.4, "The tangent; x in radians."),
-    ("asin", np.arcsin, -1, 1, "The inverse sine, in [-pi/2, pi/2]."),
-    ("acos", np.arccos, -1, 1, "The inverse cosine, in [0, pi]."),
-    ("atan", np.arctan, -9, 9, "The inverse tangent, in [-pi/2, pi/2]."),
-    ("sinh", np.sinh, -4, 4, "The hyperbolic sine."),
-    ("cosh", np.cosh, -4, 4, "The hyperbolic cosine."),
-    ("tanh", np.tanh, -4, 4, "The hyperbolic tangent."),
-    ("asinh", np.arcsinh, -9, 9, "The inverse hyperbolic sine."),
-    ("acosh", np.arccosh, 1, 9, "The inverse hyperbolic cosine, for x >= 1."),
-    ("atanh", np.arctanh, -0.9, 0.9, "The inverse hyperbolic tangent, for |x| <= 1."),
-    ("erf", meaning.erf, -3, 3, "The error function."),
-    ("erfc", meaning.erfc, -3, 3, "1 - erf(x), accurate for large x."),
-    ("lgamma", meaning.lgamma, 0.1, 9, "log |gamma(x)|; inf at 0 and the negative integers."),
-    ("sigmoid", meaning.sigmoid, -6, 6, "1 / (1 + e ** -x)."),
+
+def _inverse(b: Any, x: Any) -> Any:
+    return b.div(_like(b, 1, x), x)
+
+
+def _one_minus_square(b: Any, x: Any) -> Any:
+    """1 - x**2 without cancellation near 1."""
+    return b.mul(b.sub(_like(b, 1, x), x), b.add(x, 1))
+
+
+for _name, _ref, _low, _high, _partial, _doc in (
+    ("exp", np.exp, -4, 4, lambda b, x, out: out, "e ** x."),
+    ("exp2", np.exp2, -4, 4, lambda b, x, out: b.mul(out, math.log(2)), "2 ** x."),
+    ("expm1", np.expm1, -1, 1, lambda b, x, out: b.add(out, 1), "e ** x - 1, accurate near 0."),
+    ("log", np.log, 0.01, 9, lambda b, x, out: _inverse(b, x), "The natural logarithm; -inf at 0, NaN below."),
+    ("log2", np.log2, 0.01, 9, lambda b, x, out: _inverse(b, b.mul(x, math.log(2))), "The logarithm to base 2."),
+    ("log10", np.log10, 0.01, 9, lambda b, x, out: _inverse(b, b.mul(x, math.log(10))), "The logarithm to base 10."),
+    ("log1p", np.log1p, -0.9, 2, lambda b, x, out: _inverse(b, b.add(x, 1)), "log(1 + x), accurate near 0."),
+    ("sin", np.sin, -7, 7, lambda b, x, out: b.cos(x), "The sine; x in radians."),
+    ("cos", np.cos, -7, 7, lambda b, x, out: b.neg(b.sin(x)), "The cosine; x in radians."),
+    ("tan", np.tan, -1.4, 1.4, lambda b, x, out: b.add(b.mul(out, out), 1), "The tangent; x in radians."),
+    (
+        "asin",
+        np.arcsin,
+        -1,
+        1,
+        lambda b, x, out: b.rsqrt(_one_minus_square(b, x)),
+        "The inverse sine, in [-pi/2, pi/2].",
+    ),
+    (
+        "acos",
+        np.arccos,
+        -1,
+        1,
+        lambda b, x, out: b.neg(b.rsqrt(_one_minus_square(b, x))),
+        "The inverse cosine, in [0, pi].",
+    ),
+    (
+        "atan",
+        np.arctan,
+        -9,
+        9,
+        lambda b, x, out: _inverse(b, b.add(b.mul(x, x), 1)),
+        "The inverse tangent, in [-pi/2, pi/2].",
+    ),
+    ("sinh", np.sinh, -4, 4, lambda b, x, out: b.cosh(x), "The hyperbolic sine."),
+    ("cosh", np.cosh, -4, 4, lambda b, x, out: b.sinh(x), "The hyperbolic cosine."),
+    ("tanh", np.tanh, -4, 4, lambda b, x, out: _one_minus_square(b, out), "The hyperbolic tangent."),
+    ("asinh", np.arcsinh, -9, 9, lambda b, x, out: b.rsqrt(b.add(b.mul(x, x), 1)), "The inverse hyperbolic sine."),
+    (
+        "acosh",
+        np.arccosh,
+        1,
+        9,
+        lambda b, x, out: b.rsqrt(b.mul(b.sub(x, 1), b.add(x, 1))),
+        "The inverse hyperbolic cosine, for x >= 1.",
+    ),
+    (
+        "atanh",
+        np.arctanh,
+        -0.9,
+        0.9,
+        lambda b, x, out: _inverse(b, _one_minus_square(b, x)),
+        "The inverse hyperbolic tangent, for |x| <= 1.",
+    ),
+    (
+        "erf",
+        meaning.erf,
+        -3,
+        3,
+        lambda b, x, out: b.mul(b.exp(b.neg(b.mul(x, x))), 2 / math.sqrt(math.pi)),
+        "The error function.",
+    ),
+    (
+        "erfc",
+        meaning.erfc,
+        -3,
+        3,
+        lambda b, x, out: b.mul(b.exp(b.neg(b.mul(x, x))), -2 / math.sqrt(math.pi)),
+        "1 - erf(x), accurate for large x.",
+    ),
+    (
+        "lgamma",
+        meaning.lgamma,
+        0.1,
+        9,
+        lambda b, x, out: b.digamma(x),
+        "log |gamma(x)|; inf at 0 and the negative integers.",
+    ),
+    ("sigmoid", meaning.sigmoid, -6, 6, lambda b, x, out: b.mul(out, b.sub(_like(b, 1, x), out)), "1 / (1 + e ** -x)."),
 ):
-    _unary(_name, _ref, _doc, _low, _high, approx=approx_rule(_name))
+    _unary(_name, _ref, _doc, _low, _high, approx=approx_rule(_name), partials=(_partial,))
 
 __all__ = [
     "absolute",

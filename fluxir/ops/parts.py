@@ -78,6 +78,21 @@ def _slice_ref(a: Attrs, x: Any) -> Any:
     return np.asarray(x)[tuple(slice(s, e, k) for s, e, k in parts)].copy()
 
 
+def _slice_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    """Zeros around and between the elements that were taken."""
+    (x,), a = o.operands, o.attrs
+    steps = _strides(a, len(x.shape))
+    spread = [step_extent(d, k) for d, k in zip(o.result.shape, steps, strict=True)]
+    high = [n - s - d for n, s, d in zip(x.shape, a.start, spread, strict=True)]
+    gaps = tuple(k - 1 for k in steps) if any(k > 1 for k in steps) else None
+    return [b.pad(cts[0], b.const(0, dtype=x.dtype), low=a.start, high=tuple(high), interior=gaps)]
+
+
+def step_extent(count: Dim, step: int) -> Dim:
+    """The size of `count` elements with `step - 1` between neighbours."""
+    return count if step == 1 else maximum((count - 1) * step + 1, 0)
+
+
 op(
     "slice",
     _slice,
@@ -95,6 +110,8 @@ op(
         sample("bool[4,3]", start=(0, 0), limit=(4, 3), stride=(3, 2)),
     ),
     doc="The elements start, start + stride, ... below limit of each axis; strides are positive.",
+    linear="all",
+    vjp=_slice_vjp,
 )
 
 # ---- pad -------------------------------------------------------------------------------------------------------------
@@ -165,6 +182,22 @@ def _pad_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     return choose(cx, inside, lambda c: c.at(x, at), lambda c: c.at(value, ()))
 
 
+def _pad_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    """The operand's cotangent is what is left without the padding; the value's is the sum of the rest."""
+    x, a, ct = o.operands[0], o.attrs, cts[0]
+    gaps = _interior(a, len(x.shape))
+    inner = b.pad(ct, b.const(0, dtype=x.dtype), low=tuple(-n for n in a.low), high=tuple(-n for n in a.high))
+    if any(gaps):
+        steps = tuple(g + 1 for g in gaps)
+        inner = b.slice(inner, start=(0,) * len(gaps), limit=tuple(inner.shape), stride=steps)
+    inner = b.reshape(inner, shape=x.shape)
+    every = tuple(range(len(x.shape)))
+    ones = b.broadcast(b.const(1, dtype=x.dtype), shape=x.shape)
+    inside = b.pad(ones, b.const(0, dtype=x.dtype), **a)
+    outside = b.select(b.eq(inside, b.const(0, dtype=x.dtype)), ct, b.const(0, dtype=x.dtype))
+    return [inner, b.sum(outside, axes=every) if every else b.const(0, dtype=x.dtype)]
+
+
 def _padded(*types: str, **attrs: Any) -> Sample:
     """A sample whose `low` and `high` are the op's attributes, not the range of its inputs."""
     return Sample(types, attrs)
@@ -190,6 +223,8 @@ op(
         _padded("f32[4]", "f32", low=(-2,), high=(0,), interior=(1,)),
     ),
     doc="pad(x, value): `low` and `high` elements around each axis (negative ones crop) and `interior` between neighbours.",
+    linear="all",
+    vjp=_pad_vjp,
 )
 
 # ---- concat ----------------------------------------------------------------------------------------------------------
@@ -239,6 +274,18 @@ def _concat_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     return pick(cx, 0, len(o.operands))
 
 
+def _concat_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    axis = normal_axis("concat", o.attrs.axis, len(o.result.shape))
+    out, at = [], 0
+    for x in o.operands:
+        start = [0] * len(x.shape)
+        limit = list(x.shape)
+        start[axis], limit[axis] = at, at + x.shape[axis]
+        out.append(b.slice(cts[0], start=tuple(start), limit=tuple(limit)))
+        at = limit[axis]
+    return out
+
+
 op(
     "concat",
     _concat,
@@ -255,5 +302,7 @@ op(
         sample("bf16[2,0]", "bf16[2,0]", axis=1),
         sample("f16[1,2,2]", "f16[1,3,2]", axis=1),
     ),
+    linear="all",
+    vjp=_concat_vjp,
     doc="The operands joined along `axis`; all other sizes are equal.",
 )

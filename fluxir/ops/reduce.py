@@ -91,7 +91,7 @@ def _reduce_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     return cast(cx.b, total, t.dtype)
 
 
-def _reduction(name: str, types: str, doc: str, samples: Sequence[Any]) -> None:
+def _reduction(name: str, types: str, doc: str, samples: Sequence[Any], **rules: Any) -> None:
     def infer(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
         (x,) = tensor_operands(name, t, 1)
         check_dtype(name, x.dtype, types)
@@ -110,7 +110,22 @@ def _reduction(name: str, types: str, doc: str, samples: Sequence[Any]) -> None:
         cost=lambda o: o.operands[0].type.size,
         samples=samples,
         doc=doc,
+        **rules,
     )
+
+
+def _stretched(b: Any, o: Op, v: Value) -> Value:
+    """A value of the result's shape over the operand's shape."""
+    (x,) = o.operands
+    axes = normal_axes(o.name, o.attrs.axes, len(x.shape))
+    kept = tuple(i for i in range(len(x.shape)) if i not in axes)
+    if o.attrs.keepdims:
+        v = b.reshape(v, shape=tuple(x.shape[i] for i in kept))
+    return b.broadcast(v, shape=x.shape, axes=kept)  # type: ignore[no-any-return]
+
+
+def _sum_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    return [_stretched(b, o, cts[0])]
 
 
 _SHAPES = (
@@ -131,6 +146,8 @@ _reduction(
     "number",
     "Sum over `axes`. f16 and bf16 add up in f32 and round once; integers wrap; of nothing: 0.",
     (*_SHAPES, *_EMPTY),
+    linear="all",
+    vjp=_sum_vjp,
 )
 _reduction(
     "prod",

@@ -15,6 +15,7 @@ from fluxir.ir.dims import Dim, require_equal
 from fluxir.ir.dtypes import DTYPES, DType
 from fluxir.ir.opdef import ElementContext, OpDef, op
 from fluxir.ir.types import MemType, TensorType, Type, VectorType
+from fluxir.ops.adjoint import Partial, rules_of
 
 CLASSES: dict[str, Callable[[DType], bool]] = {
     "any": lambda d: True,
@@ -116,9 +117,14 @@ def elementwise(
     result: str = "same",  # "same" | a dtype name
     attrs: Any = None,
     samples: Sequence[Any] = (),
+    partials: Sequence[Partial | None] = (),
     **kw: Any,
 ) -> OpDef:
-    """Declare an elementwise op; `ref(*arrays)` (or `ref(attrs, *arrays)` when it has attributes) is its meaning."""
+    """Declare an elementwise op; `ref(*arrays)` (or `ref(attrs, *arrays)` when it has attributes) is its meaning.
+    `partials`: its partial derivatives, from which both derivative rules follow; see `ops/adjoint.py`."""
+    if partials:
+        assert len(partials) == arity, f"{name} has {arity} operands and {len(partials)} partial derivatives"
+        kw["vjp"], kw["jvp"] = rules_of(partials)
 
     def infer(operands: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
         if len(operands) != arity:

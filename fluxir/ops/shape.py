@@ -130,6 +130,8 @@ op(
         sample("u8[4,1,3,5]", shape=(12, 5)),
     ),
     doc="The same elements in row-major order with another shape of the same number of elements.",
+    linear="all",
+    vjp=lambda b, o, cts: [b.reshape(cts[0], shape=o.operands[0].shape)],
 )
 
 # ---- transpose -------------------------------------------------------------------------------------------------------
@@ -153,6 +155,11 @@ def _transpose_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     return cx.at(o.operands[0], at)
 
 
+def _transpose_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    perm = normal_axes("transpose", o.attrs.perm, len(o.attrs.perm))
+    return [b.transpose(cts[0], perm=tuple(perm.index(i) for i in range(len(perm))))]
+
+
 op(
     "transpose",
     _transpose,
@@ -169,6 +176,8 @@ op(
         sample("bf16[2,3]", perm=(1, 0)),
     ),
     doc="Axis i of the result is axis perm[i] of x.",
+    linear="all",
+    vjp=_transpose_vjp,
 )
 
 # ---- broadcast -------------------------------------------------------------------------------------------------------
@@ -217,6 +226,18 @@ def _broadcast_element(cx: Any, o: Op, index: Sequence[Value]) -> Any:
     return cx.at(x, at)
 
 
+def _broadcast_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
+    """Sums over the axes that are new or were stretched."""
+    (x,), shape = o.operands, o.attrs.shape
+    axes = broadcast_axes(o.attrs, len(x.shape))
+    kept = [i for i, d in zip(axes, x.shape, strict=True) if not (d == 1 and shape[i] != 1)]
+    total = b.sum(cts[0], axes=tuple(i for i in range(len(shape)) if i not in kept))
+    order = sorted(kept)
+    if order != kept:
+        total = b.transpose(total, perm=tuple(order.index(i) for i in kept))
+    return [b.reshape(total, shape=x.shape)]
+
+
 op(
     "broadcast",
     _broadcast,
@@ -235,6 +256,8 @@ op(
         sample("u8", shape=()),
     ),
     doc="Repeat along new axes and axes of size 1; `axes` gives the result axis of each operand axis (default: the last ones).",
+    linear="all",
+    vjp=_broadcast_vjp,
 )
 
 # ---- reverse, iota, stop_gradient ------------------------------------------------------------------------------------
@@ -271,6 +294,8 @@ op(
         sample("bf16", axes=()),
     ),
     doc="The elements of the given axes in reverse order.",
+    linear="all",
+    vjp=lambda b, o, cts: [b.reverse(cts[0], **o.attrs)],
 )
 
 
@@ -326,6 +351,7 @@ op(
     cost=lambda o: 0,
     samples=(("f32[3]",), ("i32[2,2]",), ("bool",), ("bf16[0]",)),
     doc="x itself; derivatives do not flow through it.",
+    constant="stops derivatives",
 )
 
 __all__ = ["broadcast_axes", "factor_groups", "show"]

@@ -163,7 +163,7 @@ def inline_calls(module: Module, cx: PassContext) -> Module:
         if op.name != "call" or op.attrs["transform"] or op.attrs["callee"] in recursive:
             return None
         f = current.funcs[op.attrs["callee"]]
-        if f.attrs.get("noinline") or op.attrs["dims"]:
+        if f.attrs.get("noinline") or any(op.attrs[k] for k in ("dims", "sized", "rules")):
             return None
         cx.rules["inline"] += 1
         return inline(b, f.block, operands)

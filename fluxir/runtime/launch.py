@@ -263,6 +263,12 @@ class _Frame:
         self.driver.download(one, memory.address + at * memory.dtype.itemsize)
         self.values[step["result"]] = one[0]
 
+    def read_size(self, number: int) -> int:
+        """A size that a kernel has computed: an i64 scalar on the device."""
+        one = np.empty(1, np.int64)
+        self.driver.download(one, self.values[number].address)
+        return int(one[0])
+
     # ---- kernels and calls
     def do_launch(self, step: Spec) -> None:
         kernel, letters = self.program.kernels[step["kernel"]]
@@ -287,6 +293,7 @@ class _Frame:
             raise self.program.failure("FX0109", f"calls are nested more than {MAX_DEPTH} deep")
         function = self.program.functions[step["function"]]
         given = {s: self.size(d) for s, d in step["dims"].items()}
+        given |= {s: self.read_size(n) for s, n in step.get("sized", {}).items()}
         known = {s: given[s] if s in given else self.known[s] for s in function["symbols"]}
         frame = _Frame(self.program, function, known, self.depth + 1)
         args = self.get(step["args"])

@@ -230,6 +230,7 @@ class Region:
                     callee=op.attrs["callee"],
                     results=(),
                     dims=op.attrs["dims"],
+                    sized=op.attrs["sized"],
                 )
             case _:
                 self.launch(op)
