@@ -303,7 +303,8 @@ def _scan(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
     wrt = [*carries, *consts, *slices]
     h = halves(tape.cx, body, wrt, [*carries, *stacked], range(nc, len(operands)), consts)
     n = len(op.results)
-    results = tape.b.clone(op, operands, [h.forward], length=length)
+    attrs = {**op.attrs, "length": length}
+    results = tape.b.emit("scan", *operands, blocks=[h.forward], loc=op.loc, **attrs)
     kept = results[n:]
 
     def pull(b: Builder, cts: Cotangents) -> None:
@@ -367,7 +368,8 @@ def _while(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Sequ
     n = op.attrs["carry"]
     cond, body = op.blocks
     b = tape.b
-    counted = b.clone(op, [b.index(0), *operands], [_counting(cond, False), _counting(body, True)], carry=n + 1)
+    regions = [_counting(cond, False), _counting(body, True)]
+    counted = b.emit("while", b.index(0), *operands, blocks=regions, carry=n + 1, loc=op.loc)
     rounds, results = counted[0], counted[1:]
     flags = _active_carry(body, n, flags)
     wrt = [i for i, f in enumerate(flags) if f]
