@@ -7,13 +7,14 @@ when negative, and are then clamped when reading or writing one position, and dr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.tensor import Tensor, as_tensor, cast, constant, emit, promote_operands
+from fluxir.frontend.tensor import Tensor, as_tensor, cast, constant, emit, is_scalar, promote_operands
 from fluxir.frontend.trace import here, scope
 from fluxir.ir.dims import Dim, Poly, ceildiv, facts, maximum, minimum, prove_le
 from fluxir.ir.dtypes import i64
@@ -359,18 +360,15 @@ _COMBINE = {"add": "add", "mul": "mul", "min": "minimum", "max": "maximum"}
 
 
 def update(x: Tensor, key: Any, value: Any, mode: str) -> Tensor:
-    """A copy of `x` with `value` set, added, ... at `key`."""
+    """A copy of `x` with `value` set, added, ... at `key`. A mask takes a value that fits each place it picks."""
+    if has_mask(key):
+        return where_mask(
+            x, key, value, lambda old, v: v if mode == "set" else emit(_COMBINE[mode], *promote_operands(old, v))
+        )
     p = plan(x, key)
     from fluxir.frontend.api_manipulation import same_shape
-    from fluxir.frontend.tensor import is_scalar
 
-    v = as_tensor(value)
-    v = promote_operands(value, x)[0] if is_scalar(value) or v.weak else v
-    if v.dtype != x.dtype:
-        if promote_operands(v, x)[0].dtype != x.dtype:
-            raise error("FX0201", f"a {v.dtype} tensor cannot be written into a {x.dtype} tensor without losing digits",
-                        help=f"cast it: v.astype('{x.dtype}')", loc=here())  # fmt: skip
-        v = cast(v, x.dtype)
+    v = _fitting(value, x)
     shape = p.shape
     if not same_shape(broadcast_shapes("index assignment", [v.shape, shape]), shape):
         raise error(
@@ -380,6 +378,62 @@ def update(x: Tensor, key: Any, value: Any, mode: str) -> Tensor:
     if one_place:
         return _update_window(x, p, v, mode)
     return _scatter(x, p, emit("broadcast", v, shape=shape) if v.shape != shape else v, mode)
+
+
+def _fitting(value: Any, x: Tensor) -> Tensor:
+    """`value` in the element type of `x`, into which it is written; FX0201 where that would lose digits."""
+    v = as_tensor(value)
+    v = promote_operands(value, x)[0] if is_scalar(value) or v.weak else v
+    if v.dtype != x.dtype and promote_operands(v, x)[0].dtype != x.dtype:
+        raise error("FX0201", f"a {v.dtype} tensor cannot be written into a {x.dtype} tensor without losing digits",
+                    help=f"cast it: v.astype('{x.dtype}')", loc=here())  # fmt: skip
+    return cast(v, x.dtype)
+
+
+def has_mask(key: Any) -> bool:
+    """Whether one of the indices is a traced bool tensor."""
+    return any(isinstance(k, Tensor) and k.dtype.is_bool for k in (key if isinstance(key, tuple) else (key,)))
+
+
+def where_mask(x: Tensor, key: Any, value: Any, change: Callable[[Tensor, Any], Any]) -> Tensor:
+    """A copy of `x` with `change(old, value)` where the mask in `key` holds; numbers and slices beside the mask pick a part.
+
+    The number of places is known only at run time, so the new value is one that broadcasts to what lies behind each.
+    """
+    given = list(key) if isinstance(key, tuple) else [key]
+    places = [i for i, k in enumerate(given) if isinstance(k, Tensor) and k.dtype.is_bool]
+    plain = all(
+        k is Ellipsis
+        or isinstance(k, int | np.integer | slice | Poly)
+        and not isinstance(k, bool)
+        or isinstance(k, Tensor)
+        and not k.ndim
+        for i, k in enumerate(given)
+        if i not in places
+    )
+    mask = given[places[0]]
+    if len(places) > 1 or not plain or any(k is Ellipsis for k in given[: places[0]]):
+        raise error("FX0214", "a mask is combined here with other index tensors", loc=here(),
+                    help="write x = fx.where(mask, v, x) with a mask of x's shape")  # fmt: skip
+    part = (*given[: places[0]], *[slice(None)] * mask.ndim, *given[places[0] + 1 :])
+    old = getitem(x, part)
+    before = sum(1 for k in given[: places[0]] if isinstance(k, slice))
+    covered = old.shape[before : before + mask.ndim]
+    from fluxir.frontend.api_manipulation import same_shape
+
+    if not same_shape(mask.shape, covered):
+        raise error("FX0216", f"a mask of shape {_show(mask.shape)} picks from axes of shape {_show(covered)}", loc=here(),
+                    help="a mask has the sizes of the axes it stands for")  # fmt: skip
+    behind = old.shape[before + mask.ndim :]
+    shape = () if is_scalar(value) else as_tensor(value).shape
+    if not same_shape(broadcast_shapes("index assignment", [shape, behind]), behind):
+        raise error("FX0202", f"a value of shape {_show(shape)} does not fit each place of a mask, {_show(behind)}",
+                    help="write x = fx.where(mask, v, x), with v of x's shape", loc=here())  # fmt: skip
+    v = _fitting(change(old, value), x)
+    wide = emit("reshape", mask, shape=(*mask.shape, *[1] * len(behind))) if behind else mask
+    wide = wide if wide.shape == old.shape else emit("broadcast", wide, shape=old.shape)
+    v = v if v.shape == old.shape else emit("broadcast", v, shape=old.shape)
+    return update(x, part, emit("select", wide, v, old), "set")
 
 
 def _show(shape: Any) -> str:
@@ -450,5 +504,5 @@ def _position(source: list[Any], part: Any) -> int:
 
 
 __all__ = [
-    "At", "AtKey", "Plan", "getitem", "plan", "setitem", "update",
+    "At", "AtKey", "Plan", "getitem", "has_mask", "plan", "setitem", "update", "where_mask",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The source of a `@fx.function`, rewritten so that Python control flow can be staged.
 
 Owns the AST rewrite and nothing of its meaning: `if`, `for`, `while`, `and`, `or`, `not`, chained comparisons, the
-ternary, `assert` and `x[i] = v` become calls of `staging`, which decides at run time: a Python value runs as Python
+ternary, `assert` and `x[i] = v` become calls of `flow`, which decides at run time: a Python value runs as Python
 does, a traced value becomes IR control flow. Bodies become local functions of the variables they assign.
 
 `return`, `break` and `continue` are first moved into place: statements after an `if` that always returns go to its
@@ -16,17 +16,12 @@ import copy
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from fluxir.errors import Location, error
+from fluxir.frontend.pyexpr import AUGMENTED, RUNTIME, Expressions, assign, call, name_, placed, spread, strings, thunk
 
-N = TypeVar("N", bound=ast.AST)
-RUNTIME = "__fx"
 COPY_LIMIT = 2000  # syntax nodes; what follows an `if` with returns on some paths is copied up to this size
-_OPERATORS = {
-    ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
-    ast.In: "in", ast.NotIn: "not_in", ast.Is: "is", ast.IsNot: "is_not",
-}  # fmt: skip
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -61,7 +56,9 @@ def _parse(fn: Callable[..., Any]) -> tuple[ast.FunctionDef, int]:
     """The function's definition, and what to add to its line numbers."""
     name = getattr(fn, "__name__", "the function")
     try:
-        lines, first = inspect.getsourcelines(fn)
+        lines, first = inspect.getsourcelines(
+            fn.__code__
+        )  # of a function itself: a decorator's wrapper is not what it wraps
     except (OSError, TypeError):
         raise error(
             "FX0312",
@@ -240,11 +237,11 @@ class _Function:
         if not self.flags:
             return self.block(stmts) or [ast.Pass()]
         start = (
-            _assign("__fx_done", ast.Constant(False)),
-            _assign("__fx_value", _call("undefined", ast.Constant("the result"))),
+            assign("__fx_done", ast.Constant(False)),
+            assign("__fx_value", call("undefined", ast.Constant("the result"))),
         )
         always = ast.Constant(_terminates(stmts))
-        end = ast.Return(_call("result", _name("__fx_done"), _name("__fx_value"), always))
+        end = ast.Return(call("result", name_("__fx_done"), name_("__fx_value"), always))
         return [*start, *self.block(stmts), end]
 
     # ---- statements
@@ -256,8 +253,8 @@ class _Function:
             if isinstance(s, ast.Return | ast.Break | ast.Continue):
                 break  # nothing runs after it
             if flags and i + 1 < len(stmts):
-                rest = ast.If(_call("none_of", *[_name(f) for f in flags]), list(stmts[i + 1 :]), [])
-                out += self.statement(_at(rest, stmts[i + 1]))
+                rest = ast.If(call("none_of", *[name_(f) for f in flags]), list(stmts[i + 1 :]), [])
+                out += self.statement(placed(rest, stmts[i + 1]))
                 break
         return out
 
@@ -275,6 +272,17 @@ class _Function:
         return flags
 
     def statement(self, s: ast.stmt) -> list[ast.stmt]:
+        if isinstance(
+            s, ast.Expr | ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return | ast.Assert | ast.If | ast.For
+        ):
+            field = {ast.If: "test", ast.Assert: "test", ast.For: "iter"}.get(type(s), "value")
+            value = getattr(s, field)
+            if value is not None:
+                before, value = spread(value, self.fresh)
+                if before:
+                    s = copy.copy(s)
+                    setattr(s, field, value)
+                    return [made for b in [*before, s] for made in self.statement(b)]
         match s:
             case ast.If():
                 return self.if_(s)
@@ -283,33 +291,31 @@ class _Function:
             case ast.For():
                 return self.for_(s)
             case ast.Return():
-                value = self.expr(s.value) if s.value is not None else ast.Constant(None)
+                value = placed(call("given", self.expr(s.value)), s) if s.value is not None else ast.Constant(None)
                 if not self.flags:
-                    return [_at(ast.Return(value), s)]
-                return [_at(_assign("__fx_value", value), s), _at(_assign("__fx_done", ast.Constant(True)), s)]
+                    return [placed(ast.Return(value), s)]
+                return [placed(assign("__fx_value", value), s), placed(assign("__fx_done", ast.Constant(True)), s)]
             case ast.Break() | ast.Continue():
                 flag = self.loops[-1][0 if isinstance(s, ast.Break) else 1]
                 assert flag is not None
-                return [_at(_assign(flag, ast.Constant(True)), s)]
+                return [placed(assign(flag, ast.Constant(True)), s)]
             case ast.Assert():
                 message = ast.Constant(None) if s.msg is None else self.expr(s.msg)
                 return [
-                    _at(
+                    placed(
                         ast.Expr(
-                            _call(
-                                "assert_", _thunk(self.expr(s.test)), _thunk(message), ast.Constant(ast.unparse(s.test))
-                            )
+                            call("assert_", thunk(self.test(s.test)), thunk(message), ast.Constant(ast.unparse(s.test)))
                         ),
                         s,
                     )
                 ]
             case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name)) as target]) if name in self.locals:
                 return [
-                    _at(
-                        _assign(
+                    placed(
+                        assign(
                             name,
-                            _call(
-                                "setitem", _name(name), self.index(target.slice), self.expr(s.value), ast.Constant(name)
+                            call(
+                                "setitem", name_(name), self.index(target.slice), self.expr(s.value), ast.Constant(name)
                             ),
                         ),
                         s,
@@ -317,12 +323,13 @@ class _Function:
                 ]
             case ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)) as target) if name in self.locals:
                 key = self.fresh("key")
-                read = ast.Subscript(_name(name), _name(key), ast.Load())
-                value = ast.BinOp(read, s.op, self.expr(s.value))
-                return [
-                    _at(_assign(key, self.index(target.slice)), s),
-                    _at(_assign(name, _call("setitem", _name(name), _name(key), value, ast.Constant(name))), s),
-                ]
+                word = ast.Constant(AUGMENTED[type(s.op)])
+                update = call("augitem", name_(name), name_(key), word, self.expr(s.value), ast.Constant(name))
+                return [placed(assign(key, self.index(target.slice)), s), placed(assign(name, update), s)]
+            case ast.Assign() if any(map(self.takes_apart, s.targets)):
+                return self.take_apart(s)
+            case ast.AnnAssign(target=ast.Subscript()) if s.value is not None:
+                return self.statement(placed(ast.Assign([s.target], s.value), s))
             case ast.FunctionDef():
                 inner = _Function(self.file)
                 inner.count = self.count + 1000
@@ -342,7 +349,9 @@ class _Function:
                     self.block(s.orelse),
                     self.block(s.finalbody),
                 )
-                new_try.handlers = [_at(ast.ExceptHandler(h.type, h.name, self.block(h.body)), h) for h in s.handlers]
+                new_try.handlers = [
+                    placed(ast.ExceptHandler(h.type, h.name, self.block(h.body)), h) for h in s.handlers
+                ]
                 return [new_try]
             case ast.Match():
                 new_match = copy.copy(s)
@@ -353,8 +362,24 @@ class _Function:
                 return [new_match]
         return [self.expr(s)]
 
+    def takes_apart(self, target: ast.expr) -> bool:
+        """Whether an assignment changes elements of local variables among several targets."""
+        return any(isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name)
+                   and n.value.id in self.locals for n in ast.walk(target))  # fmt: skip
+
+    def take_apart(self, s: ast.Assign) -> list[ast.stmt]:
+        """`x[i], y = a, b` and `x[i] = y = a`: the value first, then the targets one by one."""
+        value = self.fresh("value")
+        out = self.statement(placed(assign(value, s.value), s))
+        for target in s.targets:
+            later: list[ast.stmt] = []
+            parts = _Elements(self, later).visit(copy.deepcopy(target))
+            out.append(placed(ast.Assign([parts], name_(value)), s))
+            out += [made for b in later for made in self.statement(placed(b, s))]
+        return out
+
     def if_(self, s: ast.If) -> list[ast.stmt]:
-        test = self.expr(s.test)
+        test = self.test(s.test)
         if not self.flags and _terminates(s.body) and _terminates(s.orelse) and _contains([s], (ast.Return,)):
             then, other = self.fresh("then"), self.fresh("else")
             names = list(assigned([*s.body, *s.orelse]))
@@ -364,14 +389,14 @@ class _Function:
             ]
             return [
                 *functions,
-                _at(ast.Return(_call("if_return", test, _name(then), _name(other), self.values(names))), s),
+                placed(ast.Return(call("if_return", test, name_(then), name_(other), self.values(names))), s),
             ]
         then, other = self.fresh("then"), self.fresh("else")
         body, orelse = self.block(s.body), self.block(s.orelse)
         names = assigned([*body, *orelse])
         functions = [self.local(then, names, body, s), self.local(other, names, orelse, s)]
-        call = _call("if_", test, _name(then), _name(other), _strings(names), self.values(names))
-        return [*functions, _at(self.unpack(names, call), s)]
+        run = call("if_", test, name_(then), name_(other), strings(names), self.values(names))
+        return [*functions, placed(self.unpack(names, run), s)]
 
     def loop_flags(self, body: Sequence[ast.stmt]) -> tuple[str | None, str | None]:
         stop = self.fresh("break") if _contains(body, (ast.Break,), False) else None
@@ -382,28 +407,38 @@ class _Function:
         self.loops.append(flags)
         out = self.block(stmts)
         self.loops.pop()
-        return [_assign(flags[1], ast.Constant(False)), *out] if flags[1] else out
+        return [assign(flags[1], ast.Constant(False)), *out] if flags[1] else out
 
     def while_(self, s: ast.While) -> list[ast.stmt]:
         flags = self.loop_flags(s.body)
         body = self.loop_body(s.body, flags)
-        test, each = self.fresh("test"), self.fresh("body")
-        names = assigned([*body, s.test])
-        condition = self.expr(s.test)
         stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
+        first: list[ast.stmt] = []
+        if any(isinstance(n, ast.NamedExpr) for n in ast.walk(s.test)):
+            # A condition that assigns is evaluated before the loop and after each turn that does not end it.
+            again = self.fresh("again")
+            step: ast.stmt = placed(assign(again, s.test), s.test)
+            first = self.statement(step)
+            if stops:
+                step = placed(ast.If(call("none_of", *[name_(f) for f in stops]), [step], []), s.test)
+            body = [*body, *self.statement(step)]
+            s = placed(ast.While(placed(name_(again), s.test), s.body, s.orelse), s)
+        test, each = self.fresh("test"), self.fresh("body")
+        names = assigned(body)
+        condition = self.test(s.test)
         if stops:
-            condition = _call("and_", _call("none_of", *[_name(f) for f in stops]), _thunk(condition))
+            condition = call("both", call("none_of", *[name_(f) for f in stops]), thunk(condition))
         functions = [
-            self.local(test, names, [_at(ast.Return(condition), s.test)], s, False),
+            self.local(test, names, [placed(ast.Return(condition), s.test)], s, False),
             self.local(each, names, body, s),
         ]
-        call = _call("while_", _name(test), _name(each), _strings(names), self.values(names))
-        return [*self.before(flags), *functions, _at(self.unpack(names, call), s), *self.loop_else(s, flags)]
+        run = call("while_", name_(test), name_(each), strings(names), self.values(names))
+        return [*self.before(flags), *first, *functions, placed(self.unpack(names, run), s), *self.loop_else(s, flags)]
 
     def for_(self, s: ast.For) -> list[ast.stmt]:
         flags = self.loop_flags(s.body)
         item, each = self.fresh("item"), self.fresh("body")
-        body = [_at(ast.Assign([s.target], _name(item)), s), *self.loop_body(s.body, flags)]
+        body = [*self.statement(placed(ast.Assign([s.target], name_(item)), s)), *self.loop_body(s.body, flags)]
         names = assigned(body)
         stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
         iterable = s.iter
@@ -413,15 +448,15 @@ class _Function:
             and iterable.func.id == "range"
             and not iterable.keywords
         ):
-            source: ast.expr = _call("range_", _name("range"), *[self.expr(a) for a in iterable.args])
+            source: ast.expr = call("range_", name_("range"), *[self.expr(a) for a in iterable.args])
         else:
             source = self.expr(iterable)
         function = self.local(each, [item, *names], body, s, True, names)
-        call = _call("for_", source, _name(each), _strings(names), self.values(names), _strings(stops))
-        return [*self.before(flags), function, _at(self.unpack(names, call), s), *self.loop_else(s, flags)]
+        run = call("for_", source, name_(each), strings(names), self.values(names), strings(stops))
+        return [*self.before(flags), function, placed(self.unpack(names, run), s), *self.loop_else(s, flags)]
 
     def before(self, flags: tuple[str | None, str | None]) -> list[ast.stmt]:
-        return [_assign(f, ast.Constant(False)) for f in flags if f]
+        return [assign(f, ast.Constant(False)) for f in flags if f]
 
     def loop_else(self, s: ast.While | ast.For, flags: tuple[str | None, str | None]) -> list[ast.stmt]:
         if not s.orelse:
@@ -429,7 +464,7 @@ class _Function:
         stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
         if not stops:
             return self.block(s.orelse)
-        return self.statement(_at(ast.If(_call("none_of", *[_name(f) for f in stops]), s.orelse, []), s.orelse[0]))
+        return self.statement(placed(ast.If(call("none_of", *[name_(f) for f in stops]), s.orelse, []), s.orelse[0]))
 
     # ---- pieces
     def local(
@@ -444,65 +479,53 @@ class _Function:
         """`def name(params): body; return (names,)`."""
         end: list[ast.stmt] = []
         if give:
-            given = ast.Tuple([_name(n) for n in (params if names is None else names)], ast.Load())
+            given = ast.Tuple([name_(n) for n in (params if names is None else names)], ast.Load())
             end = [ast.Return(given)]
         args = ast.arguments([], [ast.arg(p) for p in params], None, [], [], None, [])
         made = ast.FunctionDef(name, args, [*body, *end] or [ast.Pass()], [], None)
         if hasattr(ast, "TypeAlias"):  # Python 3.12 and later
             made.type_params = []  # type: ignore[attr-defined]
-        return _at(made, at)
+        return placed(made, at)
 
     def values(self, names: Sequence[str]) -> ast.expr:
         """A tuple of the variables as they are now; one that has no value yet becomes `Undefined`."""
-        return ast.Tuple([_call("get", _thunk(_name(n)), ast.Constant(n)) for n in names], ast.Load())
+        return ast.Tuple([call("get", thunk(name_(n)), ast.Constant(n)) for n in names], ast.Load())
 
-    def unpack(self, names: Sequence[str], call: ast.expr) -> ast.stmt:
+    def unpack(self, names: Sequence[str], value: ast.expr) -> ast.stmt:
         if not names:
-            return ast.Expr(call)
-        return ast.Assign([ast.Tuple([ast.Name(n, ast.Store()) for n in names], ast.Store())], call)
+            return ast.Expr(value)
+        return ast.Assign([ast.Tuple([ast.Name(n, ast.Store()) for n in names], ast.Store())], value)
 
     def index(self, node: ast.expr) -> ast.expr:
         """A subscript as a value: slices become `slice(...)`."""
         if isinstance(node, ast.Slice):
             parts = [ast.Constant(None) if p is None else self.expr(p) for p in (node.lower, node.upper, node.step)]
-            return _call("slice", *parts)
+            return call("slice", *parts)
         if isinstance(node, ast.Tuple):
             return ast.Tuple([self.index(e) for e in node.elts], ast.Load())
-        return self.expr(node)
-
-    def expr(self, node: Any) -> Any:
-        return _Expressions().visit(copy.deepcopy(node))
-
-
-class _Expressions(ast.NodeTransformer):
-    """`and`, `or`, `not`, ternaries and chained comparisons inside one expression or simple statement."""
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        self.generic_visit(node)
-        if any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)):
-            return node
-        word = "and_" if isinstance(node.op, ast.And) else "or_"
-        out = node.values[-1]
-        for v in reversed(node.values[:-1]):
-            out = _at(_call(word, v, _thunk(out)), node)
+        out: ast.expr = self.expr(node)
         return out
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        self.generic_visit(node)
-        return _at(_call("not_", node.operand), node) if isinstance(node.op, ast.Not) else node
+    def test(self, node: ast.expr) -> ast.expr:
+        """A condition."""
+        return Expressions().test(copy.deepcopy(node))
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        self.generic_visit(node)
-        if any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)):
-            return node
-        return _at(_call("ifexp", node.test, _thunk(node.body), _thunk(node.orelse)), node)
+    def expr(self, node: Any) -> Any:
+        return Expressions().visit(copy.deepcopy(node))
 
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        self.generic_visit(node)
-        if len(node.ops) == 1 or any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)):
+
+class _Elements(ast.NodeTransformer):
+    """Targets `x[i]` on local variables replaced by names, which `later` assigns to the elements."""
+
+    def __init__(self, function: _Function, later: list[ast.stmt]) -> None:
+        self.function, self.later = function, later
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        if not self.function.takes_apart(node):
             return node
-        words = ast.Tuple([ast.Constant(_OPERATORS[type(o)]) for o in node.ops], ast.Load())
-        return _at(_call("chain", words, node.left, *[_thunk(c) for c in node.comparators]), node)
+        name: str = self.function.fresh("element")
+        self.later.append(ast.Assign([node], name_(name)))
+        return ast.Name(name, ast.Store())
 
 
 def _own_nodes(stmts: Sequence[ast.AST]) -> Any:
@@ -511,32 +534,3 @@ def _own_nodes(stmts: Sequence[ast.AST]) -> Any:
         yield s
         if not isinstance(s, _SCOPES):
             yield from _own_nodes(list(ast.iter_child_nodes(s)))
-
-
-def _name(n: str) -> ast.expr:
-    return ast.Name(n, ast.Load())
-
-
-def _assign(name: str, value: ast.expr) -> ast.stmt:
-    return ast.Assign([ast.Name(name, ast.Store())], value)
-
-
-def _call(word: str, *args: ast.expr) -> ast.expr:
-    return ast.Call(ast.Attribute(_name(RUNTIME), word, ast.Load()), list(args), [])
-
-
-def _thunk(e: ast.expr) -> ast.expr:
-    return ast.Lambda(ast.arguments([], [], None, [], [], None, []), e)
-
-
-def _strings(names: Sequence[str]) -> ast.expr:
-    return ast.Tuple([ast.Constant(n) for n in names], ast.Load())
-
-
-def _at(new: N, old: ast.AST) -> N:
-    """Give `new` and its parts without a place the place of `old`."""
-    ast.copy_location(new, old)
-    for n in ast.walk(new):
-        if "lineno" in getattr(n, "_attributes", ()) and not hasattr(n, "lineno"):
-            ast.copy_location(n, old)
-    return new

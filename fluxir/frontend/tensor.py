@@ -17,6 +17,7 @@ import numpy as np
 from fluxir.errors import FluxError, error
 from fluxir.frontend.methods import Methods
 from fluxir.frontend.trace import EagerScope, Scope, array_dtype, here, scope, user_frame
+from fluxir.frontend.undefined import Undefined
 from fluxir.ir.core import Block, Value
 from fluxir.ir.dims import Dim, Poly
 from fluxir.ir.dtypes import DType, bool_, dtype_of, f32, i64, promote, scalar_dtype
@@ -88,6 +89,8 @@ def as_tensor(x: Any) -> Tensor:
         a = np.asarray(x)
         array_dtype(a.dtype)
         return Tensor(s.constant(a), s)
+    if isinstance(x, Undefined):
+        x._fail()
     raise error("FX0229", f"a value of type {type(x).__name__} cannot become a tensor: {_short(x)}")
 
 
@@ -478,6 +481,9 @@ class Tensor(Methods):
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
 
+    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return other // self, other % self
+
     def __neg__(self) -> Tensor:
         return unary("neg", self)
 
@@ -491,7 +497,37 @@ class Tensor(Methods):
         return invert(self)
 
     def __round__(self, ndigits: int | None = None) -> Tensor:
-        return self.round(ndigits or 0)
+        return self._whole("round") if ndigits is None and not self.shape else self.round(ndigits or 0)
+
+    def __floor__(self) -> Tensor:
+        return self._whole("floor")
+
+    def __ceil__(self) -> Tensor:
+        return self._whole("ceil")
+
+    def __trunc__(self) -> Tensor:
+        return self._whole("trunc")
+
+    def _whole(self, word: str) -> Tensor:
+        """`round(x)`, `math.floor(x)` and the like of one number are integers in Python."""
+        from fluxir.frontend.pybuiltins import to_integer
+
+        if self.shape:
+            raise error("FX0219", f"{word} as Python has it takes one number, not {self.type}", help=f"write fx.{word}(x)",
+                        loc=here())  # fmt: skip
+        return to_integer(word, self)
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        a = self._now()
+        if a is not None and not a.ndim:
+            return format(a[()], spec)
+        _no_value(
+            "FX0302",
+            f"a traced tensor ({self.type}) was formatted with {spec!r}",
+            "format the result of the compiled function; f'{x}' shows the tensor's type",
+        )
 
     def __copy__(self) -> Tensor:
         return self.copy()
