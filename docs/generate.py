@@ -48,6 +48,7 @@ def cell(text: Any) -> str:
 
 
 def ops_page() -> str:
+    import fluxir.ops  # noqa: F401  (declares the ops)
     from fluxir.cli.ops import RULES, facts
     from fluxir.ir.opdef import REGISTRY
 
@@ -90,6 +91,7 @@ def array_free(text: str) -> str:
 
 
 def passes_page() -> str:
+    import fluxir.passes  # noqa: F401  (declares the passes)
     from fluxir import driver
     from fluxir.passes.manager import PASSES
 
@@ -204,12 +206,19 @@ def main() -> None:
             print(f"wrote {path.relative_to(FOLDER.parent.parent)}")
     import run  # docs/run.py, beside this file
 
+    failed = []
     for path in run.documents():
-        with tempfile.TemporaryDirectory() as folder:
-            text = run.updated(path, Path(folder))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                text = run.updated(path, Path(folder))
+        except run.ExampleFailed as e:
+            failed.append(str(e))
+            continue
         if text != path.read_text():
             path.write_text(text)
             print(f"wrote {path.relative_to(FOLDER.parent.parent)}")
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

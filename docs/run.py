@@ -9,7 +9,8 @@ Fences it knows, by their info string:
                        (or with N where the line ends in `# exit N`); their stdout and stderr are the block's output
 - ```text output       what the block before it wrote: `check` compares, `updated` writes it anew (`make docs`)
 
-Every page starts in an empty folder that holds the examples, with the bundled data beside them as digits.npz.
+Every page starts in an empty folder that holds the examples, with the bundled data beside them as digits.npz, and with
+an empty compile cache.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
@@ -80,10 +82,26 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def registries_kept() -> Iterator[None]:
-    """Ops, passes, templates and error codes that a page declares are forgotten after it."""
+def importable(module: ModuleType) -> Iterator[None]:
+    """The names of a page as a module that is found by its name, as dataclasses need it."""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[module.__name__]
+        else:
+            sys.modules[module.__name__] = before
+
+
+@contextlib.contextmanager
+def registries_kept(cache: Path) -> Iterator[None]:
+    """Ops, passes, templates and error codes that a page declares are forgotten after it, and so is what was compiled with
+    them: the key of the compile cache knows a program's ops by name."""
     import fluxir.ops
     import fluxir.passes  # noqa: F401
+    from fluxir import config
     from fluxir.errors import CODES
     from fluxir.ir.opdef import REGISTRY
     from fluxir.passes.manager import PASSES
@@ -93,7 +111,9 @@ def registries_kept() -> Iterator[None]:
     tables: list[dict[str, Any]] = [REGISTRY, PASSES, CODES]
     before, templates = [dict(t) for t in tables], list(TEMPLATES)
     try:
-        yield
+        with config.preserved():
+            config.configure(cache_dir=str(cache))
+            yield
     finally:
         for table, entries in zip(tables, before, strict=True):
             table.clear()
@@ -110,10 +130,10 @@ def run_page(path: Path, folder: Path) -> list[tuple[Fence, str]]:
     page = path.read_text()
     blocks = fences(page)
     source = [""] * len(page.split("\n"))
-    names: dict[str, Any] = {"__name__": path.stem}
+    module = ModuleType(path.stem)
     outputs: list[tuple[Fence, str]] = []
     said = ""
-    with inside(folder), registries_kept():
+    with inside(folder), registries_kept(folder / ".cache"), importable(module):
         for block in blocks:
             where = f"{path.name}:{block.start}"
             words = block.info.split()
@@ -124,7 +144,7 @@ def run_page(path: Path, folder: Path) -> list[tuple[Fence, str]]:
             elif words[:1] == ["python"]:
                 source[block.start : block.start + len(block.lines)] = block.lines
                 Path(f"{path.stem}.py").write_text("\n".join(source))
-                said = run_python(block, path.stem, names, where, raises="raises" in words)
+                said = run_python(block, path.stem, vars(module), where, raises="raises" in words)
             elif words[:1] == ["console"]:
                 said = "".join(run_command(line, where) for line in block.lines if line.startswith("$ "))
     return outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import namedtuple
 from dataclasses import dataclass
@@ -328,3 +329,19 @@ def test_a_tree_that_contains_itself_is_refused() -> None:
     with pytest.raises(FluxError) as caught:
         tree.flatten(x)
     assert caught.value.code == "FX0109"
+
+
+def test_a_decorated_function_keeps_its_decorator() -> None:
+    def doubled(f: Any) -> Any:
+        @functools.wraps(f)
+        def wrapper(x: Any) -> Any:
+            return f(x) * 2
+
+        return wrapper
+
+    @doubled
+    def plus_one(x: Any) -> Any:
+        return x + 1
+
+    x = np.float32(1)
+    assert plus_one(x) == fx.jit(plus_one)(x) == fx.function(plus_one)(x) == 4

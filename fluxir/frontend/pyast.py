@@ -56,9 +56,8 @@ def _parse(fn: Callable[..., Any]) -> tuple[ast.FunctionDef, int]:
     """The function's definition, and what to add to its line numbers."""
     name = getattr(fn, "__name__", "the function")
     try:
-        lines, first = inspect.getsourcelines(
-            fn.__code__
-        )  # of a function itself: a decorator's wrapper is not what it wraps
+        # Of the code: asked about the function, inspect would give what a decorator's wrapper wraps.
+        lines, first = inspect.getsourcelines(fn.__code__)
     except (OSError, TypeError):
         raise error(
             "FX0312",
