@@ -76,6 +76,7 @@ _NAMES: dict[str, str] = {
     _FRONTEND + "staging": "function",
     "fluxir.driver": "load",
     "fluxir.embed": "jit",
+    "fluxir.custom": "checkpoint custom_jvp custom_vjp",
     "fluxir.transform": "grad hvp jvp linearize value_and_grad vjp",
     "fluxir.runtime.safetensors": "load_safetensors save_safetensors",
 }

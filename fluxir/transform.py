@@ -90,13 +90,18 @@ def transforming(fn: Callable[..., Any]) -> Callable[..., Any]:
 # ---- arguments ------------------------------------------------------------------------------------------------------------
 
 
-class _Call:
+class Arguments:
     """One call of a user's function: tensors among the leaves of its arguments, and which of them are differentiated."""
 
     def __init__(
-        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], argnums: ArgNums | None
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        argnums: ArgNums | None,
+        name: Any = None,
     ) -> None:
-        self.fn = fn
+        self.fn, self.name = fn, name or fn
         self.leaves, self.structure = tree.flatten((tuple(args), kwargs))
         self.places = [i for i, x in enumerate(self.leaves) if isinstance(x, Tensor) or _is_array(x)]
         self.tensors = [as_tensor(self.leaves[i]) for i in self.places]
@@ -138,7 +143,7 @@ class _Call:
         return self.structure.unflatten(full)
 
     def close(self, **attrs: Any) -> derived.Closed:
-        return derived.close(self.fn, self.tensors, self.rebuild, **attrs)
+        return derived.close(self.fn, self.tensors, self.rebuild, name=self.name, **attrs)
 
     def gathered(self, values: Sequence[Tensor]) -> Any:
         """Values for `wrt` in the structure of the differentiated arguments; zeros for what is no float."""
@@ -158,7 +163,7 @@ def _floats(types: Sequence[TensorType]) -> list[int]:
     return [j for j, t in enumerate(types) if t.dtype.is_float]
 
 
-def _matching(what: str, given: Any, structure: tree.TreeDef, types: Sequence[TensorType], names: str) -> list[Tensor]:
+def matching(what: str, given: Any, structure: tree.TreeDef, types: Sequence[TensorType], names: str) -> list[Tensor]:
     """The leaves of `given` as tensors, which must have this structure and these types. FX0313, FX0412."""
     leaves, s = tree.flatten(given)
     tree.check_same(structure, s, names, what)
@@ -192,7 +197,7 @@ def value_and_grad(fun: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool 
     @named_like(fun)
     @transforming
     def run(*args: Any, **kwargs: Any) -> Any:
-        c = _Call(fun, args, kwargs, argnums)
+        c = Arguments(fun, args, kwargs, argnums)
         f = c.close()
         value_tree = f.out_tree
         if has_aux:
@@ -239,7 +244,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
             return evaluate(go, (primals, ct), {})
 
         return (out, later, aux) if has_aux else (out, later)
-    c = _Call(fun, primals, {}, tuple(range(len(primals))))
+    c = Arguments(fun, primals, {}, tuple(range(len(primals))))
     f = c.close()
     results = derived.call(f, c.tensors)
     whole = f.out_tree.unflatten(results)
@@ -251,7 +256,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     of = [j for j in _floats(f.types) if j < count]
 
     def pull(ct: Any) -> Any:
-        given = _matching("the cotangent", ct, out_tree, f.types[:count], f"the result of {f.fn_name!r}")
+        given = matching("the cotangent", ct, out_tree, f.types[:count], f"the result of {f.fn_name!r}")
         return c.gathered(derived.call_derived(f, c.tensors, "pullback", c.wrt, of, [given[j] for j in of]))
 
     return (out, pull, aux) if has_aux else (out, pull)
@@ -267,11 +272,11 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
     `tangents` has the structure and types of `primals`; of what is no float the tangent is ignored.
     """
     primals, tangents = tuple(primals), tuple(tangents)
-    c = _Call(fun, primals, {}, tuple(range(len(primals))))
+    c = Arguments(fun, primals, {}, tuple(range(len(primals))))
     f = c.close()
     types = [t.type for t in c.tensors]
     whole = tree.flatten(primals)[1]
-    given = _matching("the tangent", tangents, whole, types, "the primals")
+    given = matching("the tangent", tangents, whole, types, "the primals")
     of = _floats(f.types)
     results = derived.call_derived(f, c.tensors, "jvp", c.wrt, of, [given[k] for k in c.wrt])
     n = len(f.types)

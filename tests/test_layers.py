@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent / "fluxir"
 
 LEAVES = {"errors", "config", "target"}
 COMPILER = {"frontend", "passes", "schedule", "codegen"}
-EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "report", "errors_catalog"}
+EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "custom", "report", "errors_catalog"}
 LIBRARY = {"nn", "optim", "data", "ode"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": LEAVES,
     "dump": LEAVES | {"ir", "driver"},
     "driver": EVERYTHING - {"errors_catalog", "embed", "report"},
+    "custom": LEAVES | {"frontend", "transform"},
     "transform": LEAVES | {"ir", "ops", "frontend", "passes", "driver"},
     "embed": EVERYTHING - {"errors_catalog", "dump", "report"},
     # The library on top sees what every user sees: names of the package itself, no room of the compiler.

@@ -16,7 +16,8 @@ from fluxir.frontend import tree
 from fluxir.frontend.staging import staged
 from fluxir.frontend.tensor import Tensor, as_tensor
 from fluxir.frontend.trace import Scope, close_regions, function_name, here, inside, scope, trace_region
-from fluxir.ir.core import Attrs, Func, Value
+from fluxir.ir.build import Builder, clone_ops
+from fluxir.ir.core import Attrs, Block, Func, Value
 from fluxir.ir.types import TensorType
 from fluxir.ops.control import Transform
 
@@ -34,25 +35,84 @@ class Closed:
 
 
 def close(
-    fn: Callable[..., Any], leaves: Sequence[Tensor], rebuild: Callable[[Sequence[Tensor]], Any], **attrs: Any
+    fn: Callable[..., Any],
+    leaves: Sequence[Tensor],
+    rebuild: Callable[[Sequence[Tensor]], Any],
+    *,
+    name: Any = None,
+    alone: bool = False,
+    reserved: str = "",
+    **attrs: Any,
 ) -> Closed:
-    """Trace `fn` on tensors like `leaves`, which `rebuild` makes into its `(args, kwargs)`, as a function of the module."""
+    """Trace `fn` on tensors like `leaves`, which `rebuild` makes into its `(args, kwargs)`, as a function of the module.
+
+    `alone`: it may capture constants only, which become part of it (FX0413); `reserved`: the name it has been given; `attrs`
+    are the function's attributes.
+    """
     run = staged(fn)
 
     def body(*xs: Tensor) -> Any:
         args, kwargs = rebuild(xs)
         return run(*args, **kwargs)
 
-    region = trace_region([t.type for t in leaves], body, weak=[t.weak for t in leaves])
+    return _define(body, [t.type for t in leaves], [t.weak for t in leaves], name or fn, alone, attrs, reserved)
+
+
+def close_types(fn: Callable[..., Any], types: Sequence[TensorType], name: Any, reserved: str = "") -> Closed:
+    """Trace `fn` on tensors of `types` as a function of the module that captures constants only."""
+    return _define(fn, types, [False] * len(types), name, True, {}, reserved)
+
+
+def reserve(fn: Any) -> str:
+    """A name in the module for a function that is traced later."""
+    t = scope().trace
+    name = t.fresh_name(function_name(fn))
+    t.funcs[name] = Func(name, Block((), (), ()))
+    return name
+
+
+def _define(
+    body: Callable[..., Any],
+    types: Sequence[TensorType],
+    weak: Sequence[bool],
+    named: Any,
+    alone: bool,
+    attrs: Any,
+    reserved: str,
+) -> Closed:
+    region = trace_region(types, body, weak=weak)
     outs, out_tree = tree.flatten(region.out)
     with inside(region) as s:
         region.outs = [s.use(x.value, x.scope) for x in map(as_tensor, outs)]
     captured, (block,) = close_regions([region])
+    fn_name = function_name(named)
+    if alone:
+        block = _with_constants(block, captured, len(types), fn_name)
+        captured = []
     t = scope().trace
-    name = t.fresh_name(function_name(fn))
+    name = reserved or t.fresh_name(fn_name)
     t.funcs[name] = Func(name, block, attrs=Attrs(attrs))
-    types = tuple(v.type for v in region.outs)
-    return Closed(name, tuple(captured), scope(), types, out_tree, function_name(fn))  # type: ignore[arg-type]
+    result_types = tuple(v.type for v in region.outs)
+    return Closed(name, tuple(captured), scope(), result_types, out_tree, fn_name)  # type: ignore[arg-type]
+
+
+def _with_constants(block: Block, captured: Sequence[Value], count: int, name: str) -> Block:
+    """The block with captured constants made inside it; FX0413 for any other captured value."""
+    b = Builder()
+    args = [Value(a.type, None, i, a.name) for i, a in enumerate(block.args[:count])]
+    env = dict(zip(block.args[:count], args, strict=True))
+    for inner, outer in zip(block.args[count:], captured, strict=True):
+        if outer.owner is None or outer.owner.name != "const":
+            shown = f"{outer.name}: {outer.type}" if outer.name else str(outer.type)
+            raise error(
+                "FX0413",
+                f"{name!r} has a derivative of its own and uses a traced value from outside ({shown})",
+                help="pass it as an argument: the rule must say what its derivative is",
+                loc=here(),
+            )
+        env[inner] = b.const(outer.owner.attrs["value"])
+    clone_ops(b, block.ops, env)
+    return Block(args, b.ops, [env.get(v, v) for v in block.outs])
 
 
 def call(f: Closed, leaves: Sequence[Tensor], **attrs: Any) -> list[Tensor]:
@@ -90,11 +150,4 @@ def _emit(
     return [Tensor(v, s) for v in results]
 
 
-def require_float(what: str, t: Tensor) -> None:
-    """FX0411 unless a derivative with respect to `t` means something."""
-    if not t.dtype.is_float:
-        raise error("FX0411", f"{what} is {t.type}: derivatives are taken with respect to floats", loc=here(),
-                    help="convert it to a float type first, or name other arguments with argnums")  # fmt: skip
-
-
-__all__ = ["Closed", "call", "call_batched", "call_derived", "close", "require_float"]
+__all__ = ["Closed", "call", "call_batched", "call_derived", "close", "close_types", "reserve"]

@@ -253,6 +253,9 @@ def _while(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) -
 
 
 def _call(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) -> tuple[Sequence[Value], list[Tangent]]:
+    rules = {kind: names for kind, *names in op.attrs["rules"]}
+    if rules:
+        return _by_rule(dual, op, operands, tangents, rules)
     wrt = [i for i, t in enumerate(tangents) if t is not None]
     of = [j for j, r in enumerate(op.results) if is_float(r)]
     name = dual.cx.functions.derived(op.attrs["callee"], "jvp", wrt, of)
@@ -262,6 +265,47 @@ def _call(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) ->
     out = dual.b.emit("call", *operands, *given, callee=name, results=tuple(types), loc=op.loc, **attrs)
     n = len(op.results)
     return out[:n], _spread(out[n:], of, n)
+
+
+def _by_rule(
+    dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent], rules: Mapping[str, Sequence[str]]
+) -> tuple[Sequence[Value], list[Tangent]]:
+    """A call whose derivative the user gave: the forward rule, or the transpose of the backward one."""
+    b = dual.b
+    n = len(op.results)
+    of = [j for j, r in enumerate(op.results) if is_float(r)]
+    floats = [i for i, v in enumerate(operands) if is_float(v)]
+    moved = [_whole(b, tangents[i], operands[i]) for i in floats]
+    types = tuple(op.attrs["results"])
+    moving = tuple(types[j] for j in of)
+    if "jvp" in rules:
+        (rule,) = rules["jvp"]
+        out = b.emit("call", *operands, *moved, callee=rule, results=(*types, *moving), loc=op.loc)
+        return out[:n], _spread(out[n:], of, n)
+    results = b.clone(op, operands, rules=())
+    name = _pulled(dual, op, rules["vjp"])
+    starts = [zeros(b, r.type) for r in results]
+    places = [len(operands) + j for j in of]
+    derived = dual.cx.functions.derived(name, "pullback", places, range(len(floats)))
+    ts = b.emit("call", *operands, *starts, *moved, callee=derived, results=moving, loc=op.loc)
+    return results, _spread(ts, of, n)
+
+
+def _pulled(dual: Dual, op: Op, names: Sequence[str]) -> str:
+    """(arguments..., cotangents of all results...) -> cotangents of the float arguments: forward and backward rule in one."""
+    fwd, bwd = names
+    functions = dual.cx.functions
+    f = functions.function(fwd)
+    n = len(op.results)
+
+    def body(b: Builder, *values: Value) -> Sequence[Value]:
+        args = values[: len(f.args)]
+        kept = b.emit("call", *args, callee=fwd, results=tuple(v.type for v in f.outs))[n:]
+        types = tuple(v.type for v in functions.function(bwd).outs)
+        return b.emit("call", *kept, *values[len(f.args) :], callee=bwd, results=types)
+
+    types = [*[a.type for a in f.args], *[v.type for v in f.outs[:n]]]
+    return functions.add(f"{fwd}_{bwd}", Builder(op.loc).block(types, body))
 
 
 DUAL: Mapping[str, Callable[[Dual, Op, list[Value], list[Tangent]], tuple[Sequence[Value], list[Tangent]]]] = {

@@ -413,9 +413,15 @@ def _call(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
     """A call that is kept (recursion, checkpoint, a size known at run time): the reverse calls the derived function, which
     runs the forward pass again."""
     functions = tape.cx.functions
+    rules = {kind: names for kind, *names in op.attrs["rules"]}
+    if "vjp" in rules:
+        return _with_vjp_rule(tape, op, operands, rules["vjp"])
     results = tape.b.clone(op, operands)
     wrt = [i for i, f in enumerate(flags) if f]
     of = _floats(results)
+    if "jvp" in rules:
+        _with_jvp_rule(tape, op, operands, wrt, results, rules["jvp"])
+        return results
     attrs = {k: v for k, v in op.attrs.items() if k in ("dims", "sized")}
 
     def pull(b: Builder, cts: Cotangents) -> None:
@@ -429,6 +435,46 @@ def _call(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
 
     tape.record(results, pull)
     return results
+
+
+def _with_vjp_rule(tape: Tape, op: Op, operands: list[Value], names: Sequence[str]) -> Sequence[Value]:
+    """The user's forward function takes the place of the call; the pull calls the backward one."""
+    fwd, bwd = names
+    types = tuple(v.type for v in tape.cx.functions.function(fwd).outs)
+    both = tape.b.emit("call", *operands, callee=fwd, results=types, loc=op.loc)
+    n = len(op.results)
+    results, kept = both[:n], both[n:]
+
+    def pull(b: Builder, cts: Cotangents) -> None:
+        floats = [v for v in operands if is_float(v)]
+        given = [cts.whole(b, r) for r in results]
+        for v, g in zip(
+            floats, b.emit("call", *kept, *given, callee=bwd, results=tuple(v.type for v in floats)), strict=True
+        ):
+            cts.add(v, g)
+
+    tape.record(results, pull)
+    return results
+
+
+def _with_jvp_rule(
+    tape: Tape, op: Op, operands: list[Value], wrt: list[int], results: Sequence[Value], names: Sequence[str]
+) -> None:
+    """The user's rule is linear in the tangents: the pull is its transpose, the derivative at tangents 0."""
+    (rule,) = names
+    floats = [v for v in operands if is_float(v)]
+    moving = [len(operands) + floats.index(operands[i]) for i in wrt]
+    of = _floats(results)
+
+    def pull(b: Builder, cts: Cotangents) -> None:
+        starts = [zeros(b, v.type) for v in floats]
+        given = [cts.whole(b, results[j]) for j in of]
+        derived = tape.cx.functions.derived(rule, "pullback", moving, [len(results) + k for k in range(len(of))])
+        types = tuple(operands[i].type for i in wrt)
+        for i, g in zip(wrt, b.emit("call", *operands, *starts, *given, callee=derived, results=types), strict=True):
+            cts.add(operands[i], g)
+
+    tape.record(results, pull)
 
 
 FORWARD: Mapping[str, Callable[[Tape, Op, list[Value], list[bool]], Sequence[Value]]] = {
