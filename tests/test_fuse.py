@@ -72,13 +72,13 @@ def test_two_contractions_stay_two_kernels() -> None:
 
 
 def test_a_reshape_costs_no_kernel() -> None:
-    """After a computation it changes where the kernel writes; on memory it is a view."""
+    """It is a view of memory, of an argument's or of what a kernel wrote."""
 
     def body(b: Builder, x: Value, w: Value) -> Value:
         return b.dot(b.reshape(b.tanh(x), shape=(x.type.shape[0], 8)), w, lhs_contract=(1,), rhs_contract=(0,))
 
     _, ops = fused("f32[B,2,4] f32[8,8]", body)
-    assert kinds(ops) == ["pointwise", "dot"]
+    assert kinds(ops) == ["pointwise", "reshape", "dot"]
     _, ops = fused("f32[B,2,4] f32[B,8]", lambda b, x, y: b.add(b.reshape(x, shape=y.type.shape), y))
     assert kinds(ops) == ["reshape", "pointwise"]
 
@@ -152,3 +152,153 @@ def test_random_programs(seed: int, max_ops: int) -> None:
 def test_independent_kernels_that_read_the_same_memory_are_joined() -> None:
     _, ops = fused("f32[B,8]", lambda b, x: (b.add(x, 1.0), b.exp(x)))
     assert kinds(ops) == ["pointwise"] and len(ops[0].results) == 2
+
+
+# ---- whole models: what runs as one kernel --------------------------------------------------------------------------
+
+
+def kernels_of(fn: Callable[..., Any], *types: Any) -> list[str]:
+    """The kernels of a model, as kinds with names; views and loops left out, loop bodies in place of their loops."""
+    import fluxir as fx
+
+    def walk(ops: Any) -> list[str]:
+        found = []
+        for op in ops:
+            if op.name == "fused":
+                found.append(f"{op.attrs['kind']} {op.attrs['name']}")
+            elif op.blocks:
+                found += [k for block in op.blocks for k in walk(block.ops)]
+            elif op.name != "reshape":
+                found.append(op.name)
+        return found
+
+    return walk(fx.jit(fn).lower(*types).stage("fused", "cpu").entry.ops)
+
+
+def kinds_of(fn: Callable[..., Any], *types: Any) -> list[str]:
+    return [k.split()[0] for k in kernels_of(fn, *types)]
+
+
+def test_norms_softmaxes_losses_and_statistics_are_one_kernel_each() -> None:
+    import fluxir as fx
+
+    f32, nn = fx.f32, fx.nn
+    x, image, row = f32["B", 32], f32["B", 8, 5, 5], f32[32]
+    one = {
+        "softmax with what is around it": (lambda x: nn.softmax(x * 2) + 1, x),
+        "log softmax": (nn.log_softmax, x),
+        "logsumexp": (lambda x: fx.logsumexp(x, axis=-1), x),
+        "layer norm": (nn.layer_norm, x, row, row),
+        "residual and layer norm, both results": (lambda x, y, s: (x + y, nn.layer_norm(x + y, s)), x, x, row),
+        "rms norm": (nn.rms_norm, x, row),
+        "group norm": (lambda x, s, b: nn.group_norm(x, 4, s, b), image, f32[8], f32[8]),
+        "cross entropy": (nn.cross_entropy, x, fx.i32["B"]),
+        "softmax and cross entropy of the same": (lambda x, y: (nn.softmax(x), nn.cross_entropy(x, y)), x, fx.i32["B"]),
+        "argmax": (lambda x, y: fx.argmax(x + y, axis=-1), x, x),
+        "mean and standard deviation": (lambda x: (fx.mean(x, axis=-1), fx.std(x, axis=-1)), x),
+        "variance down the columns": (lambda x: fx.var(x, axis=0), x),
+        "extrema and where": (lambda x: (fx.min(x, axis=-1), fx.max(x, axis=-1), fx.argmax(x, axis=-1)), x),
+        "batch statistics": (lambda x: (x - fx.mean(x, axis=(0, 2, 3), keepdims=True)) * fx.rsqrt(fx.var(x, axis=(0, 2, 3), keepdims=True)), image),
+    }  # fmt: skip
+    assert {name: kinds_of(*case) for name, case in one.items()} == {name: ["rowwise"] for name in one}
+
+
+def test_a_loss_is_its_rows_and_then_their_mean() -> None:
+    import fluxir as fx
+
+    x, labels = fx.f32["B", 32], fx.i32["B"]
+    assert kinds_of(lambda x, y: fx.mean(fx.nn.cross_entropy(x, y)), x, labels) == ["rowwise", "rowwise"]
+    # What follows a reduction on its own result belongs to it, not to the next one.
+    found = kernels_of(lambda x, y: fx.mean(fx.astype(fx.argmax(x, axis=-1) == y, fx.float32)), x, labels)
+    assert found[0] == "rowwise argmax_eq" and len(found) == 2
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "given"])
+def test_attention_is_three_kernels(mask: str) -> None:
+    import fluxir as fx
+
+    def attention(q: Any, k: Any, v: Any, m: Any) -> Any:
+        given = {"none": {}, "causal": {"is_causal": True}, "given": {"mask": m}}[mask]
+        return fx.nn.scaled_dot_product_attention(q, k, v, **given)
+
+    heads = fx.f32["B", 4, 16, 8]
+    found = kernels_of(attention, heads, heads, heads, fx.bool[16, 16])
+    assert [k.split()[0] for k in found] == ["dot", "rowwise", "dot"]
+    assert found[0].startswith("dot dot_mul")  # scale and mask are applied where the product is in a register
+
+
+def test_transformer_block() -> None:
+    import fluxir as fx
+
+    f32, nn = fx.f32, fx.nn
+
+    def block(x: Any, s: Any, wqkv: Any, wo: Any, w1: Any, c1: Any, w2: Any) -> Any:
+        b = x.shape[0]
+        qkv = nn.layer_norm(x, s) @ wqkv
+        heads = [fx.permute_dims(fx.reshape(t, (b, 16, 4, 16)), (0, 2, 1, 3)) for t in fx.split(qkv, 3, axis=-1)]
+        a = fx.permute_dims(nn.scaled_dot_product_attention(*heads), (0, 2, 1, 3))
+        x = x + fx.reshape(a, (b, 16, 64)) @ wo
+        return x + nn.gelu(nn.layer_norm(x, s) @ w1 + c1) @ w2
+
+    found = kernels_of(
+        block, f32["B", 16, 64], f32[64], f32[64, 192], f32[64, 64], f32[64, 256], f32[256], f32[256, 64]
+    )
+    assert [k.split()[0] for k in found] == [
+        "rowwise", "dot", "pointwise",  # norm; q, k and v; these three apart, in one pass
+        "dot", "rowwise", "dot", "pointwise",  # attention; heads back into rows
+        "dot", "rowwise", "dot", "dot",  # each with its residual or activation
+    ]  # fmt: skip
+    assert [k for k in found if "dot_add" in k or "gelu" in k or "tanh" in k]
+
+
+def test_convolutions_take_batch_norm_residual_and_activation() -> None:
+    import fluxir as fx
+
+    f32, nn = fx.f32, fx.nn
+
+    def block(x: Any, w: Any, s: Any, b: Any, m: Any, v: Any) -> Any:
+        h = nn.relu(nn.batch_norm(fx.conv(x, w, padding=1), m, v, s, b))
+        return nn.relu(nn.batch_norm(fx.conv(h, w, padding=1), m, v, s, b) + x)
+
+    c = f32[8]
+    found = kinds_of(block, f32["B", 8, 16, 16], f32[8, 8, 3, 3], c, c, c, c)
+    assert found == ["pointwise", "conv", "conv"]  # the scale of each channel is computed once, for both
+
+
+def test_a_recurrent_cell_is_two_products_and_one_pass() -> None:
+    import fluxir as fx
+
+    f32, nn = fx.f32, fx.nn
+
+    def cell(xs: Any, h: Any, c: Any, wx: Any, wh: Any, b: Any) -> Any:
+        def step(carry: Any, x: Any) -> Any:
+            h, c = carry
+            i, f, g, o = fx.split(x @ wx + h @ wh + b, 4, axis=-1)
+            c = nn.sigmoid(f) * c + nn.sigmoid(i) * fx.tanh(g)
+            h = nn.sigmoid(o) * fx.tanh(c)
+            return (h, c), h
+
+        return fx.scan(step, (h, c), xs)
+
+    state = f32["B", 16]
+    found = kernels_of(cell, f32["T", "B", 8], state, state, f32[8, 64], f32[16, 64], f32[64])
+    assert [k.split()[0] for k in found] == ["dot", "dot", "pointwise"] and "dot dot_add" in found
+
+
+def test_a_sum_of_rows_read_as_columns_is_a_kernel_of_its_own() -> None:
+    """In a square space a row's sum broadcast along the last axis belongs to other rows."""
+    _, ops = fused("f32[6,6]", lambda b, x: b.add(x, b.sum(x, axes=(1,))))
+    assert kinds(ops) == ["rowwise", "pointwise"]
+
+
+def test_groups_that_share_a_cheap_op_do_not_wait_for_each_other() -> None:
+    """The cast is copied into both users of it; one of them also feeds the other."""
+
+    def body(b: Builder, x: Value, w: Value) -> tuple[Value, Value]:
+        h = b.mul(x, 2.0)
+        y = b.exp(h)
+        z = b.dot(y, w, lhs_contract=(1,), rhs_contract=(0,))
+        return b.add(b.add(h, z), b.sum(y, axes=(1,), keepdims=True)), b.sub(h, 1.0)
+
+    _, ops = fused("f32[8,8] f32[8,8]", body)
+    assert kinds(ops).count("dot") == 1

@@ -67,11 +67,26 @@ def test_nan_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("t", "axis"),
-    [("f32[3,37]", 1), ("f32[40,3]", 0), ("f32[2,21,5]", 1), ("f32[B,T]", 1), ("f32[T,B]", 0), ("f16[3,48]", 1)],
+    [("f32[5,37]", 1), ("f32[40,5]", 0), ("f32[2,21,5]", 1), ("f32[B,T]", 1), ("f32[T,B]", 0), ("f16[5,48]", 1)],
 )
 def test_softmax_is_one_kernel(t: str, axis: int) -> None:
     low = check(fused([t], softmax(axis), "rowwise"), {"T": 20}, target=GPU)
     assert schedules(low).count("stages=2") == 1 and len(low.funcs) == 2
+
+
+def test_softmax_of_few_long_rows_is_cut() -> None:
+    """Each reduction is spread over the whole device; the last kernel is pointwise."""
+    low = check(fused(["f32[2,100]"], softmax(1), "rowwise"), target=GPU)
+    assert schedules(low).count("piece=16") == 2 and "gpupointwise(space=2x100" in schedules(low)
+
+
+@pytest.mark.parametrize(("t", "axis"), [("f32[5,40]", 1), ("f32[40,5]", 0), ("i32[7,33]", 1), ("f16[B,T]", 1)])
+def test_argmax(t: str, axis: int) -> None:
+    def body(b: Any, x: Any) -> Any:
+        return b.emit("argmax", x, axis=axis)[0], b.emit("argmin", x, axis=axis)[0], b.emit("max", x, axes=(axis,))[0]
+
+    low = check(fused([t], body, "rowwise"), {"T": 20, "B": 5}, target=GPU)
+    assert "stages=2" in schedules(low) and len(low.funcs) == 2
 
 
 def test_norm_with_weights_along_the_row() -> None:

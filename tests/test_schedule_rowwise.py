@@ -132,6 +132,30 @@ def test_full_reduction_of_symbolic_length_is_split(n: int) -> None:
     assert len(kernels(low)) == 2
 
 
+@pytest.mark.parametrize("n", [0, 1, 1000, 70000])
+def test_few_long_rows_are_split_stage_by_stage(n: int) -> None:
+    """A variance over everything: two reductions, each cut into pieces, for any number of threads."""
+
+    def body(b: Any, x: Any) -> Any:
+        d = b.sub(x, b.mul(b.emit("sum", x, axes=(0,), keepdims=True)[0], 1e-3))
+        return b.emit("sum", b.mul(d, d), axes=(0,))[0]
+
+    x = np.random.default_rng(0).uniform(-1, 1, n).astype(np.float32)
+    low = check(fused(["f32[N]"], body, "rowwise"), arrays=[x], rtol=1e-3, atol=1e-3)
+    assert sum("piece=" in low.funcs[k].attrs["schedule"] for k in kernels(low)) == 2
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 29])
+@pytest.mark.parametrize("name", ["sum", "max"])
+def test_columns_take_several_lines_at_once(rows: int, name: str) -> None:
+    def body(b: Any, x: Any, y: Any) -> Any:
+        return b.emit(name, b.mul(x, y), axes=(0,))[0], b.emit("sum", x, axes=(0,))[0]
+
+    check(fused(["f32[T,21]", "f32[21]"], body, "rowwise"), {"T": rows}, rtol=1e-4)
+    if rows:
+        check(fused([f"i32[{rows},2,21]", "i32[21]"], lambda b, x, y: body(b, x, y)[0], "rowwise"))
+
+
 def test_split_with_epilogue_and_half_precision() -> None:
     def body(b: Any, x: Any, y: Any) -> Any:
         s = b.emit("sum", x, axes=(0,))[0]

@@ -288,11 +288,14 @@ def _group_norm(b: Builder, o: Op) -> Any:
     x, scale, bias = o.operands
     n, c, *space = x.type.shape
     g = o.attrs.groups
-    w = b.reshape(wide(b, x), shape=(n, g, floordiv(c, g) * product(space)))
-    variance, d = _var_of(b, w, (2,))
-    y = b.reshape(b.mul(d, b.rsqrt(b.add(variance, o.attrs.eps))), shape=x.type.shape)
-    shape = x.type.shape
-    return cast(b, b.add(b.mul(y, _placed(b, scale, shape, (1,))), _placed(b, bias, shape, (1,))), x.type.dtype)
+    per_group = floordiv(c, g)
+    # Scale and bias are laid out like the groups: all of it is then one pass over rows, without a reshape in between.
+    shape = (n, g, per_group, product(space))
+    w = b.reshape(wide(b, x), shape=shape)
+    variance, d = _var_of(b, w, (2, 3))
+    y = b.mul(d, b.rsqrt(b.add(variance, o.attrs.eps)))
+    s, c0 = (b.broadcast(b.reshape(wide(b, v), shape=(g, per_group)), shape=shape, axes=(1, 2)) for v in (scale, bias))
+    return b.reshape(cast(b, b.add(b.mul(y, s), c0), x.type.dtype), shape=x.type.shape)
 
 
 def _group_norm_ref(a: Attrs, x: Any, scale: Any, bias: Any) -> Any:

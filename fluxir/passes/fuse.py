@@ -15,67 +15,33 @@ fits. Inputs that are pure reshapes of memory stay outside: they cost nothing th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from fluxir.ir.build import Builder, clone_ops
 from fluxir.ir.core import Block, Func, Op, Value
-from fluxir.ir.dims import Dim, prove_le
+from fluxir.ir.dims import Dim, product, prove_le
 from fluxir.ir.rewrite import has_effects, rewrite_func
 from fluxir.ir.types import TensorType
+from fluxir.ops.maps import axes_of
+from fluxir.passes.fuse_group import (
+    CHEAP,
+    INDEXING,
+    NEVER,
+    REDUCTIONS,
+    STRUCTURED,
+    Group,
+    elementwise,
+    is_pointwise,
+    is_view,
+    row_shapes,
+    rows_agree,
+    shape_of,
+    small_constant,
+    tails,
+)
 from fluxir.passes.manager import PassContext, pass_
 
-# One element of these costs no more than a few instructions: they may be copied into several groups.
-CHEAP = frozenset(
-    "const iota broadcast reshape transpose slice reverse cast bitcast stop_gradient neg abs add sub mul minimum maximum "
-    "lt le gt ge eq ne logical_and logical_or logical_xor logical_not select clamp floor ceil round trunc sign relu".split()
-)
-INDEXING = frozenset(
-    "broadcast reshape transpose slice pad concat reverse gather dynamic_slice dynamic_update iota".split()
-)
-STRUCTURED = {"dot": "dot", "conv": "conv", "reduce_window": "window"}
-REDUCTIONS = frozenset("sum prod max min any all argmax argmin".split())
 MAX_CONCAT = 32
-NEVER = frozenset("scatter sort argsort topk nonzero cumsum cumprod cummax cummin searchsorted".split())
-
-
-def shape_of(v: Value) -> tuple[Dim, ...]:
-    assert isinstance(v.type, TensorType)
-    return v.type.shape
-
-
-def is_view(op: Op) -> bool:
-    """A reshape of something that is in memory costs nothing."""
-    return op.name == "reshape"
-
-
-def elementwise(op: Op) -> bool:
-    """Result element i depends only on operand elements i (after broadcasting)."""
-    return op.defn.category in ("elementwise", "compare") or op.name == "stop_gradient"
-
-
-def is_pointwise(op: Op) -> bool:
-    """Has a cheap enough element rule to be inlined anywhere."""
-    if op.name == "const":
-        return small_constant(op)
-    return elementwise(op) or op.name in INDEXING or op.defn.category == "random"
-
-
-def small_constant(op: Op) -> bool:
-    a = op.attrs["value"]
-    return a.size == 1 or (0 < a.size <= 16 and bool((a == a.flat[0]).all()))
-
-
-@dataclass(eq=False)
-class Group:
-    """Ops that run as one kernel; `outs` are the ops whose results leave it."""
-
-    ident: int
-    members: set[Op] = field(default_factory=set)
-    outs: set[Op] = field(default_factory=set)
-    kind: str = "pointwise"
-    axes: tuple[int, ...] | None = None  # rowwise: the reduced axes of `full`
-    full: tuple[Dim, ...] | None = None  # rowwise: the shape before reduction
-    root: Op | None = None  # the structured op
+FEW_ROWS = 64  # fewer known rows than this keep a target busy only if each is cut, which one reduction allows
 
 
 @pass_("fuse")
@@ -114,6 +80,7 @@ class _Grouping:
             for v in dict.fromkeys(op.operands):
                 if v.owner is not None:
                     self.users[v.owner].append(op)
+        self.tails = tails(block)
         self.returned = {v.owner for v in block.outs if v.owner is not None}
         self.groups: list[Group] = []
         self.inner: dict[Op, list[Block]] = {}  # regions of control flow, fused
@@ -128,7 +95,7 @@ class _Grouping:
                 continue
             homes = self.homes(op)
             if len(homes) > 1 and self.multi_output:
-                homes = self.merge_siblings(homes)
+                homes = self.merge_siblings(homes, op.results[0])
             users_inside = [g for u in self.users[op] for g in self.of.get(u, ())]
             everywhere = op not in self.returned and all(u in self.of for u in self.users[op])
             if homes and everywhere and len({g.ident for g in users_inside}) == 1:
@@ -152,9 +119,11 @@ class _Grouping:
         g = Group(len(self.groups), {op}, {op})
         if op.name in REDUCTIONS:
             g.kind, g.root = "rowwise", op
-            g.full, g.axes = shape_of(op.operands[0]), self.reduced(op)
+            g.full, g.axes = shape_of(op.operands[0]), axes_of(op)
         elif op.name in STRUCTURED:
             g.kind, g.root = STRUCTURED[op.name], op
+        elif is_view(op):
+            g.kind = "view"  # of what its operand's kernel writes
         elif not is_pointwise(op):
             g.kind, g.root = "single", op
         self.groups.append(g)
@@ -168,7 +137,7 @@ class _Grouping:
     def join(self, op: Op, g: Group) -> None:
         if op.name in REDUCTIONS and g.kind in ("pointwise", "rowwise"):
             g.kind, g.root = "rowwise", g.root or op
-            g.full, g.axes = shape_of(op.operands[0]), self.reduced(op)
+            g.full, g.axes = shape_of(op.operands[0]), axes_of(op)
         elif op.name in STRUCTURED:
             g.kind, g.root = STRUCTURED[op.name], op
         g.members.add(op)
@@ -177,15 +146,9 @@ class _Grouping:
     def cheap(self, op: Op) -> bool:
         return op.name in CHEAP
 
-    @staticmethod
-    def reduced(op: Op) -> tuple[int, ...]:
-        rank = len(shape_of(op.operands[0]))
-        axes = op.attrs["axes"] if "axes" in op.attrs else (op.attrs["axis"],)
-        return tuple(sorted(a % rank for a in axes))
-
     # ---- who may join whom
     def may_join(self, op: Op, g: Group) -> bool:
-        if g.kind == "single":
+        if g.kind in ("single", "view"):
             return False
         if op.name in STRUCTURED:
             return g.kind == "pointwise" and self.epilogue_fits(op, g)
@@ -196,23 +159,37 @@ class _Grouping:
         if op.name == "const":
             return True
         users = [u for u in self.users[op] if u in g.members]
+        if self.belongs_elsewhere(op, g, users):
+            return False
         if g.root is not None and g.kind != "rowwise" and g.root in users:
             return self.prologue_fits(op, g)
         if g.kind == "rowwise":
-            return self.row_fits(op, g) and (self.once_a_row(op, g) or self.fan_out_fits(op, users))
+            return self.row_fits(op, g) and (self.once_a_row(op, g) or self.fan_out_fits(op, g))
         if self.leads_to_row(op, g):
             return True
-        return self.fan_out_fits(op, users) and not any(
+        return self.fan_out_fits(op, g) and not any(
             u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice") and not self.cheap(op)
             for u in users
         )
 
-    def fan_out_fits(self, op: Op, users: list[Op]) -> bool:
-        """Inlining must not compute an expensive element many times."""
+    def belongs_elsewhere(self, op: Op, g: Group, users: list[Op]) -> bool:
+        """The op follows a contraction or a reduction on its own output, so that kernel should take it: there the value is
+        in a register, and what is written is no larger."""
+        root = self.tails.get(op)
+        if root is None or op.results[0].type.dtype.bits > root.results[0].type.dtype.bits:
+            return False
+        if root.name in REDUCTIONS:
+            return g.kind == "rowwise" and (g.full, g.axes) != (shape_of(root.operands[0]), axes_of(root))
+        shape = shape_of(op.results[0])
+        return g.kind == "rowwise" or any(not elementwise(u) or shape_of(u.results[0]) != shape for u in users)
+
+    def fan_out_fits(self, op: Op, g: Group) -> bool:
+        """Inlining must not compute an expensive element many times, however many cheap ops stand in between."""
         if self.cheap(op):
             return True
         size = op.results[0].type.size  # type: ignore[union-attr]
-        return all(prove_le(u.results[0].type.size, size) for u in users)  # type: ignore[union-attr]
+        walked = [product(g.full)] if g.full is not None else [r.type.size for o in g.outs for r in o.results]  # type: ignore[union-attr]
+        return all(prove_le(n, size) for n in walked)
 
     def leads_to_row(self, op: Op, g: Group) -> bool:
         """A value per row (of size 1 along some axes) that comes from a reduction of the group's own shape: with it the
@@ -232,7 +209,7 @@ class _Grouping:
                 if p is None or p in seen:
                     continue
                 if p.name in REDUCTIONS and shape_of(p.operands[0]) == full and shape_of(p.result) == shape:
-                    axes = self.reduced(p)
+                    axes = axes_of(p)
                     return all(self.in_row_space(m, full, axes) for m in g.members)
                 if elementwise(p) and shape_of(p.results[0]) == shape:
                     seen.add(p)
@@ -243,7 +220,7 @@ class _Grouping:
         """All that follows the structured op in the group is elementwise on its very output."""
         shape = shape_of(op.result)
         reached = {op}
-        for m in sorted(g.members, key=self.position.__getitem__):
+        for m in self.ordered(g.members):
             if any(v.owner in reached for v in m.operands):
                 if not elementwise(m) or shape_of(m.results[0]) != shape:
                     return False
@@ -257,33 +234,23 @@ class _Grouping:
             and self.cheap(op)
             and elementwise(op)
             and len(self.users[op]) == 1
-            and not self.is_epilogue(op)
+            and (op not in self.tails or self.tails[op].name in REDUCTIONS)
         )
 
-    def is_epilogue(self, op: Op) -> bool:
-        """The op follows a structured op on its own output: that kernel should take it."""
-        shape = shape_of(op.results[0])
-        todo, seen = [op], {op}
-        while todo and len(seen) < 16:
-            for v in todo.pop().operands:
-                p = v.owner
-                if p is not None and p not in seen and shape_of(p.results[0]) == shape and len(self.users[p]) == 1:
-                    if p.name in STRUCTURED:
-                        return True
-                    if elementwise(p):
-                        seen.add(p)
-                        todo.append(p)
-        return False
-
     def reduction_fits(self, op: Op, g: Group) -> bool:
-        full, axes = shape_of(op.operands[0]), self.reduced(op)
+        full, axes = shape_of(op.operands[0]), axes_of(op)
         if op.name in ("argmax", "argmin") and g.kind == "rowwise" and g.full != full:
             return False
         if g.kind == "rowwise" and (g.full, g.axes) != (full, axes):
             return False
         if g.kind not in ("pointwise", "rowwise"):
             return False
-        return all(self.in_row_space(m, full, axes) for m in g.members) and self.row_path(op, g, full)
+        if not all(self.in_row_space(m, full, axes) for m in g.members):
+            return False
+        return rows_agree(self.ordered(g.members | {op}), g.outs, full, axes)
+
+    def ordered(self, ops: Iterable[Op]) -> list[Op]:
+        return sorted(ops, key=self.position.__getitem__)
 
     def row_fits(self, op: Op, g: Group) -> bool:
         assert g.full is not None and g.axes is not None
@@ -294,15 +261,12 @@ class _Grouping:
     def once_a_row(self, op: Op, g: Group) -> bool:
         """The value is indexed by the row alone, so the kernel computes it once a row."""
         assert g.full is not None and g.axes is not None
-        kept = tuple(d for i, d in enumerate(g.full) if i not in g.axes)
-        return shape_of(op.results[0]) in (kept, tuple(1 if i in g.axes else d for i, d in enumerate(g.full)))
+        return shape_of(op.results[0]) in row_shapes(g.full, g.axes)
 
     def in_row_space(self, op: Op, full: tuple[Dim, ...], axes: tuple[int, ...]) -> bool:
         """The result is indexed by the full index, by the row (reduced axes dropped or of size 1), or broadcasts along it."""
         shape = shape_of(op.results[0])
-        kept = tuple(d for i, d in enumerate(full) if i not in axes)
-        ones = tuple(1 if i in axes else d for i, d in enumerate(full))
-        if shape in (full, kept, ones) or op.name == "const":
+        if shape in (full, *row_shapes(full, axes)) or op.name == "const":
             return True
         # A weight along the row: smaller rank, sizes equal to the trailing ones or 1; only if it depends on no reduction.
         tail = full[len(full) - len(shape) :]
@@ -311,16 +275,6 @@ class _Grouping:
             and all(a in (1, b) for a, b in zip(shape, tail, strict=True))
             and not any(v.owner is not None and v.owner.name in REDUCTIONS for v in op.operands)
         )
-
-    def row_path(self, op: Op, g: Group, full: tuple[Dim, ...]) -> bool:
-        """What uses a reduction's result does so at the same row: elementwise, broadcast back or drop/add a 1."""
-        reached = {op}
-        for m in sorted(g.members, key=self.position.__getitem__):
-            if any(v.owner in reached for v in m.operands):
-                if not (elementwise(m) or m.name in ("broadcast", "reshape") or m.name in REDUCTIONS):
-                    return False
-                reached.add(m)
-        return True
 
     def extra_output_home(self, op: Op, homes: list[Group]) -> Group | None:
         """A group that may also write this op's value, which others need too: same index space, and no cycle."""
@@ -338,7 +292,10 @@ class _Grouping:
             ):
                 return None
         elif g.kind == "rowwise":
-            if shape != g.full:
+            assert g.full is not None and g.axes is not None
+            if shape not in (g.full, *row_shapes(g.full, g.axes)):
+                return None
+            if not rows_agree(self.ordered(g.members | {op}), g.outs | {op}, g.full, g.axes):
                 return None
         else:
             return None
@@ -346,36 +303,41 @@ class _Grouping:
 
     def reaches_from_outside(self, op: Op, g: Group) -> bool:
         """Whether a path from `op` through ops outside `g` leads back into it (the groups would wait for each other)."""
-        return self.path_exists([u for u in self.users[op] if g not in self.of.get(u, ())], g, None)
+        return self.path_exists([op], g, {g})
 
-    def path_exists(self, start: Iterable[Op], goal: Group, source: Group | None, limit: int = 400) -> bool:
-        """Whether the ops of `start`, or what runs with or after them, feed `goal`; True also when it takes too long to tell."""
-        seen: set[Op] = set()
-        todo = list(start)
+    def path_exists(self, outs: Iterable[Op], goal: Group, apart: set[Group], limit: int = 400) -> bool:
+        """Whether `goal` needs a result of `outs` by way of others than those that read it themselves in `apart`; True also
+        when it takes too long to tell. An op copied into several groups is read by each of them."""
+        seen: set[Op | Group] = set()
+        todo = [u for o in outs for u in self.readers(o) if u not in apart]
         while todo:
-            u = todo.pop()
-            if u in seen:
+            unit = todo.pop()
+            if unit is goal:
+                return True
+            if unit in seen:
                 continue
             if len(seen) > limit:
                 return True
-            together = {u} | {m for h in self.of.get(u, ()) if h is not source for m in h.members}
-            if goal in self.of.get(u, ()):
-                return True
-            seen |= together
-            todo += [w for m in together for w in self.users[m] if w not in seen]
+            seen.add(unit)
+            todo += [u for o in (unit.outs if isinstance(unit, Group) else (unit,)) for u in self.readers(o)]
         return False
 
-    def merge_siblings(self, homes: list[Group]) -> list[Group]:
-        """Join pointwise groups of one shape that would read the same value: one pass over memory, several outputs."""
+    def readers(self, op: Op) -> list[Op | Group]:
+        """The groups, and ops outside of groups, that read a result of the op."""
+        return [unit for u in self.users[op] for unit in (self.of.get(u) or (u,))]
+
+    def merge_siblings(self, homes: list[Group], read: Value) -> list[Group]:
+        """Join groups that would read the same value: one pass over memory, several outputs."""
         first, *rest = homes
         kept = [first]
         for h in rest:
-            if self.may_merge(first, h):
+            if self.may_merge(first, h, read):
+                if h.kind == "rowwise":
+                    first.kind, first.full, first.axes, first.root = h.kind, h.full, h.axes, first.root or h.root
                 first.members |= h.members
                 first.outs |= h.outs
                 for m in h.members:
-                    self.of[m] = [first if x is h else x for x in self.of[m]]
-                    self.of[m] = list(dict.fromkeys(self.of[m])) if len(self.of[m]) > 1 else self.of[m]
+                    self.of[m] = list(dict.fromkeys(first if x is h else x for x in self.of[m]))
                 h.members, h.outs = set(), set()
                 self.cx.rules["fuse siblings"] += 1
             else:
@@ -383,29 +345,53 @@ class _Grouping:
         return kept
 
     def merge_horizontally(self) -> None:
-        """Join pointwise groups of one shape that read the same memory and do not depend on each other."""
+        """Join groups over one space that read the same memory and do not depend on each other."""
         readers: dict[Value, list[Group]] = {}
         for g in self.groups:
-            if g.kind == "pointwise" and g.members:
+            if g.kind in ("pointwise", "rowwise") and g.members:
                 for v in self.inputs(g):
-                    if shape_of(v) == shape_of(next(iter(g.outs)).results[0]):
-                        readers.setdefault(v, []).append(g)
-        for groups in readers.values():
+                    readers.setdefault(v, []).append(g)
+        for v, groups in readers.items():
             live = list(dict.fromkeys(g for g in groups if g.members))
             for at, g in enumerate(live):
                 for h in live[at + 1 : at + 9]:
                     if g.members and h.members:
-                        self.merge_siblings([g, h])
+                        self.merge_siblings([g, h], v)
 
-    def may_merge(self, g: Group, h: Group) -> bool:
-        if g.kind != "pointwise" or h.kind != "pointwise" or len(g.members) + len(h.members) > self.max_ops:
+    def may_merge(self, g: Group, h: Group, read: Value) -> bool:
+        """Whether two groups that read a value can be one: the value is as large as what they walk, they walk it alike, and
+        nothing outside stands between them."""
+        if g is h or len(g.members) + len(h.members) > self.max_ops:
             return False
-        shapes = {shape_of(o.results[0]) for o in g.outs | h.outs}
-        if len(shapes) != 1:
+        outs = g.outs | h.outs
+        rows = next((x for x in (g, h) if x.kind == "rowwise"), None)
+        if rows is None:
+            shapes = {shape_of(o.results[0]) for o in outs}
+            if g.kind != "pointwise" or h.kind != "pointwise" or len(shapes) != 1:
+                return False
+            (space,) = shapes
+        else:
+            assert rows.full is not None and rows.axes is not None
+            space = rows.full
+            if not all(self.walks_rows(x, space, rows.axes) for x in (g, h)):
+                return False
+            if not rows_agree(self.ordered(g.members | h.members), outs, space, rows.axes):
+                return False
+        if not prove_le(product(space), read.type.size):  # type: ignore[union-attr]
             return False
-        after_g = [u for o in g.outs for u in self.users[o] if g not in self.of.get(u, ())]
-        after_h = [u for o in h.outs for u in self.users[o] if h not in self.of.get(u, ())]
-        return not self.path_exists(after_g, h, g) and not self.path_exists(after_h, g, h)
+        # One pass over rows may read what it has itself computed a row; two pointwise groups may not depend on each other.
+        direct = {g, h} if rows is not None else set()
+        return not self.path_exists(g.outs, h, direct or {g}) and not self.path_exists(h.outs, g, direct or {h})
+
+    @staticmethod
+    def walks_rows(g: Group, full: tuple[Dim, ...], axes: tuple[int, ...]) -> bool:
+        """The group is a pass over these rows; or pointwise on their space, where the rows are many."""
+        if g.kind == "rowwise":
+            return (g.full, g.axes) == (full, axes)
+        rows = product(d for i, d in enumerate(full) if i not in axes)
+        if g.kind != "pointwise" or (isinstance(rows, int) and rows < FEW_ROWS):
+            return False
+        return all(shape_of(o.results[0]) == full for o in g.outs)
 
     # ---- emission
     def emit(self) -> Block:
@@ -435,6 +421,7 @@ class _Grouping:
         b = Builder()
         env: dict[Value, Value] = {}
         done: set[int] = set()
+        begun: set[int] = set()
         order = sorted(
             units, key=lambda u: max(self.position[o] for o in u.outs) if isinstance(u, Group) else self.position[u]
         )
@@ -448,6 +435,8 @@ class _Grouping:
                     done.add(id(u))
                     self.emit_unit(b, u, env)
                 else:
+                    assert id(u) not in begun, "groups that wait for each other"
+                    begun.add(id(u))
                     stack.append((u, True))
                     stack += [(n, False) for n in needs[id(u)] if id(n) not in done]
         return Block(self.block.args, b.ops, [env.get(v, v) for v in self.block.outs])
@@ -458,7 +447,7 @@ class _Grouping:
             again = True
             while again:
                 again = False
-                for m in sorted(g.members, key=self.position.__getitem__):
+                for m in self.ordered(g.members):
                     source = m.operands[0].owner if m.operands else None
                     if is_view(m) and (source is None or source not in g.members) and m not in g.outs:
                         g.members.discard(m)
@@ -482,7 +471,7 @@ class _Grouping:
             return list(u.operands)
         inner = u.members
         found: dict[Value, None] = {}
-        for m in sorted(inner, key=self.position.__getitem__):
+        for m in self.ordered(inner):
             for v in m.operands:
                 if v.owner is None or v.owner not in inner:
                     found[v] = None
@@ -494,7 +483,7 @@ class _Grouping:
             for old, new in zip(u.results, b.clone(u, [env.get(v, v) for v in u.operands], blocks), strict=True):
                 env[old] = new
             return
-        members = sorted(u.members, key=self.position.__getitem__)
+        members = self.ordered(u.members)
         if u.kind == "view":
             (m,) = members
             env[m.result] = b.clone(m, [env.get(v, v) for v in m.operands])[0]
@@ -504,7 +493,7 @@ class _Grouping:
         inner: dict[Value, Value] = dict(zip(inputs, args, strict=True))
         body = Builder()
         clone_ops(body, members, inner)
-        outs = [r for o in sorted(u.outs, key=self.position.__getitem__) for r in o.results]
+        outs = [r for o in self.ordered(u.outs) for r in o.results]
         region = Block(args, body.ops, [inner[r] for r in outs])
         loc = (u.root or members[-1]).loc
         results = b.emit(

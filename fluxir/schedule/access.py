@@ -1,11 +1,11 @@
 """How the values of a group are indexed by its loops, and merging of loops that walk memory together.
 
-A *map* says which loop axis runs along each axis of a value: a tuple with one entry an axis, -1 where the size is 1.
-`analyse` finds the one map of every value of a group whose ops are elementwise, iota, broadcasts, transposes, reshapes
-that add or drop 1s, and reductions of the whole loop space. With `opaque=True` other ops may stand before the reductions
-(a slice, a gather): their operands then have no map. It gives None for any other group. `collapse` rewrites such a
-group to fewer loop axes: axes merge where every memory holds both next to each other or neither (so that a bias over
-`[B,C,H,W]` becomes `[B,C,H*W]`). The rewritten group computes the same bytes in reinterpreted memory.
+`ops/maps.py` says what a map is. `analyse` finds the one map of every value of a group whose ops are elementwise, iota,
+broadcasts, transposes, reshapes that add or drop 1s, and reductions of the whole loop space. With `opaque=True` other
+ops may stand before the reductions (a slice, a gather): their operands then have no map. It gives None for any other
+group. `collapse` rewrites such a group to fewer loop axes: axes merge where every memory holds both next to each other or
+neither (so that a bias over `[B,C,H,W]` becomes `[B,C,H*W]`). The rewritten group computes the same bytes in
+reinterpreted memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fluxir.ir.build import Builder
-from fluxir.ir.core import Block, Op, Value
+from fluxir.ir.core import Block, Value
 from fluxir.ir.dims import Dim, product
 from fluxir.ir.types import TensorType
-from fluxir.ops.rules import elementwise_element, normal_axes
+from fluxir.ops.maps import (
+    CONSTANTS,
+    REDUCTIONS,
+    Map,
+    is_elementwise,
+    operand_maps,
+    propagate,
+)
 from fluxir.schedule.group import Group, shape_of, with_block
-
-Map = tuple[int, ...]
-REDUCTIONS = ("sum", "prod", "max", "min", "any", "all")
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,6 @@ class Access:
         return bool(self.hidden)
 
 
-def is_elementwise(op: Op) -> bool:
-    return op.defn.element is elementwise_element
-
-
-def identity_map(space: Sequence[Dim]) -> Map:
-    return tuple(-1 if d == 1 else i for i, d in enumerate(space))
-
-
 def analyse(
     group: Group,
     space: Sequence[Dim],
@@ -58,99 +54,20 @@ def analyse(
 ) -> Access | None:
     """Maps of all values, propagated from `seeds` (the group's results) to the arguments; None where that fails."""
     space = tuple(space)
-    found: dict[Value, set[Map]] = {}
-    for v, m in seeds:
-        found.setdefault(v, set()).add(m)
-    maps: dict[Value, Map] = {}
-    after = _after_reductions(group) if opaque else set()
-    hidden: set[Value] = set()  # read by an opaque op
-    pinned: set[int] = set()
-    for op in reversed(group.ops):
-        if op.name == "const":
-            continue
-        here = {m for r in op.results for m in found.get(r, ())}
-        below = any(r in hidden for r in op.results)
-        if not here and not below:
-            continue
-        read = None
-        if len(here) == 1 and len(op.results) == 1 and not below:
-            maps[op.result] = m = next(iter(here))
-            read = _operand_maps(op, m, space, tuple(reduced))
-            if op.name == "iota":
-                pinned.add(m[op.attrs["axis"] % len(m)])
-        if read is None:
-            if not opaque or op.name in REDUCTIONS or any(r in after for r in op.results):
-                return None
-            hidden.update(op.operands)
-            continue
-        for v, vm in zip(op.operands, read):
-            found.setdefault(v, set()).add(vm)
+    flow = propagate(group.ops, seeds, space, tuple(reduced), opaque=opaque)
+    if flow is None:
+        return None
     by_value = dict(seeds)
-    leaves = {v: found.get(v, set()) for v in group.args}
+    leaves = {v: flow.found.get(v, set()) for v in group.args}
     return Access(
         space,
         tuple(reduced),
-        maps,
+        flow.maps,
         leaves,
         tuple(by_value[v] for v in group.outs),
-        frozenset(hidden),
-        frozenset(pinned),
+        flow.hidden,
+        flow.pinned,
     )
-
-
-def _after_reductions(group: Group) -> set[Value]:
-    """Values that depend on a reduction."""
-    after: set[Value] = set()
-    for op in group.ops:
-        if op.name in REDUCTIONS or any(v in after for v in op.operands):
-            after.update(op.results)
-    return after
-
-
-def _operand_maps(op: Op, m: Map, space: tuple[Dim, ...], reduced: tuple[int, ...]) -> list[Map] | None:
-    shape = shape_of(op.result)
-    if is_elementwise(op):
-        out = []
-        for v in op.operands:
-            s = shape_of(v)
-            tail = m[len(m) - len(s) :]
-            out.append(tuple(-1 if d == 1 else k for d, k in zip(s, tail)))
-        return out
-    if op.name == "iota":
-        return []
-    if not op.operands:
-        return None
-    x = shape_of(op.operands[0])
-    match op.name:
-        case "stop_gradient":
-            return [m]
-        case "broadcast":
-            axes = op.attrs["axes"] if op.attrs["axes"] is not None else range(len(shape) - len(x), len(shape))
-            return [tuple(-1 if d == 1 else m[a] for d, a in zip(x, axes))]
-        case "transpose":
-            perm = normal_axes("transpose", op.attrs["perm"], len(x))
-            back = [0] * len(x)
-            for j, k in enumerate(perm):
-                back[k] = m[j]
-            return [tuple(back)]
-        case "reshape":
-            mine = [(d, k) for d, k in zip(shape, m) if d != 1]
-            if [d for d, _ in mine] != [d for d in x if d != 1]:
-                return None
-            rest = iter(mine)
-            return [tuple(-1 if d == 1 else next(rest)[1] for d in x)]
-        case name if name in REDUCTIONS:
-            if x != space or tuple(sorted(normal_axes(name, op.attrs["axes"], len(x)))) != reduced:
-                return None
-            kept = kept_map(space, reduced, op.attrs["keepdims"])
-            return [identity_map(space)] if m == kept else None
-    return None
-
-
-def kept_map(space: Sequence[Dim], reduced: Sequence[int], keepdims: bool) -> Map:
-    """The map of a reduction's result."""
-    full = identity_map(space)
-    return tuple(-1 if i in reduced else k for i, k in enumerate(full) if keepdims or i not in reduced)
 
 
 def runs_of(a: Access, classes: Sequence[int] = ()) -> list[list[int]]:
@@ -224,13 +141,16 @@ def collapse(
         if op.name == "const":
             env[op.result, ()] = b.const(op.attrs["value"].reshape(-1)[:1].reshape(()))
             continue
+        if op.name == "dim":
+            env[op.result, ()] = b.dim(value=op.attrs["value"])
+            continue
         if op.result not in a.maps:
             continue
         m = a.maps[op.result]
-        read = _operand_maps(op, m, a.space, a.reduced)
+        read = operand_maps(op, m, a.space, a.reduced)
         assert read is not None
         operands = [
-            env[v, ()] if v.owner is not None and v.owner.name == "const" else env[v, k]
+            env[v, ()] if v.owner is not None and v.owner.name in CONSTANTS else env[v, k]
             for v, k in zip(op.operands, read)
         ]
         if op.name in REDUCTIONS:

@@ -17,8 +17,9 @@ from fluxir.ir.dims import Dim, product
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.ops.contract import dot_axes
+from fluxir.ops.maps import identity_map
 from fluxir.ops.nest import accumulator, cast
-from fluxir.schedule.access import analyse, collapse, identity_map
+from fluxir.schedule.access import analyse, collapse, runs_of
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group, shape_of, with_block
 from fluxir.schedule.loops import memory, unravel
@@ -127,8 +128,6 @@ def follows_exactly(
         return None
     classes = list(classes) or [0] * len(space)
     if not access.opaque and (merged := collapse(post, access, classes)) is not None:
-        from fluxir.schedule.access import runs_of
-
         kept = [classes[run[0]] for run in runs_of(access, classes)]
         return merged[0], merged[1], kept
     return post, space, list(classes)

@@ -9,7 +9,7 @@ from fluxir.ir.core import Op, Value
 from fluxir.ir.dims import Dim, product
 from fluxir.schedule.group import Group, shape_of
 
-FREE = frozenset({"const", "broadcast", "reshape", "transpose", "stop_gradient", "iota", "bitcast"})
+FREE = frozenset({"const", "dim", "broadcast", "reshape", "transpose", "stop_gradient", "iota", "bitcast"})
 SLOW = {
     "div": 4,
     "sqrt": 4,

@@ -15,7 +15,8 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Func, Value
 from fluxir.ir.dims import Dim, ceildiv, facts, floordiv, product
 from fluxir.ir.types import MemType
-from fluxir.schedule.access import analyse, collapse, identity_map
+from fluxir.ops.maps import identity_map
+from fluxir.schedule.access import analyse, collapse
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group, shape_of
 from fluxir.schedule.loops import if_, kernel, memory, unravel

@@ -24,12 +24,13 @@ from fluxir.ir.core import Op, Value
 from fluxir.ir.dims import Dim, ceildiv, facts, product
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
+from fluxir.ops.maps import REDUCTIONS
 from fluxir.ops.nest import accumulator, cast, combine, identity
-from fluxir.schedule.access import REDUCTIONS
 from fluxir.schedule.gpu_pointwise import THREADS, grid_kernel, vector_lanes
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_, if_, memory, unravel
-from fluxir.schedule.rows import Rows, analyse_rows, combining_group
+from fluxir.schedule.rows import Rows, analyse_rows, combining_group, without_arg
+from fluxir.schedule.rowwise import by_stages, one_stage
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 from fluxir.schedule.vectors import Lanes, RowElements, aligned_bytes
 
@@ -54,23 +55,24 @@ class GpuRowwiseSchedule(Schedule):
     piece: int | None = None
 
 
-@template("rowwise", target="nvptx", anchors=REDUCTIONS, priority=10)
+@template("rowwise", target="nvptx", anchors=(*REDUCTIONS, "argmax", "argmin"), priority=10)
 def rowwise(group: Group, target: Any) -> Kernels | None:
     """Reductions with their producers and consumers, a team of threads a row."""
+    group = without_arg(group)
     rows = analyse_rows(group)
-    return None if rows is None else kernels_of(rows, group)
+    if rows is None:
+        return None
+    return by_stages(group, target) if _few_long(rows) and not one_stage(rows) else kernels_of(rows, group)
 
 
 def kernels_of(rows: Rows, original: Group) -> Kernels:
     """One kernel, or two where the rows are few and long. `original`: the group before its axes were merged."""
-    return _split(rows, original) if _few_long(rows) else _whole(rows, original)
+    return _split(rows, original) if one_stage(rows) and _few_long(rows) else _whole(rows, original)
 
 
 def _few_long(rows: Rows) -> bool:
     few = product(rows.space[i] for i in rows.kept)
-    if not isinstance(few, int) or few > FEW_ROWS or len(rows.stages) != 1:
-        return False
-    if any(rows.is_full(j) for j in range(len(rows.group.outs))):
+    if not isinstance(few, int) or few > FEW_ROWS:
         return False
     length = product(rows.space[i] for i in rows.reduced)
     return not isinstance(length, int) or length > 2 * PIECE

@@ -15,7 +15,8 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.types import MemType
-from fluxir.schedule.access import analyse, collapse, identity_map, is_elementwise
+from fluxir.ops.maps import identity_map, is_elementwise
+from fluxir.schedule.access import analyse, collapse
 from fluxir.schedule.cost import element_cost
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group, shape_of

@@ -16,8 +16,8 @@ from fluxir.ir.core import Op, Value
 from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
+from fluxir.ops.maps import REDUCTIONS
 from fluxir.ops.nest import accumulator, cast, combine, identity
-from fluxir.schedule.access import REDUCTIONS
 from fluxir.schedule.cost import op_cost
 from fluxir.schedule.group import shape_of
 from fluxir.schedule.loops import Size, for_, grain_of, index, is_small, nest, parallel, unravel
@@ -27,6 +27,7 @@ from fluxir.schedule.vectors import Lanes, RowElements
 
 LANE_OPS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 COLUMNS = 256  # most columns of a task
+LINES = 8  # lines of memory that are added to the accumulators of columns at once, where an element is little work
 
 
 @dataclass(frozen=True)
@@ -347,23 +348,38 @@ class _Columns:
                 b.store(self.buffers[op.result], b.emit("splat", x, lanes=lanes)[0] if lanes > 1 else x, c)
 
         def level(b: Builder, k: int, inner: dict[int, Value]) -> None:
-            if k < len(axes):
-                lo, hi = ranges.get(axes[k], (0, code.rows.space[axes[k]]))
+            lo, hi = ranges.get(axes[k], (0, code.rows.space[axes[k]]))
+            if k + 1 < len(axes):
                 for_(b, lo, hi, lambda ib, i: level(ib, k + 1, {**inner, axes[k]: i}), vectorize=False)
                 return
+            if together > 1:
+                lo, end = code.whole_blocks(b, lo, hi, together)
+                if lo is not end:
+                    for_(b, lo, end, lambda ib, i: add(ib, inner, i, together), step=together, vectorize=False)
+                lo = end
+            if not (isinstance(lo, int) and isinstance(hi, int) and lo == hi):
+                for_(b, lo, hi, lambda ib, i: add(ib, inner, i, 1), vectorize=False)
+
+        def add(b: Builder, inner: dict[int, Value], first: Value, count: int) -> None:
+            """The elements of `count` lines of memory, one after the other, while a column's accumulator is in a register."""
 
             def one(ib: Builder, c: Value, lanes: int) -> None:
-                e, vec, idx = self.context(ib, s, c, lanes, reads, inner)
-                totals = []
-                for op, x in zip(stage, code.operands(e, vec, stage, idx)):
-                    before = ib.emit("load", self.buffers[op.result], c, lanes=lanes if lanes > 1 else 0)[0]
-                    totals.append(combine(ib, op.name, before, cast(ib, x, accumulator_of(op))))
-                code.keep(e, vec, s, idx)
+                wide = lanes if lanes > 1 else 0
+                totals = [ib.emit("load", self.buffers[op.result], c, lanes=wide)[0] for op in stage]
+                for n in range(count):
+                    i = ib.add(first, ib.index(n)) if n else first
+                    e, vec, idx = self.context(ib, s, c, lanes, reads, {**inner, axes[-1]: i})
+                    xs = code.operands(e, vec, stage, idx)
+                    totals = [
+                        combine(ib, op.name, t, cast(ib, x, accumulator_of(op))) for op, t, x in zip(stage, totals, xs)
+                    ]
+                    code.keep(e, vec, s, idx)
                 for op, x in zip(stage, totals):
                     ib.store(self.buffers[op.result], x, c)
 
             self.each(b, one)
 
+        together = LINES if code.work * len(stage) <= 6 else 1
         self.each(self.b, clear)
         level(self.b, 0, {})
 

@@ -16,8 +16,9 @@ from fluxir.ir.core import Block, Op, Value
 from fluxir.ir.dims import Dim
 from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.types import INDEX, TensorType
+from fluxir.ops.maps import REDUCTIONS, Map, identity_map
 from fluxir.ops.nest import accumulator
-from fluxir.schedule.access import REDUCTIONS, Access, Map, analyse, collapse, identity_map
+from fluxir.schedule.access import Access, analyse, collapse
 from fluxir.schedule.cost import is_expensive
 from fluxir.schedule.group import Group, anchors, shape_of, with_block
 

@@ -21,9 +21,9 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import ceildiv, product
 from fluxir.ir.types import MemType
-from fluxir.schedule.access import REDUCTIONS
+from fluxir.ops.maps import REDUCTIONS
 from fluxir.schedule.cost import op_cost
-from fluxir.schedule.group import Group
+from fluxir.schedule.group import Group, anchors
 from fluxir.schedule.loops import (
     GRAIN,
     kernel,
@@ -33,10 +33,12 @@ from fluxir.schedule.loops import (
 )
 from fluxir.schedule.row_code import RowCode, RowwiseSchedule, accumulator_of, element_work
 from fluxir.schedule.rows import Rows, analyse_rows, combining_group, without_arg
+from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Step, template
 
 ACCUMULATORS = 4
 FEW_ROWS = 8  # fewer known rows than this are split along the row
+FEW_STAGED = 4  # and so many, where that takes a kernel for each pass over the row
 PIECE = 4 * GRAIN  # element operations of one piece
 
 
@@ -48,7 +50,22 @@ def rowwise(group: Group, target: Any) -> Kernels | None:
     if rows is None:
         return None
     piece = _piece(rows)
-    return _split(rows, piece, group, target) if piece is not None else _whole(rows, group, target)
+    if piece is None:
+        return _whole(rows, group, target)
+    if not one_stage(rows):
+        few = product(rows.space[i] for i in rows.kept)
+        return by_stages(group, target) if few <= FEW_STAGED else _whole(rows, group, target)
+    return _split(rows, piece, group, target)
+
+
+def one_stage(rows: Rows) -> bool:
+    """Whether one pass over the rows is all there is: reductions that do not wait for each other, and no full results."""
+    return len(rows.stages) == 1 and not any(rows.is_full(j) for j in range(len(rows.group.outs)))
+
+
+def by_stages(group: Group, target: Any) -> Kernels | None:
+    """Few long rows with several passes: a kernel for the first reduction, which can be cut into pieces, then the rest."""
+    return split_at(group, anchors(group, REDUCTIONS)[0], target)
 
 
 def _choices(rows: Rows, target: Any) -> tuple[bool, int, int]:
@@ -107,9 +124,7 @@ def _whole(rows: Rows, original: Group, target: Any) -> Kernels:
 def _piece(rows: Rows) -> int | None:
     """The length of a piece along the first reduced axis where the rows should be split, else None."""
     few = product(rows.space[i] for i in rows.kept)
-    if not isinstance(few, int) or few > FEW_ROWS or len(rows.stages) != 1:
-        return None
-    if any(rows.is_full(j) for j in range(len(rows.group.outs))):
+    if not isinstance(few, int) or few > FEW_ROWS:
         return None
     first, *rest = rows.reduced
     inner = product(rows.space[i] for i in rest)
@@ -164,4 +179,4 @@ def _split(rows: Rows, piece: int, original: Group, target: Any) -> Kernels:
     return Kernels(tuple(steps), tuple(parts))
 
 
-__all__ = ["RowwiseSchedule", "rowwise"]
+__all__ = ["RowwiseSchedule", "by_stages", "one_stage", "rowwise"]

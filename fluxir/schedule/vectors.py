@@ -14,9 +14,9 @@ from fluxir.ir.core import Value
 from fluxir.ir.dims import facts
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType, TensorType, VectorType
+from fluxir.ops.maps import is_elementwise
 from fluxir.ops.nest import cast
 from fluxir.ops.rules import broadcast_index
-from fluxir.schedule.access import is_elementwise
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import shape_of
 
