@@ -20,6 +20,12 @@ from fluxir.errors import error
 
 Dim: TypeAlias = "int | Poly"
 MAX_TERMS = 10_000  # of one product: beyond it a size is an attack or a mistake
+MAX_WEIGHT = (
+    20_000  # of one size, in nodes when it is written out: sharing would let a short text stand for 2**100 of them
+)
+MAX_DEGREE = 256  # of one product of symbols
+MAX_NESTING = 100  # of floordiv, max and min: whoever walks a size recurses
+MAX_TOKENS = 200_000  # of the text of a size
 INF = 1 << 62  # stands for "no bound"; larger than any size a machine can hold
 
 
@@ -53,12 +59,30 @@ def _atom_key(a: Atom) -> tuple[int, str]:
 class Poly:
     """A polynomial that is not a constant (a constant is a plain `int`). Immutable; equal by normal form."""
 
-    __slots__ = ("terms", "_hash")
+    __slots__ = ("terms", "weight", "nesting", "_hash", "_text")
     terms: tuple[tuple[Mono, int], ...]
+    weight: int
+    nesting: int
 
     def __init__(self, terms: tuple[tuple[Mono, int], ...]) -> None:
         self.terms = terms
         self._hash = hash(terms)
+        self._text: str | None = None
+        weight = nesting = 0
+        for mono, _ in terms:
+            weight += 1
+            if sum(power for _, power in mono) > MAX_DEGREE:
+                raise error("FX0109", f"a size became a product of more than {MAX_DEGREE} symbols")
+            for atom, power in mono:
+                weight += power
+                if not isinstance(atom, str):
+                    for d in (atom.a, atom.b):
+                        if isinstance(d, Poly):
+                            weight += d.weight * power
+                            nesting = max(nesting, d.nesting + 1)
+        if weight > MAX_WEIGHT or nesting > MAX_NESTING:
+            raise error("FX0109", f"a size became an expression of {weight} parts, {nesting} deep")
+        self.weight, self.nesting = weight, nesting
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Poly) and self.terms == other.terms
@@ -80,13 +104,15 @@ class Poly:
         return _decided(self, ">=", other) if _is_dim(other) else NotImplemented
 
     def __str__(self) -> str:
-        out = ""
-        for mono, c in self.terms:
-            body = "*".join("*".join([str(a)] * p) for a, p in mono)
-            mag = abs(c)
-            piece = body if mag == 1 and body else f"{body}*{mag}" if body else str(mag)
-            out += ("-" if c < 0 else "+" if out else "") + piece
-        return out
+        if self._text is None:
+            out = ""
+            for mono, c in self.terms:
+                body = "*".join("*".join([str(a)] * p) for a, p in mono)
+                mag = abs(c)
+                piece = body if mag == 1 and body else f"{body}*{mag}" if body else str(mag)
+                out += ("-" if c < 0 else "+" if out else "") + piece
+            self._text = out
+        return self._text
 
     __repr__ = __str__
 
@@ -512,16 +538,19 @@ _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_]\w*)|(//|[-+*%(),]))")
 
 
 def parse_dim(text: str) -> Dim:
-    """Read a dim as it is printed: `B*784+3`, `((B+7)//8)`, `max(B,4)`; no `eval`. Raises FX0101."""
+    """Read a dim as it is printed: `B*784+3`, `((B+7)//8)`, `max(B,4)`; no `eval`. Raises FX0101, FX0109."""
     tokens: list[str] = []
     pos = 0
     text = text.strip()
+    shown = repr(text if len(text) <= 60 else text[:57] + "...")
     while pos < len(text):
         m = _TOKEN.match(text, pos)
-        if not m or len(tokens) > 2000:
+        if not m or len(m.group(0)) > 4000:
             raise error(
-                "FX0101", f"cannot read the size {text!r}", help="a size is an integer or an expression such as B*4+1"
+                "FX0101", f"cannot read the size {shown}", help="a size is an integer or an expression such as B*4+1"
             )
+        if len(tokens) > MAX_TOKENS:
+            raise error("FX0109", f"the size {shown} is longer than {MAX_TOKENS} tokens")
         tokens.append(m.group(0).strip())
         pos = m.end()
     tokens.append("")
@@ -531,13 +560,13 @@ def parse_dim(text: str) -> Dim:
         nonlocal at
         t = tokens[at]
         if expected is not None and t != expected:
-            raise error("FX0101", f"cannot read the size {text!r}: expected {expected!r}, found {t or 'the end'!r}")
+            raise error("FX0101", f"cannot read the size {shown}: expected {expected!r}, found {t or 'the end'!r}")
         at += 1
         return t
 
     def primary(depth: int) -> Dim:
-        if depth > 100:
-            raise error("FX0109", f"the size {text[:60]!r} is nested too deeply")
+        if depth > 2 * MAX_NESTING + 1:
+            raise error("FX0109", f"the size {shown} is nested too deeply")
         t = take()
         if t == "(":
             v = expr(depth + 1)
@@ -556,7 +585,7 @@ def parse_dim(text: str) -> Dim:
             return maximum(a, b) if t == "max" else minimum(a, b)
         if t and (t[0].isalpha() or t[0] == "_"):
             return symbol(t)
-        raise error("FX0101", f"cannot read the size {text!r} near {t or 'the end'!r}")
+        raise error("FX0101", f"cannot read the size {shown} near {t or 'the end'!r}")
 
     def term(depth: int) -> Dim:
         v = primary(depth)
@@ -568,10 +597,14 @@ def parse_dim(text: str) -> Dim:
 
     def expr(depth: int) -> Dim:
         v = term(depth)
+        if tokens[at] not in ("+", "-"):
+            return v
+        acc = dict(_terms(v))  # brought into normal form once, for sums of many terms
         while tokens[at] in ("+", "-"):
-            op = take()
-            v = _sum(v, term(depth), 1 if op == "+" else -1)
-        return v
+            sign = 1 if take() == "+" else -1
+            for m, c in _terms(term(depth)):
+                acc[m] = acc.get(m, 0) + sign * c
+        return _normal(acc)
 
     out = expr(0)
     take("")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any
 
+from fluxir.errors import FluxError
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Op, Value
 from fluxir.ir.dims import Dim, Facts, ceildiv, evaluate, facts, maximum, prove_equal, prove_le, symbols_of
@@ -189,6 +190,16 @@ def _place(buffers: list[Buffer], reuse: bool) -> Dim:
     sample = {s: max(known.bounds.get(s, (0, 0))[0], 64) for b in buffers for s in symbols_of(b.nbytes)}
     if len(buffers) > (GREEDY_SYMBOLS if sample else GREEDY_NUMBERS) or not reuse:
         return _place_by_time(buffers, sample, reuse)
+    try:
+        return _place_greedily(buffers, sample)
+    except FluxError as e:  # offsets of many sizes nobody can compare may become too long to write
+        if e.code != "FX0109":
+            raise
+        return _place_by_time(buffers, sample, reuse)
+
+
+def _place_greedily(buffers: list[Buffer], sample: dict[str, int]) -> Dim:
+    """Placement of the largest first, each in the first gap between the buffers that live at the same time."""
     placed: list[tuple[int, Buffer]] = []  # by the sampled offset
     peak: Dim = 0
     for buf in sorted(buffers, key=lambda b: -evaluate(b.nbytes, sample)):

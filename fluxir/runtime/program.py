@@ -13,6 +13,7 @@ thread has its own arena.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ __all__ = ["Program"]
 Array = NDArray[Any]
 _ALIGNED_FROM = 16384  # bytes from which a result is worth the time that aligning it takes
 _MAX_PLANS = 256
+_TOO_LARGE = 1 << 62  # bytes: compiled code counts in 64-bit integers
 _SHARED_ARENA = 1 << 20  # bytes up to which a program has an arena besides those of its threads
 
 
@@ -47,8 +49,12 @@ class _Plan:
             (tuple(sizes.evaluate(d, values) for d in o["shape"]), t)
             for o, t in zip(program.spec["outputs"], program.output_dtypes, strict=True)
         ]
+        for o, (shape, t) in zip(program.spec["outputs"], self.outputs, strict=True):
+            _check_size(program.spec["name"], o, shape, t)
         self.small = all(_small(shape, t) for shape, t in self.outputs)
         self.arena = sizes.evaluate(program.spec["arena"], values)
+        if not 0 <= self.arena < _TOO_LARGE:
+            raise _no_memory(program.spec["name"], self.arena, "temporaries")
         expected = (ctypes.c_int64 * max(1, 3 * len(shapes)))()
         rows = []
         for i, (shape, t) in enumerate(zip(shapes, program.input_dtypes, strict=True)):
@@ -139,7 +145,7 @@ class Program:
         plan = self._last
         if plan is None or self._fast is None:
             return None
-        results = [empty(shape, t) for shape, t in plan.outputs]
+        results = self._results(plan)
         arena = self._arena(plan.arena) if plan.arena else 0
         status = self._fast(plan.address, list(arrays), results, arena, self._context)
         if status == 0:
@@ -159,7 +165,7 @@ class Program:
                 self._retired, self._plans = self._plans, {}
             self._plans[key] = plan
         if out is None:
-            results = [empty(shape, t) for shape, t in plan.outputs]
+            results = self._results(plan)
         else:
             results = list(out)
             arguments.check_out(self.spec, plan.outputs, results, given)
@@ -195,13 +201,18 @@ class Program:
             try:
                 local.memory = empty((nbytes,), np.dtype(np.uint8), aligned=True)
             except MemoryError:
-                raise error(
-                    "FX0609",
-                    f"the program {self.spec['name']} needs {nbytes} bytes for temporaries, which the system refused",
-                ) from None
+                raise _no_memory(self.spec["name"], nbytes, "temporaries") from None
             local.size = nbytes
             local.address = local.memory.ctypes.data
         return int(local.address)
+
+    def _results(self, plan: _Plan) -> list[Array]:
+        """Fresh arrays for the results. FX0609 where there is no memory."""
+        try:
+            return [empty(shape, t) for shape, t in plan.outputs]
+        except MemoryError:
+            nbytes = sum(math.prod(shape) * t.itemsize for shape, t in plan.outputs)
+            raise _no_memory(self.spec["name"], nbytes, "results") from None
 
     def _failure(self, status: int) -> FluxError:
         code, message = self.spec["errors"].get(
@@ -219,6 +230,20 @@ class Program:
 
 def _no_call(*arrays: Any) -> None:
     """`native.call` where it cannot be used."""
+
+
+def _check_size(program: str, output: Mapping[str, Any], shape: tuple[int, ...], t: np.dtype[Any]) -> None:
+    """FX0604 for a result of negative size, FX0609 for one that no memory could hold (numpy counts a size 0 as 1)."""
+    if min(shape, default=0) < 0:
+        raise error(
+            "FX0604", f"{program}: the result {output['name']}: {arguments.show_type(output)} has shape {shape}"
+        )
+    if (nbytes := math.prod(max(1, d) for d in shape) * t.itemsize) >= _TOO_LARGE:
+        raise _no_memory(program, nbytes, f"the result {output['name']}: {arguments.show_type(output)}")
+
+
+def _no_memory(program: str, nbytes: int, what: str) -> FluxError:
+    return error("FX0609", f"the program {program} needs {nbytes} bytes for {what}, which the system refused")
 
 
 def _small(shape: tuple[int, ...], t: np.dtype[Any]) -> bool:

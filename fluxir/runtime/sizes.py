@@ -7,18 +7,25 @@ compiler. Integers, names, `+ - * // %`, unary minus, parentheses, `max` and `mi
 from __future__ import annotations
 
 import functools
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fluxir.errors import error
 
 __all__ = ["evaluate", "names"]
 
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_]\w*)|(//|[-+*%(),]))")
-_MAX_TOKENS, _MAX_DEPTH = 20_000, 200
+_TOKEN = re.compile(r"\s*(?:(\d+)|((?!(?:max|min)\()[A-Za-z_]\w*)|(max\(|min\(|//|[-+*%(),]))", re.ASCII)
+_RANK = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2, "negate": 3}
+_MAX_TOKENS, _MAX_DEPTH, _MAX_DIGITS = 200_000, 500, 40
+_MAX_BITS = 4096
+_OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "max": max, "min": min, "//": operator.floordiv,
+    "%": operator.mod, "negate": operator.sub,
+}  # fmt: skip
 
-Tree = Any  # int | str | (operator, tree, tree)
+Step = Any  # int | str (a symbol) | an operator of _OPERATORS: the steps of a machine with a stack
 
 
 def evaluate(size: int | str, env: Mapping[str, int]) -> int:
@@ -28,101 +35,79 @@ def evaluate(size: int | str, env: Mapping[str, int]) -> int:
 
 def names(size: int | str) -> frozenset[str]:
     """The symbols in a size."""
-    return frozenset() if isinstance(size, int) else frozenset(_names(_parsed(size)))
+    return frozenset() if isinstance(size, int) else frozenset(s for s in _parsed(size) if isinstance(s, str))
 
 
-def _value(t: Tree, env: Mapping[str, int]) -> int:
-    if isinstance(t, int):
-        return t
-    if isinstance(t, str):
-        if t not in env:
-            raise error("FX0604", f"the size {t} is not determined by the arguments")
-        return env[t]
-    op, left, right = t
-    a, b = _value(left, env), _value(right, env)
-    match op:
-        case "+":
-            return a + b
-        case "-":
-            return a - b
-        case "*":
-            return a * b
-        case "max":
-            return max(a, b)
-        case "min":
-            return min(a, b)
-    if b == 0:
-        raise error("FX0604", "a size is divided by a size that is 0")
-    return a // b if op == "//" else a % b
-
-
-def _names(t: Tree) -> set[str]:
-    if isinstance(t, tuple):
-        return _names(t[1]) | _names(t[2])
-    return {t} if isinstance(t, str) else set()
+def _value(steps: tuple[Step, ...], env: Mapping[str, int]) -> int:
+    stack: list[int] = []
+    for step in steps:
+        if isinstance(step, int):
+            stack.append(step)
+        elif isinstance(step, str):
+            if step not in env:
+                raise error("FX0604", f"the size {step} is not determined by the arguments")
+            stack.append(env[step])
+        else:
+            right = stack.pop()
+            if right == 0 and step in (operator.floordiv, operator.mod):
+                raise error("FX0604", "a size is divided by a size that is 0")
+            stack[-1] = step(stack[-1], right)
+            if stack[-1].bit_length() > _MAX_BITS:
+                raise error("FX0604", "a size is larger than any machine can hold")
+    return stack[-1]
 
 
 @functools.lru_cache(4096)
-def _parsed(text: str) -> Tree:
-    tokens: list[str] = []
-    at = 0
-    stripped = text.strip()
+def _parsed(text: str) -> tuple[Step, ...]:
+    """The steps of an expression, by operator precedence with a stack of what waits: no depth of nesting recurses."""
+    steps: list[Step] = []
+    waiting: list[str] = []  # operators, "(", "max(" and "max," (its second argument follows)
+    value = True  # whether a value comes next, not an operator
+    at, count, stripped = 0, 0, text.strip()
+
+    def settle(rank: int) -> None:
+        """Apply the waiting operators that bind at least as strongly as `rank`."""
+        while waiting and _RANK.get(waiting[-1], 0) >= rank:
+            steps.append(_OPERATORS[waiting.pop()])
+
     while at < len(stripped):
         found = _TOKEN.match(stripped, at)
-        if found is None or len(tokens) > _MAX_TOKENS:
+        count += 1
+        if found is None or count > _MAX_TOKENS or len(waiting) > _MAX_DEPTH or len(found[1] or "") > _MAX_DIGITS:
             raise _unreadable(text)
-        tokens.append(found[0].strip())
         at = found.end()
-    tokens.append("")
-    place = 0
-
-    def take() -> str:
-        nonlocal place
-        place += 1
-        return tokens[place - 1]
-
-    def expect(token: str) -> None:
-        if take() != token:
+        token = found[0].strip()
+        if value:
+            if token in ("max(", "min(", "("):
+                waiting.append(token)
+            elif token == "-":
+                steps.append(0)
+                waiting.append("negate")
+            elif found[1] or found[2]:
+                steps.append(int(token) if found[1] else token)
+                value = False
+            else:
+                raise _unreadable(text)
+        elif token in _RANK:
+            settle(_RANK[token])
+            waiting.append(token)
+            value = True
+        elif token in (",", ")"):
+            settle(1)
+            opened = waiting.pop() if waiting else ""
+            if token == "," and opened in ("max(", "min("):
+                waiting.append(opened[:3] + ",")
+                value = True
+            elif token == ")" and opened in ("max,", "min,"):
+                steps.append(_OPERATORS[opened[:3]])
+            elif token != ")" or opened != "(":
+                raise _unreadable(text)
+        else:
             raise _unreadable(text)
-
-    def primary(depth: int) -> Tree:
-        t = take()
-        if depth > _MAX_DEPTH:
-            raise _unreadable(text)
-        if t == "(":
-            v = total(depth + 1)
-            expect(")")
-            return v
-        if t == "-":
-            return ("-", 0, primary(depth + 1))
-        if t.isdigit():
-            return int(t)
-        if t in ("max", "min") and tokens[place] == "(":
-            take()
-            a = total(depth + 1)
-            expect(",")
-            b = total(depth + 1)
-            expect(")")
-            return (t, a, b)
-        if t and (t[0].isalpha() or t[0] == "_"):
-            return t
+    settle(1)
+    if value or waiting:
         raise _unreadable(text)
-
-    def term(depth: int) -> Tree:
-        v = primary(depth)
-        while tokens[place] in ("*", "//", "%"):
-            v = (take(), v, primary(depth))
-        return v
-
-    def total(depth: int) -> Tree:
-        v = term(depth)
-        while tokens[place] in ("+", "-"):
-            v = (take(), v, term(depth))
-        return v
-
-    tree = total(0)
-    expect("")
-    return tree
+    return tuple(steps)
 
 
 def _unreadable(text: str) -> Exception:
