@@ -39,10 +39,11 @@ def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
                     flops = flops + op.defn.cost(op)
                 elif op.defn.category in ("elementwise", "compare") and op.results:
                     flops = flops + op.results[0].type.size  # type: ignore[union-attr]
-        peak: Dim = 0
+        peak: Dim = loops.entry.attrs.get("arena", 0)
+        for name in _with_arenas_of_their_own(loops):
+            peak = peak + loops.funcs[name].attrs.get("arena", 0)
         for f in loops.funcs.values():
             if f.level == "host":
-                peak = peak + f.attrs.get("arena", 0)
                 for op in f.walk():
                     if op.name == "launch":
                         kernels += 1
@@ -54,6 +55,13 @@ def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
         return evaluate(d, known) if symbols_of(d) <= set(known) else str(d)
 
     return Cost(value(flops), value(moved), value(peak), kernels)
+
+
+def _with_arenas_of_their_own(loops: Module) -> list[str]:
+    """Functions whose arena is not part of their caller's: recursive ones (one frame is counted), and those with sizes that
+    are known only at run time (which count for the symbols they have)."""
+    calls = [op for f in loops.funcs.values() if f.level == "host" for op in f.walk() if op.name == "call"]
+    return sorted({c.attrs["callee"] for c in calls if len(c.operands) < len(loops.funcs[c.attrs["callee"]].args)})
 
 
 def write_dumps(folder: Path, b: Build, code: Any) -> None:

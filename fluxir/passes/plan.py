@@ -17,10 +17,10 @@ from typing import Any
 
 from fluxir.errors import FluxError
 from fluxir.ir.build import Builder
-from fluxir.ir.core import Attrs, Block, Func, Op, Value
-from fluxir.ir.dims import Dim, Facts, ceildiv, evaluate, facts, maximum, prove_equal, prove_le, symbols_of
+from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
+from fluxir.ir.dims import Dim, Facts, ceildiv, evaluate, facts, maximum, prove_equal, prove_le, substitute, symbols_of
 from fluxir.ir.dtypes import DTYPES
-from fluxir.ir.rewrite import rewrite_block
+from fluxir.ir.rewrite import rewrite_block, rewrite_func
 from fluxir.ir.types import MemType
 from fluxir.passes.manager import PassContext, pass_
 
@@ -50,11 +50,53 @@ def aligned(nbytes: Dim, known: Facts) -> Dim:
     return ceildiv(nbytes, ALIGN) * ALIGN
 
 
-@pass_("plan", level="host")
-def plan(func: Func, cx: PassContext, *, in_place: bool = True, reuse: bool = True) -> Func:
-    """Place every buffer in one arena; reuse memory after its last use and let launches write over dead inputs."""
-    if "arena" in func.attrs:
-        return func
+@pass_("plan", level="host", scope="module")
+def plan(module: Module, cx: PassContext, *, in_place: bool = True, reuse: bool = True) -> Module:
+    """Place every buffer in one arena; reuse memory after its last use and let launches write over dead inputs.
+
+    Callees come first: the arena of a function that is called once at a time is a buffer of its caller. A recursive function,
+    or one with a size known only at run time, gets its arena when it is called.
+    """
+    for name in _callees_first(module):
+        f = module.funcs[name]
+        if f.level == "host" and "arena" not in f.attrs:
+            module = module.with_func(_plan(_with_arenas(f, module), cx, in_place, reuse))
+    return module
+
+
+def _callees_first(module: Module) -> list[str]:
+    order: dict[str, None] = {}
+    entered: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name not in entered:
+            entered.add(name)
+            for op in module.funcs[name].walk():
+                if op.name == "call":
+                    visit(op.attrs["callee"])
+            order[name] = None
+
+    for name in module.funcs:
+        visit(name)
+    return list(order)
+
+
+def _with_arenas(func: Func, module: Module) -> Func:
+    """Calls of planned functions with a buffer for the callee's arena as their last operand."""
+
+    def visit(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
+        if op.name != "call" or op.attrs["sized"]:
+            return None
+        f = module.funcs[op.attrs["callee"]]
+        if "arena" not in f.attrs or len(operands) != len(f.args) - 1:
+            return None
+        nbytes = substitute(f.attrs["arena"], dict(op.attrs["dims"]))
+        return b.clone(op, [*operands, b.alloc(type=MemType(DTYPES["u8"], (nbytes,)))])
+
+    return rewrite_func(func, visit)
+
+
+def _plan(func: Func, cx: PassContext, in_place: bool, reuse: bool) -> Func:
     buffers = _lifetimes(func)
     if in_place and reuse:
         _share(func, buffers)
