@@ -173,12 +173,12 @@ class Config:
     )  # fmt: skip
     opt_level: int = _setting(
         2, "0..3", _integer(0, 3),
-        "How hard to optimise: 0 no fusion, 1 cheap passes only, 2 the default pipeline, 3 also search for schedules.",
+        "How hard LLVM optimises CPU code: 0 without vectorising loops, 1 without joining scalars to vectors, 2, 3 most.",
         in_key=True,
     )  # fmt: skip
     accuracy: str = _one_of(
         "standard", ("standard", "fast"),
-        "standard keeps the published error bounds of every function; fast allows shorter polynomials and reassociation.",
+        "standard rounds every operation by itself; fast lets CPU code round x * y + z once.",
         in_key=True,
     )  # fmt: skip
     num_threads: int = _setting(
