@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,25 @@ func @g(%x: f32[S,4], %n: i32) -> (f32[S,4]) {
     yield %5
   }
   return %2
+}
+"""
+
+COUNT = """module @m
+func @main(%n: i64) -> (i64) {
+  %zero = const [value=dense<i64: 0>] : i64
+  %one = const [value=dense<i64: 1>] : i64
+  %p = le(%n, %zero) : bool
+  %r = if(%p, %n, %one) : i64 {
+    (%m: i64, %k: i64) ->
+    yield %m
+  } {
+    (%m: i64, %k: i64) ->
+    %d = sub(%m, %k) : i64
+    %q = call(%d) [callee="main", results=(!i64[],)] : i64
+    %s = add(%q, %k) : i64
+    yield %s
+  }
+  return %r
 }
 """
 
@@ -122,3 +143,26 @@ def test_a_size_of_the_same_name_is_never_confused() -> None:
         assert int(n) == 6
     with pytest.raises(FluxError, match="FX0108"):
         parse_module(LENGTH.replace("DIMS", ""))
+
+
+def test_recursion_ends_before_the_stack_of_its_thread_does() -> None:
+    """A thread may have less stack than the depth that is allowed needs."""
+    program = Lowered(parse_module(COUNT)).compile("cpu", cache=False).program
+    said: list[object] = []
+
+    def run() -> None:
+        for n in (50, 3900, 50):
+            try:
+                said.append(int(program(np.int64(n))))
+            except FluxError as e:
+                said.append(e.code)
+
+    before = threading.stack_size(256 << 10)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert said == [50, "FX0109", 50]
+    assert int(program(np.int64(3900))) == 3900  # this thread has more

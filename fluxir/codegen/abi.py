@@ -4,9 +4,11 @@ Entry: `i32 fluxir_entry(ptr args, ptr dims, ptr arena, ptr rt)`. `args` points 
 outputs, then the constants (in the order of `spec["constants"]`); `dims` to one i64 for each of `spec["symbols"]`; `arena`
 to `spec["arena"]` bytes aligned to 64; `rt` to the runtime context below. The result is 0 or a key of `spec["errors"]`.
 
-Runtime context: `{ i64 threads, ptr parallel }` with `void parallel(ptr rt, ptr body, ptr context, i64 n, i64 grain)`, which
+Runtime context: `{ i64 threads, ptr parallel, ptr state, ptr stack }` with
+`void parallel(ptr rt, ptr body, ptr context, i64 n, i64 grain)`, which
 calls `void body(ptr context, i64 begin, i64 end)` until every index of [0, n) is covered exactly once. The runtime writes
-the same layout in `fluxir/runtime/pool.py`.
+the same layout in `fluxir/runtime/pool.py`. `stack`, or null, is the lowest address that frames of a program whose
+`spec["recursive"]` is true may reach; such a program gets a context of the calling thread.
 
 The spec names sizes as text (`B*784+3`), which the runtime evaluates; `solve` says how the symbols follow from the shapes.
 """
@@ -29,11 +31,14 @@ ENTRY = "fluxir_entry"
 OUT_OF_MEMORY = 1
 TOO_DEEP = 2
 MAX_DEPTH = 4000
-"""Nested calls of recursive functions; a frame takes a few hundred bytes of the caller's stack."""
+"""Nested calls of recursive functions; a frame takes a few hundred bytes of the caller's stack, seldom some thousand."""
 
 ERRORS: dict[str, tuple[str, str]] = {
     str(OUT_OF_MEMORY): ("FX0609", "a recursive call could not get memory for its temporaries"),
-    str(TOO_DEEP): ("FX0109", f"calls are nested more than {MAX_DEPTH} deep"),
+    str(TOO_DEEP): (
+        "FX0109",
+        f"calls are nested more than {MAX_DEPTH} deep, or deeper than this thread's stack allows",
+    ),
 }
 """What each result number means: an error code and a message."""
 

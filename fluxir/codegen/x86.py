@@ -79,6 +79,7 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
     checks.check_object(code)
     spec = abi.entry_spec(module, unit.symbols)
     spec["target"] = {"name": target.name, "kind": "cpu", "triple": target.triple, "features": list(target.features)}
+    spec["recursive"] = bool(unit.cyclic)
     spec["errors"] |= {k: list(v) for k, v in unit.failures.items()}
     spec["constants"] = [
         {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)

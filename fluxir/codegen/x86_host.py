@@ -70,11 +70,12 @@ class HostEmitter(Emitter):
 
     def function(self, f: Func, guarded: bool) -> None:
         if guarded:
-            deep, fine, stop = (
-                self.let(f"icmp sgt i64 %depth, {abi.MAX_DEPTH}"),
-                self.new_label("fine"),
-                self.new_label("stop"),
-            )
+            # Two bounds: of calls, so that a program fails alike everywhere, and of this thread's stack (see abi.py).
+            counted = self.let(f"icmp sgt i64 %depth, {abi.MAX_DEPTH}")
+            here = self.let(f"call ptr {self.unit.declare('llvm.frameaddress.p0', 'ptr', ['i32 immarg'])}(i32 0)")
+            limit = self.let(f"load ptr, ptr {self.let('getelementptr i8, ptr %rt, i64 24')}, align 8")
+            deep = self.let(f"or i1 {counted}, {self.let(f'icmp ult ptr {here}, {limit}')}")
+            fine, stop = self.new_label("fine"), self.new_label("stop")
             self.do(f"br i1 {deep}, label %{stop}, label %{fine}")
             self.start(stop)
             self.do(f"ret i32 {abi.TOO_DEEP}")

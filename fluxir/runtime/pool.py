@@ -1,6 +1,6 @@
 """The process's thread pool and the runtime context that compiled code is called with.
 
-`context(threads)` gives the address of a context `{ i64 threads, ptr parallel, ptr state }` (the layout that
+`context(threads)` gives the address of a context `{ i64 threads, ptr parallel, ptr state, ptr stack }` (the layout that
 `fluxir/codegen/abi.py` describes); workers are native threads that never touch Python. Invariants: there is one pool a
 process; workers are only ever added; results do not depend on their number, since which indices form one body call has
 no influence on the results; a forked child starts with no workers and makes its own. Where threads cannot be had
@@ -21,7 +21,7 @@ from typing import Any
 from fluxir.runtime.native import native
 from fluxir.runtime.native_source import STATE_BYTES, WORKERS
 
-__all__ = ["context", "on_fork"]
+__all__ = ["context", "on_fork", "with_stack"]
 
 _lock = threading.Lock()
 _contexts: dict[int, ctypes.Array[ctypes.c_int64]] = {}
@@ -39,6 +39,33 @@ def context(threads: int) -> int:
     return ctypes.addressof(found)
 
 
+def with_stack(shared: int) -> ctypes.Array[ctypes.c_int64]:
+    """A copy of a context for the calling thread alone, with the lowest address that its frames may reach."""
+    mine = (ctypes.c_int64 * 4).from_buffer_copy((ctypes.c_int64 * 4).from_address(shared))
+    mine[3] = _stack_limit()
+    return mine
+
+
+_RESERVE = 256 << 10  # bytes of a stack that are left to kernels and to whatever they call
+
+
+def _stack_limit() -> int:
+    """The calling thread's lowest stack address with some way to go; 0 where the system does not tell."""
+    c = ctypes.CDLL(None)
+    attributes = (ctypes.c_char * 256)()
+    low, size = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        c.pthread_self.restype = ctypes.c_void_p
+        c.pthread_getattr_np.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        if c.pthread_getattr_np(c.pthread_self(), attributes) != 0:
+            return 0
+        c.pthread_attr_getstack(attributes, ctypes.byref(low), ctypes.byref(size))
+        c.pthread_attr_destroy(attributes)
+    except AttributeError:
+        return 0
+    return int(low.value + min(_RESERVE, size.value // 3))
+
+
 def on_fork(owner: Any) -> None:
     """Have `owner._config` set to None in a forked child, so that it asks for its context (and workers) again."""
     _owners.add(owner)
@@ -50,7 +77,7 @@ _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 def _make(threads: int) -> ctypes.Array[ctypes.c_int64]:
     found = _contexts.get(threads)
     if found is None:
-        found = (ctypes.c_int64 * 3)(threads, native().parallel if threads > 1 else 0, _state)
+        found = (ctypes.c_int64 * 4)(threads, native().parallel if threads > 1 else 0, _state, 0)
         _contexts[threads] = found
     if threads > 1:
         _start(threads - 1)

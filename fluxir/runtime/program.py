@@ -99,6 +99,7 @@ class Program:
         self._local = threading.local()
         self._config: config.Config | None = None
         self._context = 0
+        self._recursive = bool(spec.get("recursive"))
         pool.on_fork(self)
 
     @classmethod
@@ -147,7 +148,7 @@ class Program:
             return None
         results = self._results(plan)
         arena = self._arena(plan.arena) if plan.arena else 0
-        status = self._fast(plan.address, list(arrays), results, arena, self._context)
+        status = self._fast(plan.address, list(arrays), results, arena, self._runtime())
         if status == 0:
             return results
         if status == native.NOT_READY:
@@ -171,26 +172,36 @@ class Program:
             arguments.check_out(self.spec, plan.outputs, results, given)
         arena = self._arena(plan.arena) if plan.arena else 0
         pointers = [a.ctypes.data for a in (*given, *results, *self.constants)]
-        status = self._raw((ctypes.c_void_p * max(1, len(pointers)))(*pointers), plan.dims, arena, self._context)
+        status = self._raw((ctypes.c_void_p * max(1, len(pointers)))(*pointers), plan.dims, arena, self._runtime())
         if status:
             raise self._failure(status)
         self._remember(plan)
         return results
 
     def _remember(self, plan: _Plan) -> None:
-        """Make `plan` the one that the next call tries first. Large results are aligned, which `_call` does not do."""
+        """Make `plan` the one that the next call tries first. Large results are aligned, which `_call` does not do,
+        and recursive programs need a context of their thread."""
         self._last = plan
         if plan.arena > self._state[4] and plan.small and plan.arena <= _SHARED_ARENA:
             memory = empty((max(plan.arena, 2 * int(self._state[4])),), np.dtype(np.uint8), aligned=True)
             self._arenas.append(memory)
             self._state[4] = 0  # in this order: a call between these lines finds an arena that is too small
             self._state[3], self._state[4] = memory.ctypes.data, memory.nbytes
-        self._state[0] = plan.address if plan.small else 0
+        self._state[0] = plan.address if plan.small and not self._recursive else 0
 
     def _configure(self, settings: config.Config) -> None:
         self._context = pool.context(settings.threads())
         self._state[1] = self._context
         self._config = settings
+
+    def _runtime(self) -> int:
+        """The context to call with: shared, but for recursive programs, which must know the end of their thread's stack."""
+        if not self._recursive:
+            return self._context
+        local = self._local
+        if getattr(local, "context_of", 0) != self._context:
+            local.context, local.context_of = pool.with_stack(self._context), self._context
+        return ctypes.addressof(local.context)
 
     def _arena(self, nbytes: int) -> int:
         """The address of this thread's arena, at least `nbytes` long. FX0609 where there is no memory."""
