@@ -9,19 +9,21 @@ rewritten functions; it holds no state.
 from __future__ import annotations
 
 import builtins
+import copy
 import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fluxir.errors import FluxError, error
 from fluxir.frontend import control, tree
+from fluxir.frontend.effects import unchanged
 from fluxir.frontend.indexing import has_mask, where_mask
 from fluxir.frontend.pybuiltins import Items, Range, staged_form
 from fluxir.frontend.tensor import Tensor, as_tensor, binary, constant, emit
-from fluxir.frontend.trace import Scope, close_regions, here, inside, is_tracing, scope, trace_region
+from fluxir.frontend.trace import Region, Scope, close_regions, here, inside, is_tracing, scope, trace_region
 from fluxir.frontend.undefined import Undefined
-from fluxir.ir.dims import Poly
-from fluxir.ir.dtypes import i64
+from fluxir.ir.dtypes import bool_, i64
 
 RETURN = ("__fx_value",)  # variables that are read only where a flag says that they are set
 
@@ -187,8 +189,11 @@ def setitem(x: Any, index: Any, value: Any, name: str) -> Any:
         return x.at[index].set(value)
     if isinstance(x, Undefined):
         x._fail()
-    if is_tracing() and hasattr(x, "__array_interface__") and (traced(value) or _any_traced(index)):
+    staged = is_tracing() and scope().parent is not None
+    if is_tracing() and hasattr(x, "__array_interface__") and (staged or traced(value) or _any_traced(index)):
         return as_tensor(x).at[index].set(value)
+    if staged and type(x) in (dict, list):
+        x = copy.copy(x)  # in a branch or loop body the change is this variable's alone
     x[index] = value
     return x
 
@@ -235,7 +240,7 @@ def if_(
     pending: Pending | None = None
     for branch in (then, other):
         try:
-            regions.append(trace_region([], lambda branch=branch: branch(*values)))
+            regions.append(_region(branch, values))
         except Pending as e:
             pending = e
     if pending is not None:  # looking for the result type of a recursive function: the other branch tells it
@@ -270,25 +275,58 @@ def if_(
 
 def _with_names(e: FluxError, names: Sequence[str]) -> FluxError:
     """Name the variables instead of their position in the tuple."""
-    for k, n in enumerate(names):
-        e.message = e.message.replace(
-            f" at [{k}]", f" in {n!r}" if not n.startswith("__fx") else " in the returned value"
-        )
+
+    def named(m: re.Match[str]) -> str:
+        name = names[int(m[1])]
+        return " in the returned value" if name.startswith("__fx") else f" in {name + m[2]!r}"
+
+    e.message = re.sub(r" at (\d+)((?:\.\w+)*)", named, e.message)
     return e
 
 
 def if_return(c: Any, then: Callable[..., Any], other: Callable[..., Any], values: tuple[Any, ...]) -> Any:
-    """The value of an `if` whose branches both return."""
+    """The value of an `if` whose branches both return, or raise."""
     if not traced(c):
         return then(*values) if c else other(*values)
+    p = _truth(c)
     try:
-        return control.cond(c, lambda: then(*values), lambda: other(*values))
+        a, b = _region(then, values), _region(other, values)
     except Pending as e:
         return _first_known((lambda: then(*values), lambda: other(*values)), e)
+    for region, opposite in ((a, b), (b, a)):
+        if region.out is RAISED:
+            with inside(region):
+                region.out = tree.map(_zeros_of, () if opposite.out is RAISED else opposite.out)
+    try:
+        rebuild = control.unify_branches([a, b], ("the if branch", "the else branch"))
     except FluxError as e:
         if e.code in ("FX0212", "FX0313", "FX0322"):
             e.notes.append("the two branches of an if return different things")
         raise
+    captured, blocks = close_regions([a, b])
+    return rebuild(control._emit("if", [*control._values([p]), *captured], blocks))
+
+
+def _region(fn: Callable[..., Any], values: tuple[Any, ...]) -> Region:
+    """A branch as a region; FX0304 if it changes Python objects, which would happen whatever the condition."""
+    with unchanged(fn, values):
+        return trace_region([], lambda: fn(*values))
+
+
+RAISED: Any = object()  # what a staged branch gives that ends in `raise`
+
+
+def raise_(problem: Callable[[], Any]) -> Any:
+    """`raise`: now, or in a staged branch as an assertion that fails when the program gets there."""
+    e = problem()
+    s = scope() if is_tracing() else None
+    if s is None or s.parent is None:
+        raise e
+    kind = e.__name__ if isinstance(e, type) else type(e).__name__
+    text = "" if isinstance(e, type) else str(e)
+    no = constant(False, bool_)
+    s.emit("assert", [s.use(no.value, no.scope)], (), {"message": f"{kind}: {text}" if text else kind})
+    return RAISED
 
 
 def result(done: Any, value: Any, always: bool) -> Any:
@@ -344,13 +382,26 @@ class _Variables:
                 out[k] = Undefined(self.names[k], ": it is assigned in a loop that may not run at all")
         return tuple(out)
 
-    def run(self, loop: Callable[[tuple[Any, ...]], Any]) -> tuple[Any, ...]:
+    def run(
+        self, loop: Callable[[tuple[Any, ...]], Any], body: Callable[..., Any], prefix: str = "carry.", shift: int = 0
+    ) -> tuple[Any, ...]:
+        """Run a staged loop of `body`. Its messages have the variables at `prefix`, after `shift` other values."""
+
+        def named(m: re.Match[str]) -> str:
+            k, path = int(m[1]) - shift, m[2]
+            return repr(self.names[self.carried[k]] + path) if 0 <= k < len(self.carried) else m[0]
+
         try:
-            return self.after(loop(self.init))
+            with unchanged(body, self.values):
+                out = loop(self.init)
         except FluxError as e:
-            for k, j in enumerate(self.carried):
-                e.message = e.message.replace(f"carry[{k}]", repr(self.names[j]))
+            if e.code == "FX0213" and e.message.startswith("the carry of "):
+                _, _, detail = e.message.partition(": ")
+                detail = re.sub(re.escape(prefix) + r"(\d+)((?:\.\w+)*)", named, detail)
+                e.message = f"a variable changes its type in the loop: {detail}"
+                e.help = "give it this type before the loop, or cast it inside: x = x.astype(...)"
             raise
+        return self.after(out)
 
 
 def _with_result(names: Sequence[str], values: Sequence[Any], turn: Callable[..., Any]) -> tuple[Any, ...]:
@@ -394,7 +445,7 @@ def _staged_while(test: Callable[..., Any], body: Callable[..., Any], v: _Variab
     def condition(state: Any) -> Any:
         return _truth(as_tensor(test(*v.full(state))))
 
-    return v.run(lambda init: control.while_loop(condition, lambda s: v.kept(body(*v.full(s))), init))
+    return v.run(lambda init: control.while_loop(condition, lambda s: v.kept(body(*v.full(s))), init), body)
 
 
 def while_(
@@ -408,21 +459,6 @@ def while_(
         if not c:
             return values
         values = body(*values)
-
-
-def range_(python_range: Any, *args: Any) -> Any:
-    """`range(...)`: Python's own where all bounds are integers."""
-    if python_range is not builtins.range or not any(isinstance(a, Tensor | Poly) for a in args):
-        return python_range(*args)
-    start, stop, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
-    for bound in (start, stop):
-        if isinstance(bound, Tensor) and (bound.ndim or not bound.dtype.is_integer):
-            raise error("FX0302", f"the bounds of range are integer scalars, not {bound.type}",
-                        help="cast it: x.astype('i64')", loc=here())  # fmt: skip
-    if isinstance(step, Tensor | Poly) or step == 0:
-        raise error("FX0302", "the step of a staged range is a Python integer that is not 0", loc=here(),
-                    help="count the turns: for k in range((stop - start) // step): i = start + k * step")  # fmt: skip
-    return Range(start, stop, step)
 
 
 def for_(
@@ -461,19 +497,25 @@ def _staged_for(
     v = _Variables(names, _with_result(names, values, first) if flags else values)
     if isinstance(it, Tensor):
         if not flags:
-            return v.run(lambda init: control.scan(lambda s, x: (v.kept(body(x, *v.full(s))), None), init, it)[0])
+            return v.run(lambda init: control.scan(lambda s, x: (v.kept(body(x, *v.full(s))), None), init, it)[0], body)
         length: Any = it.shape[0]
     elif isinstance(it, Items):
         length = it.length
     else:
         if not flags and it.step == 1:
             return v.run(
-                lambda init: control.fori_loop(it.start, it.stop, lambda i, s: v.kept(body(i, *v.full(s))), init)
+                lambda init: control.fori_loop(it.start, it.stop, lambda i, s: v.kept(body(i, *v.full(s))), init),
+                body,
+                "carry.1.",
             )
         span = it.stop - it.start if it.step > 0 else it.start - it.stop
         length = (span + (abs(it.step) - 1)) // abs(it.step)
     if not flags:
-        return v.run(lambda init: control.fori_loop(0, length, lambda i, s: v.kept(body(it[i], *v.full(s))), init))
+        return v.run(
+            lambda init: control.fori_loop(0, length, lambda i, s: v.kept(body(it[i], *v.full(s))), init),
+            body,
+            "carry.1.",
+        )
 
     def go(s: Any) -> Any:
         i, *rest = s
@@ -484,7 +526,14 @@ def _staged_for(
         i, *rest = s
         return (i + 1, *v.kept(body(it[control.as_counter(i)], *v.full(rest))))
 
-    return v.run(lambda init: control.while_loop(go, turn, (constant(0, counter), *init))[1:])
+    return v.run(lambda init: control.while_loop(go, turn, (constant(0, counter), *init))[1:], body, shift=1)
+
+
+def nested(f: Callable[..., Any]) -> Any:
+    """A local function that uses its own name, and so may call itself on traced values."""
+    from fluxir.frontend.staging import Function
+
+    return Function(f, rewritten=True)
 
 
 class Pending(BaseException):

@@ -219,3 +219,19 @@ class Methods:
         from fluxir.frontend.api_indexing import argsort
 
         return argsort(self, axis=axis)
+
+    # -- what Python's `math` asks for
+    def __floor__(self) -> Tensor:
+        return self._whole("floor")
+
+    def __ceil__(self) -> Tensor:
+        return self._whole("ceil")
+
+    def __trunc__(self) -> Tensor:
+        return self._whole("trunc")
+
+    def _whole(self, word: str) -> Tensor:
+        """`round(x)`, `math.floor(x)` and the like of one number are integers in Python."""
+        from fluxir.frontend.pybuiltins import to_integer
+
+        return to_integer(word, self)  # type: ignore[arg-type]

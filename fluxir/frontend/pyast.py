@@ -19,7 +19,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fluxir.errors import Location, error
-from fluxir.frontend.pyexpr import AUGMENTED, RUNTIME, Expressions, assign, call, name_, placed, spread, strings, thunk
+from fluxir.frontend.pyexpr import (
+    AUGMENTED,
+    RUNTIME,
+    Expressions,
+    Matches,
+    assign,
+    call,
+    name_,
+    placed,
+    spread,
+    strings,
+    thunk,
+)
 
 COPY_LIMIT = 2000  # syntax nodes; what follows an `if` with returns on some paths is copied up to this size
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -30,7 +42,7 @@ def convert(fn: Callable[..., Any], runtime: Any) -> Callable[..., Any]:
     """`fn` rewritten, sharing its globals, closure and defaults. FX0312 without source, FX0308 for what has no meaning."""
     tree, offset = _parse(fn)
     where = fn.__code__
-    rewriter = _Function(fn.__code__.co_filename)
+    rewriter = _Function(fn.__code__.co_filename, offset)
     new = rewriter.function(tree)
     free = list(where.co_freevars)
     factory = ast.parse(f"def __fx_factory({', '.join([RUNTIME, *free])}):\n return None").body[0]
@@ -45,11 +57,22 @@ def convert(fn: Callable[..., Any], runtime: Any) -> Callable[..., Any]:
     cells = dict(zip(free, fn.__closure__ or (), strict=True))
     cells[RUNTIME] = types.CellType(runtime)
     closure = tuple(cells[n] for n in template.__code__.co_freevars)
-    code = template.__code__.replace(co_name=where.co_name, co_qualname=where.co_qualname)  # as locations show it
+    code = _named(template.__code__, where.co_name).replace(co_qualname=where.co_qualname)
     out = types.FunctionType(code, fn.__globals__, fn.__name__, fn.__defaults__, closure)
     out.__kwdefaults__ = fn.__kwdefaults__
     out.__dict__.update(fn.__dict__)
     return out
+
+
+def _named(code: types.CodeType, name: str) -> types.CodeType:
+    """The code of a function and of the pieces it was cut into, all under the user's name for it, as locations show it."""
+    inner = []
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            piece = c.co_name.startswith("__fx_") or c.co_name == "<lambda>" and not c.co_argcount
+            c = _named(c, name if piece else c.co_name)
+        inner.append(c)
+    return code.replace(co_consts=tuple(inner), co_name=name)
 
 
 def _parse(fn: Callable[..., Any]) -> tuple[ast.FunctionDef, int]:
@@ -179,10 +202,11 @@ def _only_tail_returns(stmts: Sequence[ast.stmt]) -> bool:
 class _Function:
     """Rewrites one function. Statement lists go through `block`, expressions through `_Expressions`."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str, offset: int) -> None:
+        self.file, self.offset = file, offset
         self.count = 0
         self.flags = False  # returns are flags
+        self.branch_returns = False  # in a branch of an `if` whose branches both return
         self.loops: list[tuple[str | None, str | None]] = []  # (break flag, continue flag) of the loops around
         # Names this function binds. `x[i] = v` on any other changes an object of someone else, which a rebinding here
         # would hide; it stays as it is, and the tensor refuses it where the change would be lost (FX0304).
@@ -194,7 +218,8 @@ class _Function:
 
     def refuse(self, node: ast.AST, what: str, instead: str) -> Exception:
         return error("FX0308", f"{what} cannot be used in @fx.function", help=instead,
-                     loc=Location(self.file, getattr(node, "lineno", 1), getattr(node, "col_offset", -1) + 1))  # fmt: skip
+                     loc=Location(self.file, self.offset + getattr(node, "lineno", 1),
+                                  getattr(node, "col_offset", -1) + 1))  # fmt: skip
 
     def function(self, node: ast.FunctionDef) -> ast.FunctionDef:
         new = copy.deepcopy(node)
@@ -231,7 +256,8 @@ class _Function:
 
     def body(self, stmts: list[ast.stmt]) -> list[ast.stmt]:
         """A function body: returns first, then everything else."""
-        stmts = _absorb(stmts)
+        chains = Matches(self.fresh)
+        stmts = _absorb([made for b in stmts for made in chains.statements(b)])
         self.flags = not _only_tail_returns(stmts)
         if not self.flags:
             return self.block(stmts) or [ast.Pass()]
@@ -330,11 +356,14 @@ class _Function:
             case ast.AnnAssign(target=ast.Subscript()) if s.value is not None:
                 return self.statement(placed(ast.Assign([s.target], s.value), s))
             case ast.FunctionDef():
-                inner = _Function(self.file)
+                inner = _Function(self.file, self.offset)
                 inner.count = self.count + 1000
                 new = copy.deepcopy(s)
                 inner.check(new)
                 new.body = inner.body(new.body)
+                if any(isinstance(n, ast.Name) and n.id == s.name for b in s.body for n in ast.walk(b)):
+                    # It may call itself on traced values.
+                    return [new, placed(assign(s.name, call("nested", name_(s.name))), s)]
                 return [new]
             case ast.With():
                 new_with = copy.copy(s)
@@ -352,6 +381,12 @@ class _Function:
                     placed(ast.ExceptHandler(h.type, h.name, self.block(h.body)), h) for h in s.handlers
                 ]
                 return [new_try]
+            case ast.Delete() if all(isinstance(t, ast.Name) for t in s.targets):
+                gone = [t.id for t in s.targets if isinstance(t, ast.Name)]
+                return [placed(assign(n, call("undefined", ast.Constant(n))), s) for n in gone]
+            case ast.Raise() if s.exc is not None and s.cause is None:
+                problem = call("raise_", thunk(self.expr(s.exc)))
+                return [placed(ast.Return(problem) if self.branch_returns else ast.Expr(problem), s)]
             case ast.Match():
                 new_match = copy.copy(s)
                 new_match.subject = self.expr(s.subject)
@@ -382,16 +417,20 @@ class _Function:
         if not self.flags and _terminates(s.body) and _terminates(s.orelse) and _contains([s], (ast.Return,)):
             then, other = self.fresh("then"), self.fresh("else")
             names = list(assigned([*s.body, *s.orelse]))
+            outer, self.branch_returns = self.branch_returns, True
             functions = [
                 self.local(then, names, self.block(s.body), s, False),
                 self.local(other, names, self.block(s.orelse), s, False),
             ]
+            self.branch_returns = outer
             return [
                 *functions,
                 placed(ast.Return(call("if_return", test, name_(then), name_(other), self.values(names))), s),
             ]
         then, other = self.fresh("then"), self.fresh("else")
+        outer, self.branch_returns = self.branch_returns, False
         body, orelse = self.block(s.body), self.block(s.orelse)
+        self.branch_returns = outer
         names = assigned([*body, *orelse])
         functions = [self.local(then, names, body, s), self.local(other, names, orelse, s)]
         run = call("if_", test, name_(then), name_(other), strings(names), self.values(names))
@@ -404,7 +443,9 @@ class _Function:
 
     def loop_body(self, stmts: Sequence[ast.stmt], flags: tuple[str | None, str | None]) -> list[ast.stmt]:
         self.loops.append(flags)
+        outer, self.branch_returns = self.branch_returns, False
         out = self.block(stmts)
+        self.branch_returns = outer
         self.loops.pop()
         return [assign(flags[1], ast.Constant(False)), *out] if flags[1] else out
 
@@ -440,16 +481,7 @@ class _Function:
         body = [*self.statement(placed(ast.Assign([s.target], name_(item)), s)), *self.loop_body(s.body, flags)]
         names = assigned(body)
         stops = [f for f in (flags[0], "__fx_done" if self.flags and _contains(s.body, (ast.Return,)) else None) if f]
-        iterable = s.iter
-        if (
-            isinstance(iterable, ast.Call)
-            and isinstance(iterable.func, ast.Name)
-            and iterable.func.id == "range"
-            and not iterable.keywords
-        ):
-            source: ast.expr = call("range_", name_("range"), *[self.expr(a) for a in iterable.args])
-        else:
-            source = self.expr(iterable)
+        source = self.expr(s.iter)
         function = self.local(each, [item, *names], body, s, True, names)
         run = call("for_", source, name_(each), strings(names), self.values(names), strings(stops))
         return [*self.before(flags), function, placed(self.unpack(names, run), s), *self.loop_else(s, flags)]

@@ -17,7 +17,7 @@ from fluxir.errors import error
 from fluxir.frontend import tree
 from fluxir.frontend.tensor import Tensor, all_weak, as_tensor, binary, cast, emit, is_scalar, promote_operands, unary
 from fluxir.frontend.trace import here
-from fluxir.ir.dims import minimum
+from fluxir.ir.dims import Poly, minimum
 from fluxir.ir.dtypes import bool_, f32, i64
 
 
@@ -60,6 +60,21 @@ class Range:
     def __iter__(self) -> Iterator[Any]:
         raise error("FX0302", "a range whose bounds are known only at run time has no known length here", loc=here(),
                     help="use it in a for statement, or fx.arange(n) for a size n")  # fmt: skip
+
+
+def range_(*args: Any) -> Any:
+    """`range(...)`: Python's own where all bounds are integers."""
+    if not any(isinstance(a, Tensor | Poly) for a in args):
+        return builtins.range(*args)
+    start, stop, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
+    for bound in (start, stop):
+        if isinstance(bound, Tensor) and (bound.ndim or not bound.dtype.is_integer):
+            raise error("FX0302", f"the bounds of range are integer scalars, not {bound.type}",
+                        help="cast it: x.astype('i64')", loc=here())  # fmt: skip
+    if isinstance(step, Tensor | Poly) or step == 0:
+        raise error("FX0302", "the step of a staged range is a Python integer that is not 0", loc=here(),
+                    help="count the turns: for k in range((stop - start) // step): i = start + k * step")  # fmt: skip
+    return Range(start, stop, step)
 
 
 @dataclass(frozen=True)
@@ -227,6 +242,10 @@ def _sorted(iterable: Any, *, key: Any = None, reverse: bool = False) -> Any:
 
 def to_integer(word: str, x: Tensor) -> Tensor:
     """`round`, `floor`, `ceil`, `trunc` of a scalar as Python gives them: an integer."""
+    if x.shape:
+        raise error(
+            "FX0219", f"{word} as Python has it takes one number, not {x.type}", help=f"write fx.{word}(x)", loc=here()
+        )
     if x.dtype.is_float:
         x = cast(unary(word, x), i64)
     return Tensor(x.value, x.scope, weak=True)
@@ -282,6 +301,7 @@ def _prod(xs: Any, *, start: Any = 1) -> Any:
 
 
 _FORMS: dict[Any, Callable[..., Any]] = {
+    builtins.range: range_,
     builtins.enumerate: _enumerate, builtins.zip: _zip, builtins.reversed: _reversed, builtins.len: len_,
     builtins.min: _extreme("min"), builtins.max: _extreme("max"), builtins.sum: _sum, builtins.any: _all_any("any"),
     builtins.all: _all_any("all"), builtins.sorted: _sorted, math.log: _log, math.fsum: _fsum, math.prod: _prod,
@@ -293,4 +313,4 @@ _FORMS: dict[Any, Callable[..., Any]] = {
     },
 }  # fmt: skip
 
-__all__ = ["Items", "Range", "len_", "staged_form", "to_integer"]
+__all__ = ["Items", "Range", "len_", "range_", "staged_form", "to_integer"]

@@ -169,6 +169,69 @@ def _needs(node: ast.AST) -> bool:
     return any(_needs(child) for child in ast.iter_child_nodes(node))
 
 
+# ---- match --------------------------------------------------------------------------------------------------------
+
+
+class Matches(ast.NodeTransformer):
+    """`match` statements that only compare values, turned into `if` statements."""
+
+    def __init__(self, fresh: Callable[[str], str]) -> None:
+        self.fresh = fresh
+
+    def statements(self, s: ast.stmt) -> list[ast.stmt]:
+        made = self.visit(s)
+        return made if isinstance(made, list) else [made]
+
+    def visit_FunctionDef(self, s: ast.FunctionDef) -> Any:
+        return s  # rewritten on its own
+
+    def visit_Match(self, s: ast.Match) -> Any:
+        """`match` on values alone: a chain of `if`s, which can be staged."""
+        self.generic_visit(s)
+        if not all(is_test(c.pattern) for c in s.cases):
+            return s
+        subject = self.fresh("subject")
+        out: list[ast.stmt] = []
+        for c in reversed(s.cases):
+            test, capture = read_pattern(c.pattern, subject)
+            body: list[ast.stmt] = [placed(assign(capture, name_(subject)), c.pattern)] if capture else []
+            if c.guard is not None:
+                if capture:
+                    # The guard reads the captured name: it is tested inside, and what follows runs where it fails.
+                    body.append(placed(ast.If(c.guard, c.body, out), c.pattern))
+                    if test is None:
+                        out = body
+                        continue
+                    out = [placed(ast.If(test, body, copy.deepcopy(out)), c.pattern)]
+                    continue
+                test = c.guard if test is None else placed(ast.BoolOp(ast.And(), [test, c.guard]), c.pattern)
+            body += c.body
+            out = body if test is None else [placed(ast.If(test, body, out), c.pattern)]
+        return [placed(assign(subject, s.subject), s.subject), *out]
+
+
+def is_test(p: ast.pattern) -> bool:
+    """Whether a pattern compares with values, or takes everything."""
+    if isinstance(p, ast.MatchOr):
+        return all(isinstance(q, ast.MatchValue | ast.MatchSingleton) for q in p.patterns)
+    return isinstance(p, ast.MatchValue | ast.MatchSingleton) or isinstance(p, ast.MatchAs) and p.pattern is None
+
+
+def read_pattern(p: ast.pattern, subject: str) -> tuple[ast.expr | None, str | None]:
+    """A simple pattern as a condition on `subject` (None: always true), and the name that takes the value."""
+    match p:
+        case ast.MatchValue():
+            return placed(ast.Compare(name_(subject), [ast.Eq()], [p.value]), p), None
+        case ast.MatchSingleton():
+            return placed(ast.Compare(name_(subject), [ast.Is()], [ast.Constant(p.value)]), p), None
+        case ast.MatchOr():
+            tests = [t for t in (read_pattern(q, subject)[0] for q in p.patterns) if t is not None]
+            return placed(ast.BoolOp(ast.Or(), tests), p), None
+        case ast.MatchAs():
+            return None, p.name
+    raise AssertionError(f"no simple pattern: {type(p).__name__}")
+
+
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +258,10 @@ def strings(names: Sequence[str]) -> ast.expr:
 def placed(new: N, old: ast.AST) -> N:
     """Give `new` and its parts without a place the place of `old`."""
     ast.copy_location(new, old)
+    if getattr(new, "end_lineno", None) != getattr(new, "lineno", None) and not isinstance(new, ast.FunctionDef):
+        # A call over several lines would be reported where its last line ends.
+        new.end_lineno, new.end_col_offset = new.lineno, new.col_offset + 1  # type: ignore[attr-defined]
     for n in ast.walk(new):
         if "lineno" in getattr(n, "_attributes", ()) and not hasattr(n, "lineno"):
-            ast.copy_location(n, old)
+            ast.copy_location(n, new if hasattr(new, "lineno") else old)
     return new

@@ -46,10 +46,10 @@ class _Known:
 class Function:
     """A Python function whose control flow can be staged; see `function`."""
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], rewritten: bool = False) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self._converted: Callable[..., Any] | None = None
+        self._converted: Callable[..., Any] | None = fn if rewritten else None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -92,6 +92,15 @@ class Function:
             if e.key != key:
                 raise
             roll_back(s, mark)
+        except RecursionError:
+            if len(t.calls) > 1:
+                raise
+            raise error(
+                "FX0310",
+                f"{function_name(self.fn)!r} leads to calls without end while it is traced",
+                help="mark every function that takes part in the recursion with @fx.function",
+                loc=here(),
+            ) from None
         finally:
             t.calls.pop(key, None)
         t.calls[key] = self._define(key, leaves, structure)
@@ -125,7 +134,12 @@ class Function:
                 raise Pending(outer, function_name(outer[0].fn)) from None
             raise error("FX0310", f"{word!r} calls itself on every path: its recursion has no end",
                         help="return without a recursive call where a traced condition holds", loc=here()) from None  # fmt: skip
-        except BaseException:
+        except BaseException as e:
+            if isinstance(e, FluxError) and e.code == "FX0311" and self._converted is self.fn:
+                e.message = (
+                    f"{word!r} calls itself on traced values and uses {e.message.removesuffix(' made it')} around it"
+                )
+                e.help = "pass the tensor to it as an argument"
             t.calls.pop(key, None)
             t.funcs.pop(name, None)
             raise

@@ -368,14 +368,14 @@ class Tensor(Methods):
             "decorate the function with @fx.function, or use fx.where(c, x, y), fx.cond(c, f, g, ...) or fx.while_loop",
         )
 
-    def _number(self, convert: Callable[[Any], Any], word: str) -> Any:
+    def _number(self, convert: Callable[[Any], Any], word: str, help: str = "") -> Any:
         a = self._now()
         if a is not None:
             return convert(a)
         _no_value(
             "FX0302",
             f"{word} of a traced tensor ({self.type}) was asked for",
-            "keep it a tensor (x.astype, fx.fori_loop, fx.dynamic_slice), or make the argument static",
+            help or "keep it a tensor (x.astype, fx.fori_loop, fx.dynamic_slice), or make the argument static",
         )
 
     def __int__(self) -> int:
@@ -391,7 +391,13 @@ class Tensor(Methods):
         a = self._now()
         if a is not None and a.ndim == 0 and a.dtype.kind in "iu":
             return int(a)
-        return int(self._number(int, "a Python index or count"))
+        return int(
+            self._number(
+                int,
+                "a Python index or count",
+                "pick from a tensor, fx.asarray(items)[i]; for a size, make the argument static",
+            )
+        )
 
     def item(self) -> Any:
         """Refused while tracing (FX0302)."""
@@ -498,24 +504,6 @@ class Tensor(Methods):
 
     def __round__(self, ndigits: int | None = None) -> Tensor:
         return self._whole("round") if ndigits is None and not self.shape else self.round(ndigits or 0)
-
-    def __floor__(self) -> Tensor:
-        return self._whole("floor")
-
-    def __ceil__(self) -> Tensor:
-        return self._whole("ceil")
-
-    def __trunc__(self) -> Tensor:
-        return self._whole("trunc")
-
-    def _whole(self, word: str) -> Tensor:
-        """`round(x)`, `math.floor(x)` and the like of one number are integers in Python."""
-        from fluxir.frontend.pybuiltins import to_integer
-
-        if self.shape:
-            raise error("FX0219", f"{word} as Python has it takes one number, not {self.type}", help=f"write fx.{word}(x)",
-                        loc=here())  # fmt: skip
-        return to_integer(word, self)
 
     def __format__(self, spec: str) -> str:
         if not spec:

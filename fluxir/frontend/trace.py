@@ -240,7 +240,9 @@ class Scope:
             raise error(
                 "FX0311",
                 f"a tensor of type {value.type} is used outside the trace that made it",
-                help="return it from the traced function instead of keeping it",
+                help="return it from the traced function, or from the branch or loop body, instead of keeping it",
+                labels=[(value.owner.loc, "it was made here")] if value.owner is not None and value.owner.loc else (),
+                loc=here(),
             )
         outer = self.parent.use(value, owner)
         inner = self.captures.get(outer)
