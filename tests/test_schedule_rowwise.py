@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fluxir.ir.core import Module
+from fluxir.schedule import rowwise
 from tests.schedule_harness import check, func, fused
 
 SHAPES = [
@@ -154,6 +155,22 @@ def test_columns_take_several_lines_at_once(rows: int, name: str) -> None:
     check(fused(["f32[T,21]", "f32[21]"], body, "rowwise"), {"T": rows}, rtol=1e-4)
     if rows:
         check(fused([f"i32[{rows},2,21]", "i32[21]"], lambda b, x, y: body(b, x, y)[0], "rowwise"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "t"), [(0, "f32[T,5]"), (150, "f32[T,37]"), (9000, "f32[T,3]"), (700, "f32[2,700,9]")]
+)
+def test_columns_are_split_along_their_lines(rows: int, t: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowwise, "PIECE", 256)
+    monkeypatch.setattr(rowwise, "LINES", 16)
+
+    def body(b: Any, x: Any) -> Any:
+        axis = len(x.type.shape) - 2
+        return b.mul(b.emit("sum", x, axes=(axis,))[0], 0.5), b.emit("max", x, axes=(axis,), keepdims=True)[0]
+
+    f = fused([t], body if rows else lambda b, x: b.emit("sum", x, axes=(0,))[0], "rowwise")
+    low = check(f, {"T": rows}, rtol=1e-4, atol=1e-4)
+    assert len(kernels(low)) == 2
 
 
 def test_split_with_epilogue_and_half_precision() -> None:

@@ -27,7 +27,7 @@ from fluxir.schedule.vectors import Lanes, RowElements
 
 LANE_OPS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 COLUMNS = 256  # most columns of a task
-LINES = 8  # lines of memory that are added to the accumulators of columns at once, where an element is little work
+LINES = 4  # lines of memory that are added to the accumulators of columns at once, where an element is little work
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class RowCode:
     def piece(
         self, b: Builder, at: dict[int, Value], ranges: dict[int, Range], where: tuple[Value, ...], number: Value
     ) -> None:
-        """Part of a row, or of all columns, reduced into the output memories at [kept..., number]."""
+        """Part of a row, or of all columns, reduced into the output memories at [kept..., number] ([number, kept...])."""
         if self.schedule.vectors == "row":
             for mem, x in zip(self.outs, self.reduce_row(b, at, 0, {}, self.reads, ranges)):
                 b.store(mem, x, *where, number)
@@ -277,9 +277,10 @@ class RowCode:
 
         def store(ib: Builder, c: Value, lanes: int) -> None:
             for mem, op in zip(self.outs, self.rows.stages[0]):
-                ib.store(mem, ib.emit("load", place.buffers[op.result], c)[0], *where, c, number)
+                part = ib.emit("load", place.buffers[op.result], c, lanes=lanes if lanes > 1 else 0)[0]
+                ib.store(mem, part, number, *where, c)
 
-        for_(b, 0, columns, lambda ib, c: store(ib, c, 1), vectorize=False)
+        place.each(b, store)
 
     # ---- vectors across columns
     def columns(self, b: Builder, at: dict[int, Value], start: Value, count: Size, block: int) -> None:

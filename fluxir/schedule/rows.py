@@ -188,8 +188,8 @@ def _stages(group: Group) -> tuple[tuple[Op, ...], ...]:
     return tuple(map(tuple, stages))
 
 
-def combining_group(rows: Rows, pieces: Dim) -> Group:
-    """What is left of a one-stage group once each reduction is there in `pieces` parts along a last axis.
+def combining_group(rows: Rows, pieces: Dim, first: bool = False) -> Group:
+    """What is left of a one-stage group once each reduction is there in `pieces` parts along a last axis (or the first).
 
     Its arguments: the parts of each reduction (accumulator type, kept axes and pieces), then the group's arguments.
     """
@@ -200,8 +200,10 @@ def combining_group(rows: Rows, pieces: Dim) -> Group:
     env: dict[Value, Value] = {}
     for op in stage:
         t = accumulator(op.result.type.dtype) if op.name in ("sum", "prod") else op.result.type.dtype
-        args.append(Value(TensorType(t, (*kept, pieces)), None, len(args), f"{op.name}_parts"))
-        whole = b.emit(op.name, args[-1], axes=(len(kept),), loc=op.loc)[0]
+        args.append(
+            Value(TensorType(t, (pieces, *kept) if first else (*kept, pieces)), None, len(args), f"{op.name}_parts")
+        )
+        whole = b.emit(op.name, args[-1], axes=(0 if first else len(kept),), loc=op.loc)[0]
         if whole.type.dtype != op.result.type.dtype:
             whole = b.cast(whole, dtype=op.result.type.dtype)
         shape = shape_of(op.result)

@@ -40,6 +40,8 @@ ACCUMULATORS = 4
 FEW_ROWS = 8  # fewer known rows than this are split along the row
 FEW_STAGED = 4  # and so many, where that takes a kernel for each pass over the row
 PIECE = 4 * GRAIN  # element operations of one piece
+LINES = 64  # lines of memory that a piece of columns has at least: each piece writes a line of its own
+WIDE = 4096  # most columns that are split along their lines: their accumulators stay in the first cache
 
 
 @template("rowwise", target="cpu", anchors=(*REDUCTIONS, "argmax", "argmin"), priority=10)
@@ -122,18 +124,23 @@ def _whole(rows: Rows, original: Group, target: Any) -> Kernels:
 
 
 def _piece(rows: Rows) -> int | None:
-    """The length of a piece along the first reduced axis where the rows should be split, else None."""
-    few = product(rows.space[i] for i in rows.kept)
+    """The length of a piece along the first reduced axis where the rows should be split, else None.
+
+    Columns are split where they are one run of memory: a task that walks whole lines reads twice as fast as one that
+    walks some columns of every line, and a batch of any size keeps all threads busy.
+    """
+    kept = [rows.space[i] for i in rows.kept]
+    along = len(rows.space) - 1 in rows.reduced
+    few = product(kept if along else kept[:-1])
     if not isinstance(few, int) or few > FEW_ROWS:
         return None
     first, *rest = rows.reduced
     inner = product(rows.space[i] for i in rest)
-    if not isinstance(inner, int) or first != min(rows.reduced):
+    columns = 1 if along else kept[-1]
+    if not isinstance(inner, int) or not isinstance(columns, int) or columns > WIDE or first != min(rows.reduced):
         return None
-    work = max(1, inner * element_work(rows))
-    length = max(1, PIECE // work)
-    n = rows.space[first]
-    pieces = ceildiv(n, length)
+    length = max(1 if along else LINES, PIECE // max(1, inner * columns * element_work(rows)))
+    pieces = ceildiv(rows.space[first], length)
     return None if isinstance(pieces, int) and pieces <= 2 else length
 
 
@@ -145,13 +152,15 @@ def _split(rows: Rows, piece: int, original: Group, target: Any) -> Kernels:
     first = rows.reduced[0]
     pieces = ceildiv(rows.space[first], piece)
     kept = tuple(rows.space[i] for i in rows.kept)
-    parts = [MemType(accumulator_of(op), (*kept, pieces)) for op in stage]
+    columns = schedule.vectors == "columns"
+    # Columns: the pieces come first, so that the parts of neighbouring columns are neighbours.
+    parts = [MemType(accumulator_of(op), (pieces, *kept) if columns else (*kept, pieces)) for op in stage]
 
     def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         code = RowCode(rows, schedule, dict(zip(group.args, ins)), list(outs), {})
 
         # In column order one task takes all columns of a piece.
-        rows_of_task = kept if schedule.vectors == "row" else kept[:-1]
+        rows_of_task = kept[:-1] if columns else kept
 
         def task(ib: Builder, t: Value) -> None:
             *row, c = unravel(ib, t, (*rows_of_task, pieces))
@@ -168,9 +177,9 @@ def _split(rows: Rows, piece: int, original: Group, target: Any) -> Kernels:
     made = kernel(name, inputs, parts, body, names=names, schedule=schedule, loc=group.loc, given=given)
     refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("scratch", k) for k in range(len(parts))]]
     steps = [Step(made, tuple(refs), len(parts))]
-    rest = combining_group(rows, pieces)
+    rest = combining_group(rows, pieces, first=columns)
     combined = analyse_rows(rest)
-    assert combined is not None, "the parts are reduced along their last axis"
+    assert combined is not None, "the parts are reduced along the axis of the pieces"
     second = _whole(combined, rest, target)
     sources: list[Ref] = [*[("scratch", k) for k in range(len(parts))], *[("input", i) for i in range(len(inputs))]]
     for s in second.steps:
