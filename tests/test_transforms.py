@@ -60,9 +60,8 @@ def check(f: Callable[..., Any], *args: Any, order: int = 3, compiled: bool = Tr
         close(found, numeric(slope, args, k), 1e-5)
     for a, b in zip(fx.jvp(g, args, vs)[1], second, strict=True):  # forward over reverse
         close(a, b, 1e-9)
-    for a, b in zip(
-        fx.grad(lambda *a: fx.jvp(f, a, vs)[1], argnums)(*args), second, strict=True
-    ):  # reverse over forward
+    reverse_over_forward = fx.grad(lambda *xs: fx.jvp(f, xs, vs)[1], argnums)(*args)
+    for a, b in zip(reverse_over_forward, second, strict=True):
         close(a, b, 1e-9)
     if order < 3:
         return
@@ -146,7 +145,7 @@ def while_with_branches_and_loops(x: Any, w: Any) -> Any:
 
 def breaks(x: Any, w: Any) -> Any:
     h = x
-    for i in range(20):
+    for _i in range(20):
         h = fx.tanh(w @ h) * 0.9
         if fx.sum(h * h) < 0.2:
             break
@@ -165,7 +164,7 @@ def continues(x: Any, w: Any) -> Any:
 
 def returns_early(x: Any, w: Any) -> Any:
     h = x
-    for i in range(6):
+    for _i in range(6):
         h = fx.sin(w @ h)
         if fx.sum(h) > 0.5:
             return fx.sum(h * h) * 3
@@ -312,7 +311,7 @@ def test_warp_1694_value_made_before_a_dynamic_loop_and_used_after_it() -> None:
     def f(x: Any, n: Any) -> Any:
         b = x * x
         acc = 5.0 * fx.ones_like(x)
-        for k in range(n):
+        for _k in range(n):
             acc = acc + b
         return fx.sum(acc * b)
 
@@ -356,9 +355,9 @@ def test_warp_1293_nested_loops_with_dynamic_bounds() -> None:
     @fx.function
     def f(x: Any, n: Any, m: Any) -> Any:
         outer = x
-        for i in range(n):
+        for _i in range(n):
             inner = outer
-            for j in range(m):
+            for _j in range(m):
                 inner = fx.sin(inner) * outer
             outer = inner + x
         return fx.sum(outer)
@@ -380,7 +379,7 @@ def test_warp_1697_repeated_overwrites_of_one_element() -> None:
     def f(x: Any, steps: Any) -> Any:
         v = fx.zeros(2, dtype=fx.float64)
         for _ in range(steps):
-            for i in range(4):
+            for _i in range(4):
                 v[0] = v[0] + x * 0.5
                 v[1] += v[0] * x
         return v[0] + v[1]
@@ -408,7 +407,7 @@ def test_arguments_aux_and_trees() -> None:
         return fx.sum(h) * scale, {"h": h}
 
     model = {"layers": [{"w": W, "b": X}, {"w": W.T, "b": -X}], "step": np.int64(3), "name": None}
-    (value, aux), g = fx.value_and_grad(f, has_aux=True)(model, X, scale=3.0)
+    (_, aux), g = fx.value_and_grad(f, has_aux=True)(model, X, scale=3.0)
     assert g["step"].dtype == np.int64 and g["step"] == 0 and g["name"] is None and aux["h"].shape == (3,)
     by_hand = numeric(lambda w: f({"layers": [{"w": w, "b": X}, model["layers"][1]]}, X, scale=3.0)[0], (W,), 0)
     close(g["layers"][0]["w"], by_hand)
@@ -447,7 +446,7 @@ def test_symbolic_sizes() -> None:
     f = fx.jit(fx.value_and_grad(lambda w, x: fx.mean(fx.tanh(x @ w) ** 2)), signature=(fx.f64[3, 3], fx.f64["B", 3]))
     for n in (1, 4, 7):
         x = np.random.default_rng(n).standard_normal((n, 3))
-        value, g = f(W, x)
+        _, g = f(W, x)
         close(g, numeric(lambda w, x=x: np.mean(np.tanh(x @ w) ** 2), (W,), 0))
 
 
@@ -542,10 +541,6 @@ def test_a_custom_rule_is_what_is_used() -> None:
     assert fx.grad(lambda x: fx.sum(clipped(x) * 5))(X) == pytest.approx(0.1)
     assert fx.jit(fx.grad(lambda x: fx.sum(clipped(x) * 5)))(X) == pytest.approx(0.1)
     assert fx.jit(lambda x: clipped(x))(X) == pytest.approx(X)
-
-    @fx.custom_vjp
-    def scaled(n: Any, x: Any) -> Any:
-        return x * n
 
     scaled = fx.custom_vjp(lambda n, x: x * n, nondiff_argnums=(0,))
     scaled.defvjp(lambda n, x: (scaled(n, x), None), lambda n, _, g: (g * n * 10,))
