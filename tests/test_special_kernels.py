@@ -13,11 +13,12 @@ from fluxir.errors import FluxError
 from fluxir.ir import dims
 from fluxir.ir.build import build_func, scalar
 from fluxir.ir.core import Attrs, Func, Module
+from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.interp import Interpreter, interpret
 from fluxir.ir.opdef import REGISTRY
 from fluxir.ir.types import INDEX, MemType, tensor
 from fluxir.ir.verify import verify_module
-from fluxir.schedule import scatter, sorting, special
+from fluxir.schedule import radix, scatter, sorting, special
 from fluxir.target import parse_target
 from tests.schedule_harness import check, func, fused, module, random_inputs
 
@@ -171,11 +172,13 @@ def test_scatter_over_symbolic_sizes_and_two_index_tensors(target: str) -> None:
 HARD = np.array([3, np.nan, -np.inf, 0.0, 3, -0.0, np.inf, np.nan, 1, 3], np.float32)
 
 
-@pytest.fixture(params=["cpu merge", "gpu rank", "gpu block"])
+@pytest.fixture(params=["cpu merge", "cpu radix", "gpu rank", "gpu block"])
 def way(request: Any, monkeypatch: Any) -> str:
     """The target, with the limits set so that the named method is the one that is tested."""
     if request.param == "gpu block":
         monkeypatch.setattr(sorting, "RANK_LIMIT", 0)
+    if request.param == "cpu radix":
+        monkeypatch.setattr(radix, "LONG", 0)
     monkeypatch.setattr(sorting, "BLOCK", 4)
     monkeypatch.setattr(sorting, "INSERT_LIMIT", -1)
     monkeypatch.setattr(sorting, "RUN", 2)
@@ -208,6 +211,21 @@ def test_sort_along_the_first_axis_of_symbolic_size(way: str) -> None:
     rng = np.random.default_rng(7)
     for shape in ((5, 3), (0, 3), (4, 0)):
         run(way[:3], "sort", ["f32[T,N]"], [rng.integers(-2, 2, shape).astype(np.float32)], axis=0)
+
+
+@pytest.mark.parametrize("t", "bool i8 u8 i16 u16 i32 u32 i64 u64 f16 bf16 f32 f64".split())
+@pytest.mark.parametrize("descending", [False, True])
+def test_bits_of_every_type_are_in_order(t: str, descending: bool, monkeypatch: Any) -> None:
+    """Extremes, both signs, subnormals and random bits (NaN of either sign among them)."""
+    monkeypatch.setattr(radix, "LONG", 8)
+    d = DTYPES[t]
+    bits = np.random.default_rng(9).integers(0, 256, 40 * d.itemsize, dtype=np.uint8)
+    x = (bits % 2).astype(bool) if d.is_bool else bits.view(d.numpy)
+    low, high = (0, 1) if d.is_bool else (-np.inf, np.inf) if d.is_float else d.limits
+    x = np.concatenate([x, np.array([low, high, 0, 1, 0, low], d.numpy)])
+    assert "radix" in methods(run("cpu", "argsort", [f"{t}[46]"], [x], axis=0, descending=descending))
+    assert "radix or merge" in methods(run("cpu", "argsort", [f"{t}[N]"], [x], axis=0, descending=descending))
+    run("cpu", "sort", [f"{t}[N]"], [x[:6]], axis=0, descending=descending)
 
 
 def test_topk_with_small_k_keeps_the_best_in_order() -> None:

@@ -1,7 +1,8 @@
 """The templates of sort, argsort and topk. All are stable and put NaN last, in either direction.
 
-- CPU: one task a row. Runs of `RUN` elements by insertion, then a bottom-up merge sort between the two halves of a
-  workspace (O(n log n)); `topk` with a small k keeps the k best in order instead (insertion, no workspace).
+- CPU: one task a row. Long rows by their bits (`radix.py`, O(n)). Others: runs of `RUN` elements by insertion, then a
+  bottom-up merge sort between the two halves of a workspace (O(n log n)); `topk` with a small k keeps the k best in order
+  instead (insertion, no workspace).
 - GPU: rows known to have at most `RANK_LIMIT` elements are sorted by rank (each element counts those before it: no
   workspace, no barrier); longer rows by one block a row, a merge sort in which every element finds its place in the
   neighbouring run by binary search, with a barrier between passes.
@@ -19,6 +20,7 @@ from fluxir.ir.dims import Dim, maximum, product
 from fluxir.ir.types import BOOL, INDEX, MemType
 from fluxir.ops.nest import cast
 from fluxir.ops.rules import normal_axis
+from fluxir.schedule import radix
 from fluxir.schedule.group import Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, kernel, memory, region, unravel
 from fluxir.schedule.special import SpecialSchedule, inputs_of, insert, over, reader, register, step_of, without
@@ -75,7 +77,7 @@ def kernel_sorting(group: Group, op: Op, target: Any) -> Kernels:
     rows = Rows(group, op)
     if target.kind == "cpu":
         few = op.name == "topk" and isinstance(rows.keep, int) and rows.keep <= INSERT_LIMIT
-        return _by_insertion(rows) if few else _by_merging(rows)
+        return _by_insertion(rows) if few else _in_workspace(rows)
     return _by_rank(rows) if isinstance(rows.length, int) and rows.length <= RANK_LIMIT else _by_block(rows)
 
 
@@ -101,7 +103,23 @@ def _made(
 # ---- CPU -------------------------------------------------------------------------------------------------------------
 
 
-def _by_merging(rows: Rows) -> Kernels:
+def _in_workspace(rows: Rows) -> Kernels:
+    """By bits or by merging; where the length is a symbol, by what it turns out to be."""
+    n, long, short = rows.length, radix.row_sorter(rows), _merger(rows)
+
+    def either(b: Builder, r: Value, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        known_long = b.ge(b.index(n), b.index(radix.LONG))
+        if_(b, known_long, lambda ib: long(ib, r, ins, outs), lambda ib: short(ib, r, ins, outs))
+
+    body: radix.RowSorter = either
+    method = "radix or merge"
+    if isinstance(n, int):
+        body, method = (long, "radix") if n >= radix.LONG else (short, "merge")
+    return _made(rows, "cpu", method, product(rows.others), body, rows.scratch(), grain_of(n * 16))
+
+
+def _merger(rows: Rows) -> radix.RowSorter:
+    """The body that sorts one row by merging."""
     n = rows.length
 
     def sort_row(b: Builder, r: Value, ins: Sequence[Value], memories: Sequence[Value]) -> None:
@@ -181,7 +199,7 @@ def _by_merging(rows: Rows) -> Kernels:
 
         for_(b, 0, rows.keep, give)
 
-    return _made(rows, "cpu", "merge", product(rows.others), sort_row, rows.scratch(), grain_of(n * 16))
+    return sort_row
 
 
 def sink(
