@@ -67,8 +67,15 @@ def scan_parts(o: Op) -> tuple[list[Any], list[Any], list[Any]]:
     return rest[:nc], rest[nc : nc + nk], rest[nc + nk :]
 
 
+def _check_carry(name: str, count: int, *parts: int) -> None:
+    """FX0213 unless the numbers of carries (and constants) fit the operands."""
+    if min(parts) < 0 or sum(parts) > count:
+        raise error("FX0213", f"{name}: {' and '.join(map(str, parts))} of {count} operands cannot be the carry")
+
+
 def _scan(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
     (body,) = blocks
+    _check_carry("scan", len(t), a.carry, a.consts)
     carry, consts, xs = list(t[: a.carry]), list(t[a.carry : a.carry + a.consts]), t[a.carry + a.consts :]
     length: Dim | None = a.length
     slices: list[Type] = []
@@ -130,6 +137,7 @@ op(
 
 def _while(t: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
     cond, body = blocks
+    _check_carry("while", len(t), a.carry)
     carry = list(t[: a.carry])
     if _types(cond.args) != list(t) or _types(body.args) != list(t):
         raise error("FX0213", f"while: the regions must take {_show(t)}")

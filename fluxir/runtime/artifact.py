@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from fluxir import config
 from fluxir.errors import FluxError, error
 from fluxir.runtime.safetensors import parse_safetensors, safetensors_bytes
+from fluxir.runtime.spec import spec_problem
 
 __all__ = ["FORMAT", "Artifact", "artifact_bytes", "read_artifact", "write_artifact"]
 
@@ -101,6 +102,9 @@ def read_artifact(source: str | os.PathLike[str] | bytes) -> Artifact:
     shown, data = ("<bytes>", source) if isinstance(source, bytes) else (os.fspath(source), _read(os.fspath(source)))
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # Members that share their bytes would make a small file large in memory.
+            if sum(i.file_size for i in archive.infolist()) > len(data):
+                raise _damaged(shown, "its members are larger than the file")
             members = {i.filename: _member(archive, i, shown) for i in archive.infolist()}
             digest = archive.comment.decode("ascii", "replace")
             if len(members) != len(archive.infolist()):
@@ -121,11 +125,15 @@ def read_artifact(source: str | os.PathLike[str] | bytes) -> Artifact:
             f"{shown} has format {version}; this version of fluxir reads format {FORMAT}",
             help="compile the model again with this version",
         )
+    if not isinstance(digests, dict):
+        raise _damaged(shown, "the manifest cannot be read")
     for name in digests.keys() | members.keys():
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name) or name not in members:
             raise _damaged(shown, f"{name} does not match its digest")
     if _CODE not in members:
         raise _damaged(shown, "it holds no code")
+    if problem := spec_problem(spec):
+        raise error("FX0802", f"{shown}: {problem}", help="compile the model again with this version")
     stored = parse_safetensors(members.pop(_CONSTANTS), source=shown) if _CONSTANTS in members else {}
     try:
         constants = [stored[c["name"]] for c in spec.get("constants", [])]

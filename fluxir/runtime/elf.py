@@ -24,6 +24,7 @@ _PROGBITS, _SYMTAB, _RELA, _NOBITS = 1, 2, 4, 8
 _R64, _PC32, _PLT32, _GOTPCREL, _R32, _R32S, _GOTPCRELX, _REX_GOTPCRELX, _PC64 = 1, 2, 4, 9, 10, 11, 41, 42, 24
 _STUB = b"\xff\x25"  # jmp *offset(%rip)
 _PAGE = mmap.PAGESIZE
+_MAX_BYTES = 1 << 30  # of all sections: what lies uninitialised takes no room in the file
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def load_object(data: bytes) -> Code:
     """Load an object file. FX0514 where it is malformed or needs a symbol that the C library does not have."""
     try:
         return _load(data)
-    except (struct.error, IndexError, ValueError) as reason:
+    except (struct.error, IndexError, ValueError, OverflowError) as reason:
         raise error("FX0514", f"the object code is malformed: {reason}") from None
 
 
@@ -92,8 +93,22 @@ def _load(data: bytes) -> Code:
         at = -(-at // s.align) * s.align
         s.at, at = at, at + s.size
     length = max(_PAGE, -(-at // _PAGE) * _PAGE)
+    if length > _MAX_BYTES or any(s.align & (s.align - 1) or s.align > _PAGE for s in kept):
+        raise _broken("its sections are too large or oddly aligned")
 
     base = _map(length)
+    try:
+        return _fill(data, sections, kept, raw, names, outside, stubs, slots, writable, base, length)
+    except BaseException:
+        ctypes.CDLL(None).munmap(ctypes.c_void_p(base), ctypes.c_size_t(length))
+        raise
+
+
+def _fill(
+    data: bytes, sections: list[_Section], kept: list[_Section], raw: list[tuple[str, int, int]], names: dict[str, int],
+    outside: list[str], stubs: int, slots: int, writable: int, base: int, length: int,
+) -> Code:  # fmt: skip
+    """Copy the sections to their places in the mapping, resolve symbols, relocate, and close it to writing."""
     memory = memoryview((ctypes.c_char * length).from_address(base)).cast("B")
     for s in kept:
         if s.kind == _PROGBITS:
@@ -148,7 +163,7 @@ def _relocate(
     memory: memoryview, base: int, section: _Section, where: int, kind: int, symbol: int, addend: int,
     raw: list[tuple[str, int, int]], place: list[int], slot: dict[str, int],
 ) -> None:  # fmt: skip
-    if where + 4 > section.size:
+    if where + (8 if kind in (_R64, _PC64) else 4) > section.size:
         raise _broken("a relocation lies outside its section")
     at = section.at + where
     name = raw[symbol][0]
