@@ -61,7 +61,13 @@ def _reachable(body: Callable[..., Any], values: Sequence[Any]) -> list[tuple[st
     todo = [(name, x) for name, x in roots if not name.startswith("__fx")]
     while todo and len(seen) < LIMIT:
         name, x = todo.pop()
-        if id(x) in seen or isinstance(x, _OPAQUE) or not _mutable(x) and not isinstance(x, tuple):
+        if (
+            id(x) in seen
+            or isinstance(x, _OPAQUE)
+            or type(x).__module__.startswith("fluxir.")
+            or not _mutable(x)
+            and not isinstance(x, tuple)
+        ):
             continue
         seen.add(id(x))
         if _mutable(x):

@@ -416,12 +416,10 @@ class _Function:
         test = self.test(s.test)
         if not self.flags and _terminates(s.body) and _terminates(s.orelse) and _contains([s], (ast.Return,)):
             then, other = self.fresh("then"), self.fresh("else")
-            names = list(assigned([*s.body, *s.orelse]))
             outer, self.branch_returns = self.branch_returns, True
-            functions = [
-                self.local(then, names, self.block(s.body), s, False),
-                self.local(other, names, self.block(s.orelse), s, False),
-            ]
+            body, orelse = self.block(s.body), self.block(s.orelse)
+            names = assigned([*body, *orelse])
+            functions = [self.local(then, names, body, s, False), self.local(other, names, orelse, s, False)]
             self.branch_returns = outer
             return [
                 *functions,
