@@ -10,9 +10,12 @@ import functools
 import hashlib
 import io
 import json
+import os
 import random
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,3 +315,28 @@ def test_mutated_cache_entries_are_misses(tmp_path: Path) -> None:
         found = cache.get("k")
         assert found is None or isinstance(found.files, dict)
         cache.prune(0)
+
+
+def test_programs_run_where_no_cache_can_be_written(tmp_path: Path) -> None:
+    """In a process of its own: this one has the runtime's machine code already."""
+    path = tmp_path / "m.fxb"
+    path.write_bytes(artifact()[3])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "fluxir.cli",
+            "run",
+            str(path),
+            "--dim",
+            "B=2",
+            "--input",
+            "x=ones",
+            "--input",
+            "w=ones",
+        ],
+        env={**os.environ, "FLUXIR_CACHE_DIR": "/proc/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

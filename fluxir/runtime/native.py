@@ -20,11 +20,13 @@ admits one job at a time, and whoever finds it taken (a nested or concurrent cal
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 from dataclasses import dataclass
 from typing import Any
 
+from fluxir.errors import IOFailure
 from fluxir.runtime.native_source import NOT_READY, SOURCE
 
 __all__ = ["NOT_READY", "Native", "bound", "calls_are_known", "layout_is_known", "native"]
@@ -119,7 +121,9 @@ def _object() -> bytes:
     )
     data = bytes(machine.emit_object(m))
     if cache is not None:
-        cache.put(key, {"native.o": data}, {"name": "runtime", "kind": "native"})
+        # On a full or read-only disk every process compiles it for itself, in 40 ms.
+        with contextlib.suppress(IOFailure):
+            cache.put(key, {"native.o": data}, {"name": "runtime", "kind": "native"})
     return data
 
 
