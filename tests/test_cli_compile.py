@@ -378,3 +378,21 @@ def test_a_full_disk_costs_the_cache_entry_and_not_the_program(
     with pytest.warns(UserWarning, match="not cached: .*No space left"):
         assert main(["compile", "m.fx"]) == 0
     monkeypatch.undo()
+
+
+def test_wrong_options_are_told_before_anything_is_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code, says in (
+        (["compile", "nowhere.fx", "-o", "out.txt"], "FX0906", "ends in .fxb"),
+        (["compile", "nowhere.fx", "--assemble"], "FX0904", "GPU"),
+        (["compile", "m.fx", "--dim", "B=2", "--dim", "B=3"], "FX0905", "write SYMBOL=SIZE"),
+        (["run", "m.fx", "--input", "x"], "FX0905", "NAME=random"),
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert code in said and says in said
+
+
+def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) in (0, 2)
+    said = "".join(capsys.readouterr())
+    assert said.lower().startswith("usage: fluxir") and "error[" not in said

@@ -65,6 +65,9 @@ def _run(arguments: list[str]) -> int:
             return _unexpected(aborted.__cause__, arguments)
         raise KeyboardInterrupt from None
     except click.ClickException as problem:
+        if type(problem).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: its message is the help itself
+            print(problem.format_message(), file=sys.stderr)
+            return 2
         return _report(_usage(problem), arguments)
     except (KeyboardInterrupt, OutputClosed, BrokenPipeError, SystemExit):
         raise

@@ -28,9 +28,9 @@ def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise _bad(f"{option} {text!r} does not have the form NAME=VALUE")
+            raise _bad(f"{option} {text!r} does not have the form NAME=VALUE", option)
         if name.strip() in found:
-            raise _bad(f"{option} names {name.strip()!r} twice")
+            raise _bad(f"{option} names {name.strip()!r} twice", option)
         found[name.strip()] = value.strip()
     return found
 
@@ -159,8 +159,12 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
-def _bad(message: str) -> FluxError:
-    return error("FX0905", message, help="write NAME=@FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER")
+_FORMS = {"--dim": "SYMBOL=SIZE, such as --dim B=32", "--output": "NAME=@FILE.npy"}
+
+
+def _bad(message: str, option: str = "--input") -> FluxError:
+    forms = _FORMS.get(option, "NAME=@FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER")
+    return error("FX0905", message, help=f"write {forms}")
 
 
 def _wrong(path: str, problem: str) -> FluxError:

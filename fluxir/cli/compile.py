@@ -55,6 +55,12 @@ def command(
 ) -> None:
     sizes = dim_sizes(dims)
     target = parse_target(config.get().target)
+    stem = os.path.splitext(os.path.basename(file))[0]
+    path = out if out is not None else f"{stem}.fxb" if target.kind == "cpu" else f"{stem}-{target.name}"
+    if target.kind == "cpu" and not path.endswith(".fxb"):
+        raise error("FX0906", f"the artifact is to be called {path!r}", help="give it a name that ends in .fxb")
+    if target.kind == "cpu" and assemble:
+        raise error("FX0904", f"--assemble is for GPU targets, and {target.name} is a CPU")
     begin = time.perf_counter()
     output.progress(f"reading {file}")
     program = lowered(load_file(file), entry, sizes)
@@ -62,21 +68,15 @@ def command(
     output.progress(f"compiling for {target.name}")
     compiled = program.compile(target, passes=passes)
     done = time.perf_counter()
-    stem = os.path.splitext(os.path.basename(file))[0]
-    path = out if out is not None else f"{stem}.fxb" if target.kind == "cpu" else f"{stem}-{target.name}"
     if path.endswith(".fxb"):
         compiled.save(path)
         files = [path]
-    elif target.kind == "cpu":
-        raise error("FX0906", f"the artifact is to be called {path!r}", help="give it a name that ends in .fxb")
     else:
         files = write_gpu_directory(path, compiled)
     assembled: list[dict[str, Any]] = []
     if assemble:
         from ..codegen import checks
 
-        if target.kind == "cpu":
-            raise error("FX0904", f"--assemble is for GPU targets, and {target.name} is a CPU")
         output.progress("assembling")
         assembled = [asdict(kernel) for kernel in checks.assemble(compiled.code.decode(), target.name)]
     written = {name: os.path.getsize(name) for name in files}
