@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fluxir import config
 from fluxir.driver import Compiled, Lowered
 from fluxir.errors import error
 from fluxir.frontend import tree
+from fluxir.ir.core import Attrs, Module
 from fluxir.ir.verify import verify_module
 
 if TYPE_CHECKING:
@@ -22,9 +24,15 @@ if TYPE_CHECKING:
 
 
 def lower_function(
-    fn: Callable[..., Any], *args: Any, facts: Any = None, name: str | None = None, **kwargs: Any
+    fn: Callable[..., Any],
+    *args: Any,
+    facts: Any = None,
+    name: str | None = None,
+    donate: Sequence[int] = (),
+    **kwargs: Any,
 ) -> Lowered:
-    """Trace `fn` on abstract arguments: tensor types (`fx.f32["B", 784]`), arrays or numbers."""
+    """Trace `fn` on abstract arguments: tensor types (`fx.f32["B", 784]`), arrays or numbers. The memory of the positional
+    arguments `donate` goes to results of the same types, in order."""
     from fluxir.frontend.staging import staged
     from fluxir.frontend.trace import trace
 
@@ -32,8 +40,28 @@ def lower_function(
         functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
     )
     t = trace(fn, args, kwargs, name=name, facts=facts)
-    verify_module(t.module)
-    return Lowered(t.module, t.in_tree, t.out_tree)
+    module = _with_donated(t.module, args, donate) if donate else t.module
+    verify_module(module)
+    return Lowered(module, t.in_tree, t.out_tree)
+
+
+def _with_donated(module: Module, args: Sequence[Any], donate: Sequence[int]) -> Module:
+    """The module whose entry says which result takes the memory of which argument: `donated=((result, argument), ...)`."""
+    ends = [0]
+    for a in args:
+        ends.append(ends[-1] + len(tree.flatten(a)[0]))
+    for n in donate:
+        if not 0 <= n < len(args):
+            raise error("FX0601", f"donate_argnums names argument {n}, there are {len(args)}")
+    entry = module.entry
+    free = [i for n in donate for i in range(ends[n], ends[n + 1])]
+    pairs = []
+    for j, v in enumerate(entry.outs):
+        i = next((i for i in free if entry.args[i].type == v.type), None)
+        if i is not None:
+            free.remove(i)
+            pairs.append((j, i))
+    return module.with_func(replace(entry, attrs=Attrs({**entry.attrs, "donated": tuple(pairs)})))
 
 
 class Jit:
@@ -47,10 +75,12 @@ class Jit:
         static_argnames: Sequence[str] = (),
         signature: Sequence[Any] | None = None,
         facts: Any = None,
+        donate_argnums: int | Sequence[int] = (),
     ) -> None:
         functools.update_wrapper(self, fn)
         self.fn, self.target, self.static = fn, target, frozenset(static_argnames)
         self.signature, self.facts = signature, facts
+        self.donate = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
         self._programs: dict[Any, Compiled] = {}
         self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None] | None = None
 
@@ -112,7 +142,8 @@ class Jit:
         if not args and not traced and self.signature is not None:
             args = tuple(self.signature)
         fn = functools.partial(self.fn, **static) if static else self.fn
-        return lower_function(fn, *args, facts=self.facts, name=getattr(self.fn, "__name__", None), **traced)
+        name = getattr(self.fn, "__name__", None)
+        return lower_function(fn, *args, facts=self.facts, name=name, donate=self.donate, **traced)
 
 
 def _scalar(x: Any) -> Any:
@@ -135,16 +166,23 @@ def jit(
     static_argnames: Sequence[str] = (),
     signature: Sequence[Any] | None = None,
     facts: Any = None,
+    donate_argnums: int | Sequence[int] = (),
 ) -> Any:
     """Compile a function: `f = fx.jit(g)`, `@fx.jit`, `@fx.jit(signature=(fx.f32["B", 784],))`.
 
     Without a signature the function is compiled once for each structure, dtype and shape of its arguments; with one (or
     annotations that are all tensor types) once for all sizes, which entry guards check. `static_argnames` are Python
-    values that the trace may branch on. Returns a `Jit`: callable, with `.lower(...)`.
+    values that the trace may branch on. `donate_argnums`: positional arguments whose memory results of the same types take
+    over; using such an array afterwards is FX0614. Returns a `Jit`: callable, with `.lower(...)`.
     """
-    if fn is None:
-        return functools.partial(jit, target=target, static_argnames=static_argnames, signature=signature, facts=facts)
-    return Jit(fn, target=target, static_argnames=static_argnames, signature=signature, facts=facts)
+    options: dict[str, Any] = {
+        "target": target,
+        "static_argnames": static_argnames,
+        "signature": signature,
+        "facts": facts,
+        "donate_argnums": donate_argnums,
+    }
+    return functools.partial(jit, **options) if fn is None else Jit(fn, **options)
 
 
 __all__ = ["Jit", "jit", "lower_function"]

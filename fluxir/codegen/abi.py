@@ -51,7 +51,8 @@ def text(d: Dim) -> int | str:
 def entry_spec(module: Module, symbols: tuple[str, ...]) -> dict[str, Any]:
     """What the runtime must know to call the module's entry, a host function. FX0604 where shapes do not fix a symbol.
 
-    Keys: format, name, inputs and outputs (each name, dtype, shape), symbols, solve, facts, arena, errors.
+    Keys: format, name, inputs and outputs (each name, dtype, shape), symbols, solve, facts, arena, errors,
+    donated ([result, input] pairs: the result is written into the memory of the input, its own argument is not used).
     """
     func = module.entry
     count = int(func.attrs["inputs"])
@@ -75,6 +76,7 @@ def entry_spec(module: Module, symbols: tuple[str, ...]) -> dict[str, Any]:
         "facts": _facts(module.facts),
         "arena": text(func.attrs.get("arena", 0)),
         "errors": {k: list(v) for k, v in ERRORS.items()},
+        "donated": [list(pair) for pair in func.attrs.get("donated", ())],
     }
 
 

@@ -143,6 +143,20 @@ declare(
 )
 
 declare(
+    "FX0614",
+    "memory of a donated array used again",
+    "user",
+    """
+    An argument named in `donate_argnums` gives its memory to a result: a training step then updates its parameters in place
+    and allocates nothing. Afterwards the old array must not be used, and no other argument may share its memory.
+
+        step = fx.jit(step, donate_argnums=0)
+        new = step(params, x)
+        step(params, x)                    params was given away: pass `new`
+    """,
+)
+
+declare(
     "FX0613",
     "unknown entry function",
     "user",

@@ -13,10 +13,12 @@ thread has its own arena.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from fluxir import config
 from fluxir.errors import FluxError, error
-from fluxir.runtime import arguments, native, pool, sizes
+from fluxir.runtime import arguments, donated, native, pool, sizes
 from fluxir.runtime.elf import load_object
 from fluxir.target import host
 
@@ -100,6 +102,7 @@ class Program:
         self._config: config.Config | None = None
         self._context = 0
         self._recursive = bool(spec.get("recursive"))
+        self._donated = {int(j): int(i) for j, i in spec.get("donated", ())}  # result: input
         pool.on_fork(self)
 
     @classmethod
@@ -138,6 +141,10 @@ class Program:
         settings = config.get()
         if settings is not self._config:
             self._configure(settings)
+        if donated.DONATED:
+            donated.check(arrays)
+        if self._donated:
+            return None
         results = self._call(*arrays)
         if type(results) is list:
             return results
@@ -158,6 +165,7 @@ class Program:
     def _slow(self, arrays: Sequence[Any], out: Sequence[Array] | None) -> list[Array]:
         """Bring the inputs into form, find the plan of their shapes, and run."""
         given = arguments.prepare(self.spec, self.input_dtypes, arrays)
+        places, taken = self._given_away(arrays, given, out) if self._donated else ({}, [])
         key = tuple([a.shape for a in given])
         plan = self._plans.get(key)
         if plan is None:
@@ -166,17 +174,50 @@ class Program:
                 self._retired, self._plans = self._plans, {}
             self._plans[key] = plan
         if out is None:
-            results = self._results(plan)
+            results = self._results(plan, places)
         else:
             results = list(out)
             arguments.check_out(self.spec, plan.outputs, results, given)
         arena = self._arena(plan.arena) if plan.arena else 0
         pointers = [a.ctypes.data for a in (*given, *results, *self.constants)]
+        for a, name in taken:
+            donated.mark(a, name)
         status = self._raw((ctypes.c_void_p * max(1, len(pointers)))(*pointers), plan.dims, arena, self._runtime())
         if status:
             raise self._failure(status)
-        self._remember(plan)
+        if not self._donated:
+            self._remember(plan)
         return results
+
+    def _given_away(
+        self, arrays: Sequence[Any], given: list[Array], out: Sequence[Array] | None
+    ) -> tuple[dict[int, Array], list[tuple[Any, str]]]:
+        """The arrays of the results that take the place of donated inputs, and the inputs that are gone, with their names.
+
+        FX0605 with `out`, FX0614 where a donated input shares memory with another one.
+        """
+        if out is not None:
+            raise error(
+                "FX0605", f"{self.spec['name']}: results that take the place of inputs cannot be written to `out`"
+            )
+        taken = []
+        for i in self._donated.values():
+            name, a = self.spec["inputs"][i]["name"], arrays[i]
+            if not given[i].flags.writeable:
+                given[i] = given[i].copy()
+            elif isinstance(a, np.ndarray) and (a is given[i] or np.may_share_memory(a, given[i])):
+                taken.append((a, name))
+        spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, i) for i, a in enumerate(given) if a.nbytes)
+        gone = set(self._donated.values())
+        for (_, end, i), (start, _, k) in itertools.pairwise(spans):
+            if start < end and (i in gone or k in gone):
+                names = [self.spec["inputs"][n]["name"] for n in ((i, k) if i in gone else (k, i))]
+                raise error(
+                    "FX0614",
+                    f"{self.spec['name']}: the donated input {names[0]} shares memory with {names[1]}",
+                    help="pass a copy of one of them",
+                )
+        return {j: given[i].view() for j, i in self._donated.items()}, taken
 
     def _remember(self, plan: _Plan) -> None:
         """Make `plan` the one that the next call tries first. Large results are aligned, which `_call` does not do,
@@ -217,9 +258,11 @@ class Program:
             local.address = local.memory.ctypes.data
         return int(local.address)
 
-    def _results(self, plan: _Plan) -> list[Array]:
-        """Fresh arrays for the results. FX0609 where there is no memory."""
+    def _results(self, plan: _Plan, places: Mapping[int, Array] = MappingProxyType({})) -> list[Array]:
+        """Arrays for the results: fresh ones, but for those in `places`. FX0609 where there is no memory."""
         try:
+            if places:
+                return [places[j] if j in places else empty(*o) for j, o in enumerate(plan.outputs)]
             return [empty(shape, t) for shape, t in plan.outputs]
         except MemoryError:
             nbytes = sum(math.prod(shape) * t.itemsize for shape, t in plan.outputs)
@@ -286,7 +329,7 @@ def _check_target(target: Mapping[str, Any]) -> None:
         raise error(
             "FX0707",
             f"the program was compiled for {target.get('name')}, which is no CPU target",
-            help="run it with --device cuda or vgpu",
+            help="run it with --device cuda",
         )
     machine = host()
     if not machine.level:

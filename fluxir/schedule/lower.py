@@ -13,7 +13,7 @@ each input, then one for each result, written by the callee) followed by the ker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,8 @@ def _host_function(f: Func, kernels: KernelTable) -> Func:
         for j, v in enumerate(f.outs)
     ]
     b = Builder(f.loc)
-    Region(b, kernels, f.block, inputs, outputs).run()
+    whole = Region(b, kernels, f.block, inputs, outputs)
+    whole.run_donated(inputs, dict(f.attrs.get("donated", ())))
     return Func(
         f.name,
         Block([*inputs, *outputs], b.ops, ()),
@@ -124,6 +125,29 @@ class Destination:
     memory: Value
 
 
+def root_of(mem: Value) -> Value:
+    """The memory of which `mem` is a reinterpretation."""
+    while mem.owner is not None and mem.owner.name == "reinterpret":
+        mem = mem.owner.operands[0]
+    return mem
+
+
+def copy_over(b: Builder, pairs: Sequence[tuple[Value, Value]]) -> None:
+    """Copy values into memories, all at once: a value that lies in another of the memories (a swap) is saved before that one
+    is overwritten."""
+    changed = [(m, x) for m, x in pairs if root_of(x) is not root_of(m)]
+    roots = [root_of(m) for m, _ in pairs]
+    saved = []
+    for m, x in changed:
+        if len(changed) > 1 and root_of(x) in roots:
+            t = b.alloc(type=x.type)
+            b.copy(t, x)
+            x = t
+        saved.append((m, x))
+    for m, x in saved:
+        b.copy(m, x)
+
+
 class Region:
     """One block being lowered into builder `b`. `wanted[j]`: the memory that result j must end up in, or None."""
 
@@ -149,10 +173,19 @@ class Region:
         results = []
         for v, want in zip(self.block.outs, self.wanted):
             have = self.mem(v)
-            if want is not None and self.root(have) is not self.root(want):
+            if want is not None and root_of(have) is not root_of(want):
                 self.b.copy(want, have)
             results.append(have if want is None else want)
         return results
+
+    def run_donated(self, inputs: Sequence[Value], donated: Mapping[int, int]) -> None:
+        """As `run`; the result j of `donated` ends up in the memory of input donated[j], which nobody reads afterwards."""
+        free = {j: i for j, i in donated.items() if not self.overwrites(self.block, j, i)}
+        for j, i in donated.items():
+            self.wanted[j] = None if j in free else inputs[i]
+        self.destination = self._destinations()
+        results = self.run()
+        copy_over(self.b, [(inputs[i], results[j]) for j, i in free.items()])
 
     # ---- memories
     def _destinations(self) -> dict[Value, Destination]:
@@ -190,13 +223,6 @@ class Region:
 
     def as_type(self, mem: Value, t: MemType) -> Value:
         return mem if mem.type == t else self.b.reinterpret(mem, type=t)
-
-    @staticmethod
-    def root(mem: Value) -> Value:
-        """The memory of which `mem` is a reinterpretation."""
-        while mem.owner is not None and mem.owner.name == "reinterpret":
-            mem = mem.owner.operands[0]
-        return mem
 
     # ---- ops
     def op(self, op: Op) -> None:
@@ -257,7 +283,7 @@ class Region:
 
         for j, i in made.copies:
             source = memory_of(("input", i))
-            if self.root(source) is not self.root(targets[j]):
+            if root_of(source) is not root_of(targets[j]):
                 self.b.copy(targets[j], source)
         for step in made.steps:
             reads, (target, *_) = step.operands[: -step.outputs], step.operands[-step.outputs :]
@@ -338,31 +364,20 @@ class Region:
     ) -> None:
         """One iteration: `block` of (state, captures) gives the next state and `outputs`."""
         n = len(state)
-        direct = [m if self.overwrites(block, k) else None for k, m in enumerate(state)]
+        direct = [m if self.overwrites(block, k, k) else None for k, m in enumerate(state)]
         nexts = self.nested(b, block, [*state, *captures], [*direct, *outputs])[:n]
-        changed = [(m, x) for m, x in zip(state, nexts) if self.root(x) is not self.root(m)]
-        # A next carry that is another carry (a swap) must be saved before that one is overwritten.
-        saved = []
-        roots = [self.root(m) for m in state]
-        for m, x in changed:
-            if len(changed) > 1 and self.root(x) in roots:
-                t = b.alloc(type=x.type)
-                b.copy(t, x)
-                x = t
-            saved.append((m, x))
-        for m, x in saved:
-            b.copy(m, x)
+        copy_over(b, list(zip(state, nexts)))
 
-    def overwrites(self, block: Block, k: int) -> bool:
-        """Whether a loop body may write its next carry `k` over the current one: the op that makes it is the last to read
-        the current one, and reads an element only where it then writes it."""
+    def overwrites(self, block: Block, k: int, arg: int) -> bool:
+        """Whether a block may write its result `k` over its argument `arg` (a loop's next carry over the current one): the
+        op that makes it is the last to read the argument, and reads an element only where it then writes it."""
         out = block.outs[k]
         op = out.owner
         if op is None or op not in block.ops or op.name in ("const", "reshape", "stop_gradient"):
             return False
         if block.outs.count(out) != 1:
             return False
-        same = {block.args[k]}
+        same = {block.args[arg]}
         position = block.ops.index(op)
         for i, o in enumerate(block.ops):
             if not same.intersection(o.operands):
