@@ -15,13 +15,11 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Func, Value
 from fluxir.ir.dims import Dim, ceildiv, facts, floordiv, product
 from fluxir.ir.types import MemType
-from fluxir.ops.maps import identity_map
-from fluxir.schedule.access import analyse, collapse
 from fluxir.schedule.element import Elements
-from fluxir.schedule.group import Group, shape_of
-from fluxir.schedule.loops import if_, kernel, memory, unravel
-from fluxir.schedule.pointwise import _index, inplace_pairs
-from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+from fluxir.schedule.group import Group
+from fluxir.schedule.loops import if_, kernel, unravel
+from fluxir.schedule.space import Space, by_shape, index_in
+from fluxir.schedule.templates import Kernels, Schedule, Step, template
 from fluxir.schedule.vectors import Lanes, aligned_bytes
 
 THREADS = 256
@@ -80,27 +78,13 @@ def linear_thread(b: Builder, threads: int) -> Value:
 @template("pointwise", target="nvptx", priority=-100)
 def pointwise(group: Group, target: Any) -> Kernels:
     """One thread an element of the output space; one kernel for each distinct output shape."""
-    shapes = list(dict.fromkeys(shape_of(v) for v in group.outs))
-    steps: list[Step] = []
-    for s in shapes:
-        which = [j for j, v in enumerate(group.outs) if shape_of(v) == s]
-        steps.append(_one_shape(group, s, which, f"{group.name}_{len(steps)}" if len(shapes) > 1 else group.name))
-    return Kernels(tuple(steps))
+    return by_shape(group, _one_shape)
 
 
-def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name: str) -> Step:
-    outs = [group.outs[j] for j in which]
-    inplace = inplace_pairs(group, outs, space)
-    given = [memory(v.type) for v in (*group.args, *outs)]
-    access = analyse(group, space, [(v, identity_map(space)) for v in outs]) if len(outs) == len(group.outs) else None
-    merged = collapse(group, access) if access is not None else None
-    if merged is not None:
-        group, space, _ = merged
-        outs = [group.outs[j] for j in which]
-    lanes = vector_lanes([v.type for v in (*group.args, *outs)], space[-1]) if merged is not None and space else 1
+def _one_shape(over: Space, name: str) -> Step:
+    group, space, outs = over.group, over.space, over.outs
+    lanes = vector_lanes([v.type for v in (*group.args, *outs)], space[-1]) if over.merged and space else 1
     total = product(space) if lanes == 1 else product(space[:-1]) * floordiv(space[-1], lanes)
-    inputs = [memory(v.type) for v in group.args]
-    outputs = [MemType(v.type.dtype, space) for v in outs]
 
     def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:
         reads = dict(zip(group.args, ins))
@@ -109,22 +93,17 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
         def element(ib: Builder) -> None:
             at = unravel(ib, i, space)
             e = Elements(ib, reads)
-            for mem, v in zip(results, [e.at(v, _index(ib, v, at)) for v in outs]):
+            for mem, v in zip(results, [e.at(v, index_in(ib, v, at)) for v in outs]):
                 ib.store(mem, v, *at)
 
         def vector(ib: Builder) -> None:
             *at, last = unravel(ib, i, (*space[:-1], floordiv(space[-1], lanes)))
             var = ib.mul(last, ib.index(lanes))
             vec = Lanes(Elements(ib, reads), var, lanes, aligned=True)
-            for mem, x in zip(results, [vec.vector(v, _index(ib, v, (*at, var))) for v in outs]):
+            for mem, x in zip(results, [vec.vector(v, index_in(ib, v, (*at, var))) for v in outs]):
                 ib.store(mem, x, *at, var, align=aligned_bytes(mem, lanes))
 
         if_(b, b.lt(i, b.index(total)), element if lanes == 1 else vector)
 
-    operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
     schedule = GpuPointwiseSchedule("x".join(map(str, space)) or "1", lanes, THREADS)
-    names, blocks = [v.name for v in group.args], ceildiv(total, THREADS)
-    made = grid_kernel(
-        name, inputs, outputs, blocks, THREADS, body, names=names, schedule=schedule, loc=group.loc, given=given
-    )
-    return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))
+    return over.step(grid_kernel, name, body, schedule, ceildiv(total, THREADS), THREADS)

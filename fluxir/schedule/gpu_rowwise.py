@@ -29,8 +29,8 @@ from fluxir.ops.nest import accumulator, cast, combine, identity
 from fluxir.schedule.gpu_pointwise import THREADS, grid_kernel, vector_lanes
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_, if_, memory, unravel
-from fluxir.schedule.rows import Rows, analyse_rows, combining_group, without_arg
-from fluxir.schedule.rowwise import by_stages, one_stage
+from fluxir.schedule.rows import Rows, analyse_rows, without_arg
+from fluxir.schedule.rowwise import after_pieces, by_stages, one_stage
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 from fluxir.schedule.vectors import Lanes, RowElements, aligned_bytes
 
@@ -167,16 +167,7 @@ def _split(rows: Rows, original: Group) -> Kernels:
     made = grid_kernel(
         name, inputs, parts, blocks, threads, body, names=names, schedule=schedule, loc=group.loc, given=given
     )
-    refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("scratch", k) for k in range(len(parts))]]
-    steps = [Step(made, tuple(refs), len(parts))]
-    rest = combining_group(rows, pieces)
-    combined = analyse_rows(rest)
-    assert combined is not None, "the parts are reduced along their last axis"
-    sources: list[Ref] = [*[("scratch", k) for k in range(len(parts))], *[("input", i) for i in range(len(inputs))]]
-    for s in _whole(combined, rest).steps:
-        operands = tuple(sources[i] if kind == "input" else (kind, i) for kind, i in s.operands)
-        steps.append(Step(s.kernel, operands, s.outputs))
-    return Kernels(tuple(steps), tuple(parts))
+    return after_pieces(rows, made, parts, pieces, _whole, first=False)
 
 
 # ---- the code of a kernel ---------------------------------------------------------------------------------------------

@@ -14,14 +14,14 @@ from typing import Any
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, product
-from fluxir.ir.types import MemType
-from fluxir.ops.maps import identity_map, is_elementwise
-from fluxir.schedule.access import analyse, collapse
+from fluxir.ops.maps import identity_map
+from fluxir.schedule.access import analyse
 from fluxir.schedule.cost import element_cost
 from fluxir.schedule.element import Elements
-from fluxir.schedule.group import Group, shape_of
-from fluxir.schedule.loops import GRAIN, for_, grain_of, is_small, kernel, memory, nest, parallel, unravel
-from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+from fluxir.schedule.group import Group
+from fluxir.schedule.loops import GRAIN, for_, grain_of, is_small, kernel, nest, parallel, unravel
+from fluxir.schedule.space import Space, by_shape, index_in
+from fluxir.schedule.templates import Kernels, Schedule, Step, template
 
 TILE = 32
 
@@ -40,29 +40,14 @@ class PointwiseSchedule(Schedule):
 @template("pointwise", target="cpu", priority=-100)
 def pointwise(group: Group, target: Any) -> Kernels:
     """Loops over the output space; one kernel for each distinct output shape."""
-    shapes = list(dict.fromkeys(shape_of(v) for v in group.outs))
-    steps: list[Step] = []
-    for s in shapes:
-        which = [j for j, v in enumerate(group.outs) if shape_of(v) == s]
-        steps.append(_one_shape(group, s, which, f"{group.name}_{len(steps)}" if len(shapes) > 1 else group.name))
-    return Kernels(tuple(steps))
+    return by_shape(group, _one_shape)
 
 
-def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name: str) -> Step:
-    outs = [group.outs[j] for j in which]
-    inplace = inplace_pairs(group, outs, space)
-    given = [memory(v.type) for v in (*group.args, *outs)]
-    access = analyse(group, space, [(v, identity_map(space)) for v in outs]) if len(outs) == len(group.outs) else None
-    merged = collapse(group, access) if access is not None else None
-    across: int | None = None
-    if merged is not None:
-        group, space, _ = merged
-        outs = [group.outs[j] for j in which]
-        across = _across(group, space)
+def _one_shape(over: Space, name: str) -> Step:
+    group, space, outs = over.group, over.space, over.outs
+    across = _across(group, space) if over.merged else None
     work = element_cost(group)
     total = product(space) * work
-    inputs = [memory(v.type) for v in group.args]
-    outputs = [MemType(v.type.dtype, space) for v in outs]
     chunk = max(512, GRAIN // max(1, work) // 64 * 64)
     depth = 0 if not space or is_small(total) else _parallel_depth(space, work)
     across = across if depth else None
@@ -78,7 +63,7 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
 
         def element(ib: Builder, at: tuple[Value, ...]) -> None:
             e = Elements(ib, reads)
-            for mem, v in zip(results, [e.at(v, _index(ib, v, at)) for v in outs]):
+            for mem, v in zip(results, [e.at(v, index_in(ib, v, at)) for v in outs]):
                 ib.store(mem, v, *at)
 
         if depth == 0:
@@ -103,10 +88,7 @@ def _one_shape(group: Group, space: tuple[Dim, ...], which: Sequence[int], name:
 
             parallel(b, product(outer), row, grain=grain_of(product(inner) * work))
 
-    operands: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in which]]
-    names = [v.name for v in group.args]
-    made = kernel(name, inputs, outputs, body, names=names, schedule=schedule, loc=group.loc, given=given)
-    return Step(made, tuple(operands), len(which), tuple((len(inputs) + j, i) for j, i in inplace))
+    return over.step(kernel, name, body, schedule)
 
 
 def _across(group: Group, space: tuple[Dim, ...]) -> int | None:
@@ -149,12 +131,6 @@ def _tiles(b: Builder, space: tuple[Dim, ...], across: int, work: int, element: 
     parallel(b, product([*[space[i] for i in others], blocks]), task, grain=grain_of(TILE * space[last] * work))
 
 
-def _index(b: Builder, v: Value, at: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The index of an output that lacks leading axes of the loop space or has size 1 there."""
-    shape = shape_of(v)
-    return tuple(b.index(0) if d == 1 else i for d, i in zip(shape, at[len(at) - len(shape) :]))
-
-
 def _parallel_depth(space: tuple[Dim, ...], work: int) -> int:
     """How many leading loops become tasks: the fewest whose rest is a small static amount, else all but the last."""
     if len(space) == 1:
@@ -165,32 +141,4 @@ def _parallel_depth(space: tuple[Dim, ...], work: int) -> int:
     return len(space) - 1
 
 
-def inplace_pairs(group: Group, outs: Sequence[Value], space: tuple[Dim, ...]) -> list[tuple[int, int]]:
-    """Pairs (position in `outs`, argument) that may share memory: the argument is read only at the index written.
-
-    Found by walking elementwise ops of the full shape; an argument that anything else reads does not qualify.
-    """
-    bad: set[Value] = set()
-    same: set[Value] = set(outs)  # values needed at exactly the written index
-    other: set[Value] = set()  # values needed elsewhere
-    for op in reversed(group.ops):
-        exact = any(r in same for r in op.results)
-        elsewhere = any(r in other for r in op.results)
-        for v in op.operands:
-            if exact and is_elementwise(op) and shape_of(v) == space:
-                same.add(v)
-            elif exact:
-                other.add(v)
-            if elsewhere:
-                other.add(v)
-    bad = other
-    pairs: list[tuple[int, int]] = []
-    free = [i for i, v in enumerate(group.args) if v in same and v not in bad and shape_of(v) == space]
-    for j, out in enumerate(outs):
-        for i in free:
-            if group.args[i].type.dtype.itemsize == out.type.dtype.itemsize:
-                pairs.append((j, i))
-    return pairs
-
-
-__all__ = ["PointwiseSchedule", "inplace_pairs", "pointwise"]
+__all__ = ["PointwiseSchedule", "pointwise"]

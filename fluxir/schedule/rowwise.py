@@ -14,12 +14,12 @@ order of additions depends on shapes and target alone: the same bits for any num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fluxir.ir.build import Builder
-from fluxir.ir.core import Value
-from fluxir.ir.dims import ceildiv, product
+from fluxir.ir.core import Func, Value
+from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.types import MemType
 from fluxir.ops.maps import REDUCTIONS
 from fluxir.schedule.cost import op_cost
@@ -175,17 +175,30 @@ def _split(rows: Rows, piece: int, original: Group, target: Any) -> Kernels:
     names = [v.name for v in group.args]
     name = f"{group.name}_pieces"
     made = kernel(name, inputs, parts, body, names=names, schedule=schedule, loc=group.loc, given=given)
-    refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("scratch", k) for k in range(len(parts))]]
-    steps = [Step(made, tuple(refs), len(parts))]
-    rest = combining_group(rows, pieces, first=columns)
+    return after_pieces(rows, made, parts, pieces, lambda r, g: _whole(r, g, target), first=columns)
+
+
+def after_pieces(
+    rows: Rows,
+    made: Func,
+    parts: Sequence[MemType],
+    pieces: Dim,
+    whole: Callable[[Rows, Group], Kernels],
+    *,
+    first: bool,
+) -> Kernels:
+    """The launch of `made`, which leaves `parts` of every reduction, and that of the group which combines them."""
+    inputs: list[Ref] = [("input", i) for i in range(len(rows.group.args))]
+    scratch: list[Ref] = [("scratch", k) for k in range(len(parts))]
+    steps = [Step(made, (*inputs, *scratch), len(parts))]
+    rest = combining_group(rows, pieces, first=first)
     combined = analyse_rows(rest)
     assert combined is not None, "the parts are reduced along the axis of the pieces"
-    second = _whole(combined, rest, target)
-    sources: list[Ref] = [*[("scratch", k) for k in range(len(parts))], *[("input", i) for i in range(len(inputs))]]
-    for s in second.steps:
+    sources = [*scratch, *inputs]
+    for s in whole(combined, rest).steps:
         operands = tuple(sources[i] if kind == "input" else (kind, i) for kind, i in s.operands)
         steps.append(Step(s.kernel, operands, s.outputs))
     return Kernels(tuple(steps), tuple(parts))
 
 
-__all__ = ["RowwiseSchedule", "by_stages", "one_stage", "rowwise"]
+__all__ = ["RowwiseSchedule", "after_pieces", "by_stages", "one_stage", "rowwise"]
