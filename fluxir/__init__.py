@@ -62,6 +62,10 @@ _NAMES: dict[str, str] = {
         permute_dims ravel repeat reshape roll rot90 shape size split squeeze stack swapaxes tile transpose unstack
         vsplit vstack
     """,
+    _FRONTEND + "api_numpy": """
+        choose convolve corrcoef correlate diag_indices nanargmax nanargmin nancumprod nancumsum nanstd nanvar piecewise
+        polyval ravel_multi_index tril_indices triu_indices unravel_index
+    """,
     _FRONTEND + "api_reduce": """
         all amax amin any argmax argmin average count_nonzero cov cummax cummin cumprod cumsum cumulative_prod
         cumulative_sum diff logsumexp max mean median min nanmax nanmean nanmin nanprod nansum percentile prod ptp
@@ -74,6 +78,7 @@ _NAMES: dict[str, str] = {
         einsum
     """,
     _FRONTEND + "staging": "function",
+    _FRONTEND + "namespace": "__array_namespace_info__=info",
     "fluxir.driver": "load",
     "fluxir.embed": "jit",
     "fluxir.custom": "checkpoint custom_jvp custom_vjp",
@@ -109,6 +114,7 @@ if TYPE_CHECKING:
     from fluxir.frontend.api_indexing import *
     from fluxir.frontend.api_linalg import *
     from fluxir.frontend.api_manipulation import *
+    from fluxir.frontend.api_numpy import *
     from fluxir.frontend.api_reduce import *
     from fluxir.frontend.control import *
     from fluxir.frontend.einsum import einsum as einsum

@@ -1,7 +1,8 @@
 """Random Python functions with control flow, as source text: what `@fx.function` makes of them must be what Python does.
 
-The programs are bounded: loops count to small numbers, integers stay in -50..50 through `%`, floats through `tanh`-like
-squashing. Every variable has a value and one type from the first line on, so that each program can be staged.
+The programs are bounded: loops count to small numbers, integers stay in -50..50 through `%`. Floats are cut to -4..4 and to
+quarters, so that sums and products are exact and a comparison never depends on rounding. Every variable has a value and one
+type from the first line on, so that each program can be staged.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Source:
             case "float":
                 name = self.pick(FLOATS)
                 self.put(f"{name} = {self.number()}")
-                self.put(f"{name} = {name} / (1.0 + abs({name}))")
+                self.put(f"{name} = max(-4.0, min(4.0, {name})) * 4.0 // 1.0 / 4.0")
             case "write":
                 what = self.pick(["set", "set", "add", "mask", "slice", "pair"])
                 if what == "set":
@@ -235,7 +236,7 @@ def arguments(seed: int) -> tuple[Any, ...]:
     """Arguments for a program."""
     rng = np.random.default_rng(seed)
     a, b = (np.int64(n) for n in rng.integers(-9, 10, 2))
-    return a, b, np.float32(rng.uniform(-1, 1)), rng.uniform(-1, 1, 4).astype(np.float32)
+    return a, b, np.float32(rng.integers(-9, 10) / 4), (rng.integers(-9, 10, 4) / 4).astype(np.float32)
 
 
 __all__ = ["arguments", "random_source"]

@@ -374,11 +374,11 @@ _KINDS = {
 }  # fmt: skip
 
 
-def isdtype(dtype_: Any, kind: Any) -> bool:
+def isdtype(dtype: Any, kind: Any) -> bool:
     """Whether an element type is of a kind (Array API names: "integral", "real floating", ...) or equals a type."""
     if isinstance(kind, tuple):
-        return any(isdtype(dtype_, k) for k in kind)
-    d = as_dtype(dtype_)
+        return any(isdtype(dtype, k) for k in kind)
+    d = as_dtype(dtype)
     if isinstance(kind, str) and kind in _KINDS:
         return d.kind in _KINDS[kind]
     return d == as_dtype(kind)

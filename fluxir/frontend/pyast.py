@@ -33,6 +33,8 @@ from fluxir.frontend.pyexpr import (
     thunk,
 )
 
+# Names of ours that are read in the block that assigns them, and nowhere after it.
+PASSING = ("__fx_key_", "__fx_whole_", "__fx_element_", "__fx_subject_")
 COPY_LIMIT = 2000  # syntax nodes; what follows an `if` with returns on some paths is copied up to this size
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -136,7 +138,7 @@ def assigned(stmts: Sequence[ast.AST]) -> list[str]:
     v = _Names()
     for s in stmts:
         v.visit(s)
-    return list(v.found)
+    return [n for n in v.found if not n.startswith(PASSING)]
 
 
 def _contains(stmts: Sequence[ast.AST], kinds: tuple[type, ...], into_loops: bool = True) -> bool:
@@ -403,7 +405,7 @@ class _Function:
 
     def take_apart(self, s: ast.Assign) -> list[ast.stmt]:
         """`x[i], y = a, b` and `x[i] = y = a`: the value first, then the targets one by one."""
-        value = self.fresh("value")
+        value = self.fresh("whole")
         out = self.statement(placed(assign(value, s.value), s))
         for target in s.targets:
             later: list[ast.stmt] = []
