@@ -241,6 +241,14 @@ def test_a_forged_spec_is_refused_before_it_is_used() -> None:
     assert refused > 100
 
 
+@pytest.mark.parametrize("pairs", [None, 3, [[0]], [[0, 9]], [[0, 1]], [["0", 0]], [[0, 0], [1, 0]], {"0": 0}])
+def test_forged_donations_are_refused(pairs: Any) -> None:
+    """A result that takes the memory of an input writes there: the two must have one type."""
+    spec, code, constants, _ = artifact()
+    with pytest.raises(FluxError, match="donated"):
+        read_artifact(artifact_bytes_of({**spec, "donated": pairs}, code, constants))
+
+
 def artifact_bytes_of(spec: Any, code: bytes, constants: list[Any]) -> bytes:
     """`artifact_bytes` of a spec that may be anything: its constants keep their names."""
     good = {**artifact()[0], "constants": artifact()[0]["constants"]}

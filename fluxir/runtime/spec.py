@@ -99,9 +99,24 @@ def spec_problem(spec: Any) -> str:
             wrong = ["constants"]
         if not wrong and not _solvable(spec):
             wrong = ["solve"]
+        if not wrong and not _donations(spec):
+            wrong = ["donated"]
     except (FluxError, RecursionError) as reason:
         return f"the spec cannot be read: {getattr(reason, 'message', reason)}"
     return f"the spec's {wrong[0]} cannot be read" if wrong else ""
+
+
+def _donations(spec: Any) -> bool:
+    """Whether each result that takes the memory of an input names one of the same type, and no input twice."""
+    pairs = spec.get("donated", [])
+    if not _list(_pair(_is_int, _is_int))(pairs) or len({i for _, i in pairs}) < len(pairs):
+        return False
+    outputs, inputs = spec["outputs"], spec["inputs"]
+    return all(
+        0 <= j < len(outputs) and 0 <= i < len(inputs)
+        and (outputs[j]["dtype"], outputs[j]["shape"]) == (inputs[i]["dtype"], inputs[i]["shape"])
+        for j, i in pairs
+    )  # fmt: skip
 
 
 def _solvable(spec: Any) -> bool:
