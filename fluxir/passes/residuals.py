@@ -40,16 +40,21 @@ def weight(v: Value) -> int:
 
 
 def choose(
-    ops: Sequence[Op], needed: Collection[Value], free: Collection[Value], policy: str = "auto"
+    ops: Sequence[Op],
+    needed: Collection[Value],
+    free: Collection[Value],
+    policy: str = "auto",
+    stored: Collection[Value] = (),
 ) -> tuple[list[Value], list[Op]]:
     """(values to keep, ops to run again) so that `needed` is there in the reverse pass.
 
     `ops` made the values, in order; `free` are there anyway (arguments the reverse pass is given). "all" keeps whatever
-    is needed, "none" runs everything again from `free` and the other arguments, which are kept.
+    is needed, "none" runs everything again from `free` and the other arguments, which are kept. To keep one of
+    `stored`, which the forward pass writes anyway, costs next to nothing.
     """
     made = {r: op for op in ops for r in op.results}
     wanted = [v for v in dict.fromkeys(needed) if v not in free]
-    kept = _kept(made, wanted, free, policy)
+    kept = _kept(made, wanted, free, policy, stored)
     again: set[Op] = set()
     todo = [v for v in wanted if v not in kept]
     while todo:
@@ -60,7 +65,9 @@ def choose(
     return [v for v in kept if v not in free], [op for op in ops if op in again]
 
 
-def _kept(made: dict[Value, Op], wanted: Sequence[Value], free: Collection[Value], policy: str) -> dict[Value, None]:
+def _kept(
+    made: dict[Value, Op], wanted: Sequence[Value], free: Collection[Value], policy: str, stored: Collection[Value]
+) -> dict[Value, None]:
     def repeatable(v: Value) -> bool:
         op = made.get(v)
         if op is None or has_effects(op):
@@ -76,7 +83,7 @@ def _kept(made: dict[Value, Op], wanted: Sequence[Value], free: Collection[Value
         if v in nodes:
             continue
         nodes[v] = enter, leave = graph.node(), graph.node()
-        cost = weight(v) if policy != "none" or not repeatable(v) else INFINITE
+        cost = 1 if v in stored else weight(v) if policy != "none" or not repeatable(v) else INFINITE
         graph.edge(enter, leave, cost)
         if not repeatable(v):
             graph.edge(source, enter, INFINITE)
@@ -89,8 +96,8 @@ def _kept(made: dict[Value, Op], wanted: Sequence[Value], free: Collection[Value
                     graph.edge(nodes[x][1], enter, INFINITE)
     for v in wanted:
         graph.edge(nodes[v][1], sink, INFINITE)
-    near = graph.cut(source, sink)
-    return {v: None for v, (enter, leave) in nodes.items() if enter in near and leave not in near}
+    far = graph.cut(source, sink)
+    return {v: None for v, (enter, leave) in nodes.items() if leave in far and enter not in far}
 
 
 class _Flow:
@@ -112,11 +119,11 @@ class _Flow:
             self.room.append(r)
 
     def cut(self, source: int, sink: int) -> set[int]:
-        """The nodes on the source's side of a minimum cut."""
+        """The nodes on the sink's side of the minimum cut that is nearest to the sink: the least is computed again."""
         while True:
             level = self.levels(source)
             if sink not in level:
-                return set(level)
+                return self.reaching(sink)
             nexts = [0] * len(self.out)
             while self.push(source, sink, level, nexts):
                 pass
@@ -131,6 +138,16 @@ class _Flow:
                     level[self.to[e]] = level[a] + 1
                     queue.append(self.to[e])
         return level
+
+    def reaching(self, sink: int) -> set[int]:
+        """The nodes from which more could still flow to the sink."""
+        found, todo = {sink}, [sink]
+        while todo:
+            for e in self.out[todo.pop()]:
+                if self.room[e ^ 1] and self.to[e] not in found:
+                    found.add(self.to[e])
+                    todo.append(self.to[e])
+        return found
 
     def push(self, source: int, sink: int, level: dict[int, int], nexts: list[int]) -> bool:
         """Fill one path from source to sink; without recursion, for graphs of any depth."""

@@ -167,13 +167,14 @@ def _ordinary(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> S
 
 @dataclass(frozen=True)
 class Halves:
-    """A region taken apart. `forward` yields its results, then `saved` values; `backward` takes the arguments `reads`, the
-    saved values, cotangents of the results `of`, running totals for the arguments `totals`; it yields those of `wrt`."""
+    """A region taken apart. `forward` yields its results, then values that are kept; `backward` takes the arguments `reads`,
+    what `forward` yields at the places `saved`, cotangents of the results `of`, running totals for the arguments `totals`; it
+    yields those of `wrt`."""
 
     forward: Block
     backward: Block
     reads: tuple[int, ...]
-    saved: tuple[Type, ...]
+    saved: tuple[int, ...]
     of: tuple[int, ...]
 
 
@@ -184,9 +185,10 @@ def halves(
     of: Sequence[int],
     free: Collection[int],
     totals: Collection[int] = (),
+    stored: Collection[int] = (),
 ) -> Halves:
     """Take a region apart. `free`: the arguments the reverse pass can be given for nothing; the cotangents of those in
-    `totals` are added to a running total."""
+    `totals` are added to a running total; the results `stored` are there afterwards anyway."""
     fb, bb = Builder(), Builder()
     args = [Value(a.type, None, i, a.name) for i, a in enumerate(block.args)]
     tape = Tape(cx, fb, [args[i] for i in wrt])
@@ -203,7 +205,7 @@ def halves(
     grads = [cts.whole(bb, args[i]) for i in wrt]
     known = {*given, *start.values(), *(r for op in bb.ops for r in op.results)}
     needed = dict.fromkeys(v for vs in [*(op.operands for op in bb.ops), grads] for v in vs if v not in known)
-    saved, again = residuals.choose(fb.ops, needed, {args[i] for i in free}, cx.save)
+    saved, again = residuals.choose(fb.ops, needed, {args[i] for i in free}, cx.save, {outs[j] for j in stored})
     place = {a: i for i, a in enumerate(args) if a not in saved}
     used = {*needed, *(v for op in again for v in op.operands)}
     reads = sorted(place[v] for v in used if v in place)
@@ -215,8 +217,11 @@ def halves(
     back = Builder()
     clone_ops(back, [*again, *bb.ops], env)
     backward = Block(taken, back.ops, [env[v] for v in grads])
-    forward = Block(args, fb.ops, [*outs, *saved])
-    return Halves(forward, backward, tuple(reads), tuple(v.type for v in saved), tuple(of))
+    known_at = {outs[j]: j for j in stored}
+    extra = [v for v in saved if v not in known_at]
+    known_at |= {v: len(outs) + k for k, v in enumerate(extra)}
+    forward = Block(args, fb.ops, [*outs, *extra])
+    return Halves(forward, backward, tuple(reads), tuple(known_at[v] for v in saved), tuple(of))
 
 
 def _floats(values: Sequence[Value]) -> list[int]:
@@ -232,7 +237,7 @@ def _if(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Sequenc
     places: list[list[int]] = []
     for h in parts:
         taken: list[int] = []
-        for t in h.saved:
+        for t in [v.type for v in h.forward.outs[len(op.results) :]]:
             at = next((i for i, s in enumerate(slots) if s == t and i not in taken), None)
             if at is None:
                 at = len(slots)
@@ -301,11 +306,11 @@ def _scan(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
     stacked = [j for j in range(nc, len(op.results)) if is_float(op.results[j])]
     length: Dim = op.attrs["length"] if op.attrs["length"] is not None else operands[nc + nk].shape[0]
     wrt = [*carries, *consts, *slices]
-    h = halves(tape.cx, body, wrt, [*carries, *stacked], range(nc, len(operands)), consts)
+    h = halves(tape.cx, body, wrt, [*carries, *stacked], range(nc, len(operands)), consts, range(nc, len(op.results)))
     n = len(op.results)
     attrs = {**op.attrs, "length": length}
     results = tape.b.emit("scan", *operands, blocks=[h.forward], loc=op.loc, **attrs)
-    kept = results[n:]
+    kept = [results[k] for k in h.saved]
 
     def pull(b: Builder, cts: Cotangents) -> None:
         state = [cts.whole(b, results[i]) for i in carries]
