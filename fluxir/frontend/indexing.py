@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.errors import error
+from fluxir.errors import FluxError, error
 from fluxir.frontend.tensor import Tensor, as_tensor, cast, constant, emit, is_scalar, promote_operands
 from fluxir.frontend.trace import here, scope
 from fluxir.ir.dims import Dim, Poly, ceildiv, facts, maximum, minimum, prove_le
@@ -221,12 +221,23 @@ def _slice(axis: int, size: Dim, s: slice) -> AxisSlice:
     return AxisSlice(axis, size, start, step, ceildiv(maximum(start - stop, 0), -step))
 
 
+def _planned(x: Tensor, key: Any) -> Plan:
+    """`plan`, whose errors show the types of the tensor and the indices."""
+    try:
+        return plan(x, key)
+    except FluxError as e:
+        from fluxir.frontend.labels import label
+
+        label(e, {"the tensor": x, "the index": key})
+        raise
+
+
 # ---- reading --------------------------------------------------------------------------------------------------------------
 
 
 def getitem(x: Tensor, key: Any) -> Tensor:
     """`x[key]`."""
-    p = plan(x, key)
+    p = _planned(x, key)
     y = _take_slices(x, p)
     if not p.tensors:
         shape = p.shape
@@ -365,7 +376,7 @@ def update(x: Tensor, key: Any, value: Any, mode: str) -> Tensor:
         return where_mask(
             x, key, value, lambda old, v: v if mode == "set" else emit(_COMBINE[mode], *promote_operands(old, v))
         )
-    p = plan(x, key)
+    p = _planned(x, key)
     from fluxir.frontend.api_manipulation import same_shape
 
     v = _fitting(value, x)

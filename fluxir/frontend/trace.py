@@ -150,20 +150,6 @@ def raised_by_user(e: BaseException) -> Location | None:
     return None if ours else at
 
 
-def _name_operands(e: FluxError, values: Sequence[Value]) -> None:
-    """Replace `operand 0` in an error's labels by the user's name for it, where a local variable holds it."""
-    frame = user_frame()
-    if frame is None:
-        return
-    from fluxir.frontend.tensor import Tensor
-
-    names = {t.value: n for n, t in list(frame.f_locals.items()) if isinstance(t, Tensor)}
-    for i, v in enumerate(values):
-        label = (v.name or f"operand {i}", str(v.type))
-        if label in e.labels and v in names:
-            e.labels[e.labels.index(label)] = (names[v], str(v.type))
-
-
 # ---- scopes ----------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +200,9 @@ class Scope:
         try:
             results = self.builder.emit(name, *values, blocks=blocks, **attrs)
         except FluxError as e:
-            _name_operands(e, values)
+            from fluxir.frontend.labels import name_operands
+
+            name_operands(e, values)
             raise
         if target and len(results) == 1:
             # `h = f(x)` names the last op that f makes: an op made later at the same place takes the name over.
@@ -351,9 +339,15 @@ def public(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _scope.get() is not None:
-            return fn(*args, **kwargs)
-        return eager(fn, *args, **kwargs)  # type: ignore[no-any-return]
+        try:
+            if _scope.get() is not None:
+                return fn(*args, **kwargs)
+            return eager(fn, *args, **kwargs)  # type: ignore[no-any-return]
+        except FluxError as e:
+            from fluxir.frontend.labels import label_call
+
+            label_call(e, fn, args, kwargs)
+            raise
 
     return call
 
