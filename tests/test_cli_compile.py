@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluxir import config
+import fluxir as fx
+from fluxir import FluxError, config
 from fluxir.cli import main
 from fluxir.ir.parser import parse_module
 from fluxir.ir.printer import print_module
@@ -352,6 +353,23 @@ def test_ops_and_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"fold", "cse", "dce", "inline", "expand", "fuse", "plan"} <= names
     assert run_json(capsys, "passes", "fuse")["options"]["max_ops"]["default"] == 64
     assert failure(capsys, "passes", "fusee")[:2] == ("FX0401", 2)
+
+
+def test_lowered_ir_is_compiled_only_where_it_is_trusted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["compile", "m.fx", "--dump-dir", str(tmp_path / "d")]) == 0
+    capsys.readouterr()
+    dump = str(tmp_path / "d" / "loops.fx")
+    for verb in (
+        ["compile", dump, "-o", str(tmp_path / "l.fxb")],
+        ["run", dump, "-i", "x=random", "-i", "k=1", "--dim", "B=2"],
+    ):
+        assert failure(capsys, *verb)[:2] == ("FX0813", 1)
+        assert main([*verb, "--trust"]) == 0
+        capsys.readouterr()
+    assert main(["show", dump, "--stage", "loops"]) == 0 and main(["verify", dump]) == 0
+    with pytest.raises(FluxError, match="FX0813"):
+        fx.load_model(dump)
+    assert fx.load_model(dump, trust=True).entries
 
 
 def test_cache_explain_says_why_an_entry_is_another(capsys: pytest.CaptureFixture[str]) -> None:

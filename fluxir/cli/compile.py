@@ -16,7 +16,7 @@ from ..target import parse_target
 from .arrays import dim_sizes
 from .common import Output, bytes_text, table, verb
 from .files import make_directory, write_bytes, write_text
-from .models import ENTRY, load_file, lowered
+from .models import ENTRY, TRUST, load_file, lowered
 
 if TYPE_CHECKING:
     from ..driver import Compiled
@@ -43,6 +43,7 @@ One artifact serves all sizes of a symbolic dimension; --dim makes one for a sin
 @click.option(
     "--assemble", is_flag=True, help="For a GPU target, also assemble the PTX with ptxas and show what it says."
 )
+@TRUST
 @ENTRY
 def command(
     output: Output,
@@ -52,6 +53,7 @@ def command(
     passes: str | None,
     assemble: bool,
     entry: str | None,
+    trust: bool,
 ) -> None:
     sizes = dim_sizes(dims)
     target = parse_target(config.get().target)
@@ -63,7 +65,7 @@ def command(
         raise error("FX0904", f"--assemble is for GPU targets, and {target.name} is a CPU")
     begin = time.perf_counter()
     output.progress(f"reading {file}")
-    program = lowered(load_file(file), entry, sizes)
+    program = lowered(load_file(file, trust), entry, sizes)
     traced = time.perf_counter()
     output.progress(f"compiling for {target.name}")
     compiled = program.compile(target, passes=passes)

@@ -17,32 +17,44 @@ import click
 from .. import ops as ops
 from ..driver import Lowered
 from ..errors import error
-from ..frontend.loader import ModelFile, load_model, module_entries
+from ..frontend.loader import ModelFile, load_model, module_entries, require_tensor_level
 from ..ir.core import Module
 from ..ir.parser import parse_module, read_module
 from ..runtime.artifact import read_artifact
 
-__all__ = ["ENTRY", "load_entry", "load_file", "load_text_module", "lowered", "signature"]
+__all__ = ["ENTRY", "TRUST", "load_entry", "load_file", "load_text_module", "lowered", "signature"]
 
 ENTRY = click.option("--entry", metavar="NAME", help="The entry point, where the file has several.")
 """The option ``--entry``, the same for every verb."""
 
 
-def load_file(path: str) -> ModelFile:
-    """The entry points of a ``.py``, ``.fx`` or ``.fxb`` file.
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    help="Also take lowered IR (a dump of a later stage), whose loads and stores are not checked.",
+)
+"""The option ``--trust`` of the verbs that make machine code of a file."""
+
+
+def load_file(path: str, trust: bool = True) -> ModelFile:
+    """The entry points of a ``.py``, ``.fx`` or ``.fxb`` file. Without ``trust`` lowered IR is FX0813: verbs that only read
+    trust every file, those that make machine code ask.
 
     Raises FX0808 for another kind of file, FX0316 where there is no entry point, FX0317 where a Python file fails
     while it runs, FX0803 where it cannot be read, and whatever is wrong with the program itself.
     """
     if _suffix(path) != ".fxb":
-        return load_model(path)
-    return ModelFile(Path(path), module_entries(load_text_module(path)))
+        return load_model(path, trust=trust)
+    module = load_text_module(path)
+    if not trust:
+        require_tensor_level(module, path)
+    return ModelFile(Path(path), module_entries(module))
 
 
-def load_entry(path: str, entry: str | None) -> Lowered:
+def load_entry(path: str, entry: str | None, trust: bool = True) -> Lowered:
     """The entry point called ``entry``; without a name the only one, or ``main``. Raises FX0613 where that is not
     there."""
-    return lowered(load_file(path), entry)
+    return lowered(load_file(path, trust), entry)
 
 
 def lowered(file: ModelFile, entry: str | None, sizes: Mapping[str, int] = {}) -> Lowered:

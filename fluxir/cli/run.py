@@ -44,6 +44,11 @@ fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
     "--repeat", default=1, show_default=True, type=click.IntRange(1, 10**9), help="Run this often, and print the times."
 )
 @click.option("--entry", metavar="NAME", help="The entry point, where the file has several.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Also run lowered IR (a dump of a later stage), whose loads and stores are not checked.",
+)
 def command(
     output: Output,
     file: str,
@@ -53,8 +58,9 @@ def command(
     seed: int,
     repeat: int,
     entry: str | None,
+    trust: bool,
 ) -> None:
-    program = _load(output, file, entry)
+    program = _load(output, file, entry, trust)
     given = make_inputs(program.spec, assignments(inputs, "--input"), dim_sizes(dims), seed)
     wanted = _wanted(program.spec, assignments(outputs, "--output"))
     times = []
@@ -142,7 +148,7 @@ def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mappin
     return [arrays[name] for name in names]
 
 
-def _load(output: Output, file: str, entry: str | None) -> Program | GpuProgram:
+def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program | GpuProgram:
     device = config.get().device
     if device == "vgpu":
         raise _no_device(device)
@@ -164,7 +170,7 @@ def _load(output: Output, file: str, entry: str | None) -> Program | GpuProgram:
 
         target = cuda.target_of(device)
     output.progress(f"compiling {file}")
-    compiled = load_entry(file, entry).compile(target)
+    compiled = load_entry(file, entry, trust).compile(target)
     return compiled.program if device == "cpu" else _on_device(device, compiled.spec, compiled.code, compiled.constants)
 
 

@@ -235,11 +235,12 @@ class ModelFile:
         return self.entries[name]
 
 
-def load_model(path: str | Path) -> ModelFile:
+def load_model(path: str | Path, *, trust: bool = False) -> ModelFile:
     """The entry points of a model file: a `.py`, which is run, or a `.fx`, which is only read.
 
-    Raises FX0803 for a file that cannot be read, FX0808 for another suffix, FX0317 for a `.py` that fails, FX0316 for a
-    file without entry points.
+    A `.fx` may come from anybody as long as it holds tensor functions: they cannot say which memory they touch. Lowered
+    functions (dumps of later stages) can, and are refused without `trust` (FX0813). Raises FX0803 for a file that cannot be
+    read, FX0808 for another suffix, FX0317 for a `.py` that fails, FX0316 for a file without entry points.
     """
     p = Path(path)
     if p.suffix == ".py":
@@ -247,7 +248,10 @@ def load_model(path: str | Path) -> ModelFile:
     elif p.suffix == ".fx":
         from fluxir.ir.parser import read_module
 
-        entries = module_entries(read_module(p))
+        module = read_module(p)
+        if not trust:
+            require_tensor_level(module, str(p))
+        entries = module_entries(module)
     else:
         raise error("FX0808", f"{p} is not a model file", help="a model is a .py with @fx.model or a .fx with IR text")
     if not entries:
@@ -257,6 +261,17 @@ def load_model(path: str | Path) -> ModelFile:
             help="mark a function with @fx.model" if p.suffix == ".py" else "it holds no tensor function",
         )
     return ModelFile(p, entries)
+
+
+def require_tensor_level(m: Module, path: str) -> None:
+    """FX0813 where a module holds functions that state their own loads and stores."""
+    lowered = [f for f in m.funcs.values() if f.level != "tensor"]
+    if lowered:
+        raise error(
+            "FX0813",
+            f"{path} holds the {lowered[0].level} function @{lowered[0].name}, which says itself which memory it touches",
+            help="only if you trust where it comes from: --trust, or load_model(path, trust=True)",
+        )
 
 
 def _run_python(path: Path) -> dict[str, Entry]:
