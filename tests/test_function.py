@@ -1242,3 +1242,15 @@ def test_recursion_without_end() -> None:
     with pytest.raises(FluxError) as caught:
         trace(fx.function(recursion_unmarked), [np.int64(3)])
     assert caught.value.code in ("FX0301", "FX0310") and "@fx.function" in str(caught.value.help)
+
+
+def test_a_long_unrolled_loop_with_an_early_end_compiles() -> None:
+    @fx.jit
+    def halvings(x: Any) -> Any:
+        for step in range(60):  # a Python range: 60 branches, one in the other's results
+            if x < 1:
+                return step, x
+            x = x / 2
+        return 60, x
+
+    assert [int(v) for v in halvings(np.float32(100))] == [7, 0]

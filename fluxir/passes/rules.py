@@ -88,6 +88,11 @@ class Rule:
         return f"{self.name} ({self.where})"
 
 
+def _size(block: Block) -> int:
+    """A measure of a program: its ops, and what they take and give."""
+    return sum(1 + len(op.operands) + len(op.results) + sum(map(_size, op.blocks)) for op in block.ops)
+
+
 @dataclass
 class RuleSet:
     """Rules that run together, found by the op they replace."""
@@ -145,7 +150,8 @@ class RuleSet:
     # ---- running
     def run(self, func: Func, rules: Counter[str], between: Callable[[Func], Func] | None = None) -> Func:
         """Apply the rules until none fires; `between` tidies up after each round. FX0405 if there is no end."""
-        for _ in range(MAX_ROUNDS):
+        rounds, smallest = 0, _size(func.block)
+        while rounds < MAX_ROUNDS:
             fired: Counter[str] = Counter()
             uses = count_uses(func.block)
             new = rewrite_func(func, lambda b, op, operands, blocks: self.step(b, op, operands, blocks, uses, fired))  # noqa: B023
@@ -153,6 +159,9 @@ class RuleSet:
             if not fired:
                 return func
             func = between(new) if between is not None else new
+            # A chain of n `if`s loses an unused result in n rounds, from its end to its start. Shrinking comes to an end.
+            size = _size(func.block)
+            rounds, smallest = (0, size) if size < smallest else (rounds + 1, smallest)
         last = ", ".join(str(self.rules[n]) for n in fired)
         raise error(
             "FX0405",
