@@ -115,10 +115,10 @@ declare(
     "lowered IR from a file that is not trusted",
     "user",
     """
-    A `.fx` file of tensor functions may come from anybody: every access to memory is made by the compiler. A dump of a later
-    stage holds `host` and `kernel` functions, which state their loads and stores themselves; compiled, they can read and write
-    anything the process can. `fluxir show`, `verify` and `opt` read such a file; `compile` and `run` need `--trust`, and
-    `fx.load_model` needs `trust=True`.
+    A `.fx` file of tensor functions may come from anybody: every access to memory is made by the compiler. A dump of a
+    later stage holds `host` and `kernel` functions, which state their loads and stores themselves; compiled, they can
+    read and write anything the process can. `fluxir show`, `verify` and `opt` read such a file; `compile` and `run`
+    need `--trust`, and `fx.load_model` needs `trust=True`.
     """,
 )
 

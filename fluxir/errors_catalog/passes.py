@@ -117,8 +117,8 @@ declare(
     "cotangent or tangent of another type",
     "user",
     """
-    A cotangent has the structure, shapes and types of the result it belongs to, a tangent those of the argument: nothing is
-    broadcast or converted, because a mistake there gives wrong numbers without a sign.
+    A cotangent has the structure, shapes and types of the result it belongs to, a tangent those of the argument: nothing
+    is broadcast or converted, because a mistake there gives wrong numbers without a sign.
 
         out, pull = fx.vjp(f, x)        out is f32[3]
         pull(1.0)                       a number stands for an array full of it: fine
@@ -131,10 +131,10 @@ declare(
     "a rule does not fit its function",
     "user",
     """
-    The forward and backward functions of `fx.custom_vjp`, or the rule of `fx.custom_jvp`, return something else than they
-    must: `fwd(*args)` returns `(out, residuals)`, `bwd(residuals, cotangent)` a tuple with one cotangent for each argument
-    (None for zero), a jvp rule `rule(primals, tangents)` returns `(out, tangent_out)`. Structures, shapes and types are those
-    of the function's result and arguments.
+    The forward and backward functions of `fx.custom_vjp`, or the rule of `fx.custom_jvp`, return something else than
+    they must: `fwd(*args)` returns `(out, residuals)`, `bwd(residuals, cotangent)` a tuple with one cotangent for each
+    argument (None for zero), a jvp rule `rule(primals, tangents)` returns `(out, tangent_out)`. Structures, shapes and
+    types are those of the function's result and arguments. Traced values from outside are passed as arguments.
     """,
 )
 
