@@ -87,7 +87,7 @@ _NAMES: dict[str, str] = {
 }
 
 _MODULES: dict[str, str] = {
-    "linalg": _FRONTEND + "linalg",
+    "linalg": "fluxir.linalg",
     "nn": _FRONTEND + "nn",
     "random": _FRONTEND + "random",
     "tree": _FRONTEND + "tree",
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from fluxir.driver import load as load
     from fluxir.embed import jit as jit
     from fluxir.errors import FluxError as FluxError
-    from fluxir.frontend import linalg as linalg
+    from fluxir import linalg as linalg
     from fluxir.frontend import nn as nn
     from fluxir.frontend import random as random
     from fluxir.frontend import tree as tree

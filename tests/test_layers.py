@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent / "fluxir"
 
 LEAVES = {"errors", "config", "target"}
 COMPILER = {"frontend", "passes", "schedule", "codegen"}
-EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "custom", "report", "errors_catalog"}
+EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "custom", "linalg", "report", "errors_catalog"}
 LIBRARY = {"nn", "optim", "data", "ode"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "driver": EVERYTHING - {"errors_catalog", "embed", "report"},
     "custom": LEAVES | {"frontend", "transform"},
     "transform": LEAVES | {"ir", "ops", "frontend", "passes", "driver"},
+    "linalg": LEAVES | {"ir", "frontend", "custom"},
     "embed": EVERYTHING - {"errors_catalog", "dump", "report"},
     # The library on top sees what every user sees: names of the package itself, no room of the compiler.
     **{room: {"fluxir"} | LIBRARY for room in LIBRARY},

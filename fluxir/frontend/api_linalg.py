@@ -1,4 +1,4 @@
-"""Products of tensors: matmul and its kin, diagonals, `fx.linalg` without decompositions.
+"""Products of tensors: matmul and its kin, diagonals, norms of vectors.
 
 All of them are one op, `dot`, with the axes arranged around it. Operands meet in a common type first.
 """
@@ -15,7 +15,6 @@ from fluxir.errors import error
 from fluxir.frontend.api_creation import _diagonal_mask, iota
 from fluxir.frontend.api_elementwise import float_operand
 from fluxir.frontend.api_manipulation import moveaxis, reshape, swapaxes
-from fluxir.frontend.api_reduce import axes_of
 from fluxir.frontend.api_reduce import max as max_
 from fluxir.frontend.api_reduce import min as min_
 from fluxir.frontend.api_reduce import sum as sum_
@@ -269,9 +268,20 @@ def vander(x: Any, n: int | None = None, increasing: bool = False) -> Tensor:
 # ---- fx.linalg ----------------------------------------------------------------------------------------------------------------
 
 
+def root_of_squares(t: Tensor, axis: Any, keepdims: bool) -> Tensor:
+    """The Euclidean norm over `axis`. Its gradient at 0 is 0: the root is taken of 1 there, and not used."""
+    s = sum_(emit("mul", t, t), axis=axis, keepdims=keepdims)
+    zero = constant(0, t.dtype)
+    none = emit("eq", s, zero)
+    return emit("select", none, zero, emit("sqrt", emit("select", none, constant(1, t.dtype), s)))
+
+
 @public
 def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Tensor:
-    """The norm of the elements along `axis`: any order, including 0 (count of non-zeros), inf, -inf."""
+    """The norm of the elements along `axis`: any order, including 0 (count of non-zeros), inf, -inf.
+
+    The gradient of the 2-norm at a zero vector is 0.
+    """
     t = float_operand("norm", x)
     if isinstance(ord, str):
         raise error(
@@ -290,67 +300,10 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
     if ord == 1:
         return sum_(size, axis=axis, keepdims=keepdims)
     if ord == 2:
-        return emit("sqrt", sum_(emit("mul", t, t), axis=axis, keepdims=keepdims))
+        return root_of_squares(t, axis, keepdims)
     p = float(ord)
     total = sum_(emit("pow", size, constant(p, t.dtype)), axis=axis, keepdims=keepdims)
     return emit("pow", total, constant(1 / p, t.dtype))
-
-
-@public
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Tensor:
-    """The norm of the last two axes: "fro", 1, -1, inf, -inf. The others need a decomposition."""
-    t = float_operand("matrix_norm", x)
-    if t.ndim < 2:
-        raise error(
-            "FX0220", f"a matrix has 2 axes, {t.type} has {t.ndim}", help="use fx.linalg.vector_norm", loc=here()
-        )
-    if ord == "fro":
-        return emit("sqrt", sum_(emit("mul", t, t), axis=(-2, -1), keepdims=keepdims))
-    if ord not in (1, -1, math.inf, -math.inf):
-        raise error("FX0221", f"matrix_norm: no order {ord!r}", help='orders: "fro", 1, -1, inf, -inf', loc=here())
-    sums = sum_(emit("abs", t), axis=-2 if abs(ord) == 1 else -1, keepdims=True)
-    r = (max_ if ord > 0 else min_)(sums, axis=(-2, -1), keepdims=True)
-    return r if keepdims else reshape(r, t.shape[:-2])
-
-
-@public
-def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """numpy's norm: of vectors along one axis, of matrices along two, of all elements by default."""
-    t = float_operand("norm", x)
-    if axis is None and (ord is None or t.ndim == 1):
-        return vector_norm(t, keepdims=keepdims, ord=2 if ord is None else ord)
-    axes = axes_of("norm", t, axis) if axis is not None else tuple(range(t.ndim))
-    if len(axes) == 1:
-        return vector_norm(t, axis=axes[0], keepdims=keepdims, ord=2 if ord is None else ord)
-    if len(axes) != 2:
-        raise error("FX0220", f"norm of order {ord!r} over {len(axes)} axes", help="name one axis or two", loc=here())
-    first, second = axis if axis is not None else axes
-    r = matrix_norm(moveaxis(t, (first, second), (-2, -1)), ord="fro" if ord is None else ord)
-    if not keepdims:
-        return r
-    return reshape(r, tuple(1 if i in axes else d for i, d in enumerate(t.shape)))
-
-
-@public
-def matrix_power(x: Any, n: int, /) -> Tensor:
-    """A square matrix multiplied with itself n times, n at least 0 (negative powers need an inverse)."""
-    from fluxir.frontend.api_creation import eye
-
-    t = as_tensor(x)
-    if t.ndim < 2 or not require_equal(t.shape[-1], t.shape[-2]):
-        raise error("FX0220", f"matrix_power takes square matrices, not {t.type}", loc=here())
-    if n < 0:
-        raise error("FX0221", f"matrix_power: the power {n} is negative", loc=here())
-    if n == 0:
-        return emit("broadcast", eye(t.shape[-1], dtype=t.dtype), shape=t.shape)
-    result: Tensor | None = None
-    while n:
-        if n & 1:
-            result = t if result is None else matmul(result, t)
-        n >>= 1
-        t = matmul(t, t) if n else t
-    assert result is not None
-    return result
 
 
 @public
