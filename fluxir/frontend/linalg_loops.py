@@ -12,12 +12,12 @@ from typing import Any
 
 from fluxir.frontend.api_creation import eye, iota, tril, triu, zeros
 from fluxir.frontend.api_elementwise import where
-from fluxir.frontend.api_indexing import take_along_axis
+from fluxir.frontend.api_indexing import take, take_along_axis
 from fluxir.frontend.api_manipulation import broadcast_to, concat, swapaxes
 from fluxir.frontend.api_reduce import argmax
 from fluxir.frontend.api_reduce import sum as sum_
 from fluxir.frontend.control import scan, while_loop
-from fluxir.frontend.tensor import Tensor, constant, emit
+from fluxir.frontend.tensor import Tensor, as_tensor, constant, emit
 from fluxir.ir.dims import Dim, minimum
 from fluxir.ir.dtypes import i64
 
@@ -26,7 +26,7 @@ from fluxir.ir.dtypes import i64
 
 def _starts(t: Tensor, i: Any, j: Any) -> list[Tensor]:
     zero = constant(0, i64)
-    at = [x if isinstance(x, Tensor) else constant(x, i64) for x in (i, j)]
+    at = [constant(x, i64) if isinstance(x, int) else as_tensor(x) for x in (i, j)]
     return [*[zero] * (t.ndim - 2), *at]
 
 
@@ -61,6 +61,11 @@ def mt(t: Tensor) -> Tensor:
     return swapaxes(t, -1, -2)
 
 
+def is_zero(n: Dim) -> bool:
+    """Whether a size is known to be 0: loops over nothing are left out, since there is no row to read."""
+    return isinstance(n, int) and n == 0
+
+
 def _rows(n: Dim) -> Tensor:
     return iota((n, 1))
 
@@ -78,6 +83,8 @@ def substitute(a: Tensor, b: Tensor, *, lower: bool, unit: bool) -> Tensor:
     Row by row: what is solved already times a row of `a` is one product, rows still to come are zeros.
     """
     n = a.shape[-1]
+    if is_zero(n):
+        return b
     a = tril(a, -1 if unit else 0) if lower else triu(a, 1 if unit else 0)
 
     def step(x: Tensor, i: Tensor) -> tuple[Tensor, None]:
@@ -91,6 +98,8 @@ def substitute(a: Tensor, b: Tensor, *, lower: bool, unit: bool) -> Tensor:
 def cholesky_loop(a: Tensor) -> Tensor:
     """The lower triangle l with l l^T = a; reads the lower triangle. NaN from the first column on that has no root."""
     n = a.shape[-1]
+    if is_zero(n):
+        return a
     i = _rows(n)
 
     def step(l: Tensor, j: Tensor) -> tuple[Tensor, None]:
@@ -119,6 +128,8 @@ def lu_loop(a: Tensor) -> tuple[Tensor, Tensor]:
     m, n = a.shape[-2:]
     i, j = _rows(m), iota((n,))
     perm = broadcast_to(iota((m, 1)), (*a.shape[:-2], m, 1))
+    if is_zero(m) or is_zero(n):
+        return a, perm[..., 0]
 
     def step(carry: tuple[Tensor, Tensor], k: Tensor) -> tuple[tuple[Tensor, Tensor], None]:
         x, perm = carry
@@ -144,6 +155,8 @@ def triangular_cofactors(u: Tensor) -> Tensor:
     where the rows below have been multiplied by u_ii.
     """
     n = u.shape[-1]
+    if is_zero(n):
+        return u
     i, j = _rows(n), iota((n,))
 
     def step(carry: tuple[Tensor, Tensor], k: Tensor) -> tuple[tuple[Tensor, Tensor], None]:
@@ -169,6 +182,8 @@ def qr_loop(a: Tensor, cols: Dim | None) -> tuple[Tensor, Tensor]:
     """
     m, n = a.shape[-2:]
     k = minimum(m, n)
+    if is_zero(k):
+        return a if cols is None else eye_like(a, m, cols), a
     i = _rows(m)
 
     def step(carry: tuple[Tensor, Tensor], t: Tensor) -> tuple[tuple[Tensor, Tensor], None]:
@@ -207,48 +222,59 @@ def orthogonal_rows(w: Tensor, v: Tensor | None, tolerance: Any) -> tuple[Tensor
     """Rotate pairs of rows of w [..., n, m] until all are orthogonal; rows of `v` go along. One-sided Jacobi.
 
     In a round n / 2 disjoint pairs are rotated at once; rows then move on as teams in a tournament (the circle method), so
-    that in n - 1 rounds, a sweep, each meets each other. Sweeps go on while some pair was further from orthogonal than
-    `tolerance`, the cosine of their angle; at most SWEEPS.
+    that in n - 1 rounds, a sweep, each meets each other and all are back where they were. Sweeps go on while some pair was
+    further from orthogonal than `tolerance`, the cosine of their angle; at most SWEEPS.
     """
     n, m = w.shape[-2:]
+    if is_zero(n):
+        return w, v
     rows = w if v is None else concat([w, v], axis=-1)
-    padded = (n + 1) // 2 * 2
-    if padded != n:
-        rows = concat([rows, _zeros(rows, padded - n, rows.shape[-1])], axis=-2)
-    half = padded // 2
+    half = (n + 1) // 2
+    if 2 * half != n:
+        rows = concat([rows, _zeros(rows, 2 * half - n, rows.shape[-1])], axis=-2)
+    came = _moves(half)  # the row that stands at each place after the round
+    partner = where(came < half, came + half, came - half)
+    pair, first = where(came < half, came, came - half), (came < half)[:, None]
 
-    def round_(carry: tuple[Tensor, Tensor, Tensor], _: Any) -> tuple[tuple[Tensor, Tensor, Tensor], None]:
-        top, low, worst = carry
-        x, y = top[..., :m], low[..., :m]
-        a, b, c = (sum_(p * q, axis=-1, keepdims=True) for p, q in ((x, x), (y, y), (x, y)))
+    def round_(carry: tuple[Tensor, Tensor], _: Any) -> tuple[tuple[Tensor, Tensor], None]:
+        rows, worst = carry
+        top, low = rows[..., :half, :m], rows[..., half:, :m]
+        a, b, c = (sum_(p * q, axis=-1, keepdims=True) for p, q in ((top, top), (low, low), (top, low)))
         size = emit("sqrt", a) * emit("sqrt", b)
         off = emit("abs", c) / where(size == 0, 1, size)
-        straight = (c == 0) | (off <= tolerance / 8)
+        straight = off <= tolerance / 8
         zeta = (b - a) / where(straight, 1, 2 * c)
         t = 1 / (emit("abs", zeta) + emit("sqrt", 1 + zeta * zeta))  # the tangent of the smaller angle
         t = where(straight, 0, where(zeta < 0, -t, t))
-        cos = emit("rsqrt", 1 + t * t)
-        sin = cos * t
-        new_top, new_low = cos * top - sin * low, sin * top + cos * low
+        cos = 1 / emit("sqrt", 1 + t * t)
+        sin = take(cos * t, pair, axis=-2)
         worst = emit("maximum", worst, emit("max", off, axes=tuple(range(off.ndim))))
-        if half == 1:
-            return (new_top, new_low, worst), None
-        top = concat([new_top[..., :1, :], new_low[..., :1, :], new_top[..., 1:-1, :]], axis=-2)
-        low = concat([new_low[..., 1:, :], new_top[..., -1:, :]], axis=-2)
-        return (top, low, worst), None
+        rows = take(cos, pair, axis=-2) * take(rows, came, axis=-2) + where(first, -sin, sin) * take(
+            rows, partner, axis=-2
+        )
+        return (rows, worst), None
 
     def sweep(state: Any) -> Any:
-        top, low, _, count = state
-        (top, low, worst), _ = scan(round_, (top, low, constant(0, w.dtype)), None, length=padded - 1)
-        return top, low, worst, count + 1
+        rows, _, count = state
+        (rows, worst), _ = scan(round_, (rows, constant(0, w.dtype)), None, length=2 * half - 1)
+        return rows, worst, count + 1
 
-    start = (rows[..., :half, :], rows[..., half:, :], constant(1, w.dtype), constant(0, i64))
-    top, low, _, _ = while_loop(lambda s: (s[2] > tolerance) & (s[3] < SWEEPS), sweep, start)
-    rows = concat([top, low], axis=-2)[..., :n, :]
+    start = (rows, constant(1, w.dtype), constant(0, i64))
+    rows, _, _ = while_loop(lambda s: (s[1] > tolerance) & (s[2] < SWEEPS), sweep, start)
+    if 2 * half != n:
+        rows = take(rows, iota((n,)), axis=-2)  # not a slice, whose size a symbol would leave as a minimum of two
     return rows[..., :m], None if v is None else rows[..., m:]
 
 
+def _moves(half: Dim) -> Tensor:
+    """The circle method on the places 0, 1, ... half - 1 above half, ... 2 half - 1: place 0 stays, the others go round."""
+    i = iota((2 * half,))
+    last = where(as_tensor(half) == 1, half, half - 1)
+    above = where(i == 0, 0, where(i == 1, half, i - 1))
+    return where(i < half, above, where(i == 2 * half - 1, last, i + 1))
+
+
 __all__ = [
-    "cholesky_loop", "column", "element", "eye_like", "lu_loop", "mt", "orthogonal_rows", "put", "qr_loop",
+    "cholesky_loop", "column", "element", "eye_like", "is_zero", "lu_loop", "mt", "orthogonal_rows", "put", "qr_loop",
     "row", "substitute", "triangular_cofactors",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from fluxir.custom import custom_jvp
 from fluxir.errors import error
-from fluxir.frontend.api_creation import eye, stop_gradient, zeros
+from fluxir.frontend.api_creation import eye, stop_gradient, zeros, zeros_like
 from fluxir.frontend.api_elementwise import abs as abs_
 from fluxir.frontend.api_elementwise import ceil, float_operand, log2, minimum, where
 from fluxir.frontend.api_linalg import diagonal as _diagonal
@@ -20,7 +20,7 @@ from fluxir.frontend.api_reduce import max as max_
 from fluxir.frontend.api_reduce import min as min_
 from fluxir.frontend.api_reduce import sum as sum_
 from fluxir.frontend.control import while_loop
-from fluxir.frontend.linalg_loops import eye_like, mt
+from fluxir.frontend.linalg_loops import eye_like, is_zero, mt
 from fluxir.frontend.tensor import Tensor, as_dtype, as_tensor, cast, constant, emit
 from fluxir.frontend.trace import here, public
 from fluxir.ir.dims import maximum as larger
@@ -73,6 +73,8 @@ def _relative(a: Tensor, rtol: Any) -> Tensor:
 
 @custom_jvp
 def _pinv(a: Tensor, rtol: Tensor) -> Tensor:
+    if any(is_zero(d) for d in a.shape[-2:]):
+        return zeros_like(mt(a))
     u, s, vh = svd(a, full_matrices=False)
     kept = s > _cutoff(a, s, rtol)
     inverse = where(kept, 1 / where(kept, s, 1), 0)[..., None, :]
@@ -181,7 +183,7 @@ def lstsq(a: Any, b: Any, rcond: Any = None) -> LstsqResult:
     squares of a x - b for each column, empty unless a has more rows than columns. Batch axes broadcast.
     """
     m = matrix("lstsq", a)
-    y, vector = right_side("lstsq", m, b)
+    m, y, vector = right_side("lstsq", m, b)
     batch = broadcast_shapes(m.shape[:-2], y.shape[:-2])
     m, y = with_batch(m, batch), with_batch(y, batch)
     rows, columns = m.shape[-2:]
@@ -236,6 +238,8 @@ def expm(x: Any, /) -> Tensor:
     How often to square follows from the norm at run time. Derivatives of every order go through the squarings.
     """
     a = square("expm", x)
+    if is_zero(a.shape[-1]):
+        return a
     size = max_(sum_(abs_(stop_gradient(a)), axis=-2, keepdims=True), axis=-1, keepdims=True)
     count = where(size > _THETA, ceil(log2(where(size > _THETA, size, 1) / _THETA)), 0)
     count = minimum(count, 1024)  # a matrix with inf in it ends too

@@ -9,19 +9,24 @@ from fluxir.frontend.api_creation import iota
 from fluxir.frontend.api_elementwise import float_operand
 from fluxir.frontend.api_linalg import diagonal
 from fluxir.frontend.api_manipulation import broadcast_to
-from fluxir.frontend.tensor import Tensor, emit
-from fluxir.frontend.trace import here
+from fluxir.frontend.tensor import Tensor, emit, promote_operands
+from fluxir.frontend.trace import assume, here
 from fluxir.ir.dims import Dim, prove_le, require_equal
 
 
 def matrix(name: str, x: Any) -> Tensor:
     """A float matrix, or a batch of them. FX0220 for fewer than two axes, FX0209 for other types.
 
+    A size that is a symbol is taken to be at least 1: the compiled program checks it at its entry.
+
     f16 and bf16 are refused, as NumPy refuses f16: a factorisation in so few digits is seldom what is meant.
     """
     t = float_operand(f"linalg.{name}", x)
     if t.ndim < 2:
         raise error("FX0220", f"{name}: a matrix has 2 axes, {t.type} has {t.ndim}", loc=here())
+    for d in t.shape[-2:]:
+        if not isinstance(d, int) and not prove_le(1, d):
+            assume(f"{d} >= 1")
     return _wide(name, t)
 
 
@@ -40,18 +45,17 @@ def square(name: str, x: Any) -> Tensor:
     return t
 
 
-def right_side(name: str, a: Tensor, b: Any) -> tuple[Tensor, bool]:
-    """The right side of `a x = b` as matrices, and whether it was a vector (one axis, as in NumPy 2). FX0203."""
-    t = _wide(name, float_operand(f"linalg.{name}", b))
-    if t.dtype != a.dtype:
-        raise error("FX0201", f"{name}: {a.type} and {t.type}", help="cast one of them to the other's type", loc=here())
+def right_side(name: str, a: Tensor, b: Any) -> tuple[Tensor, Tensor, bool]:
+    """`a` and the right side of `a x = b` in one type, the latter as matrices; and whether it was a vector (one axis, as in
+    NumPy 2). FX0203."""
+    a, t = promote_operands(a, _wide(name, float_operand(f"linalg.{name}", b)))
     if not t.ndim:
         raise error("FX0220", f"{name}: the right side {t.type} has no axis", loc=here())
     vector = t.ndim == 1
     t = t[:, None] if vector else t
     if not require_equal(t.shape[-2], a.shape[-2]):
         raise error("FX0203", f"{name}: {a.type} and a right side of {t.shape[-2]} rows ({t.type})", loc=here())
-    return t, vector
+    return a, t, vector
 
 
 def is_tall(name: str, t: Tensor) -> bool:

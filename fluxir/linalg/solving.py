@@ -80,7 +80,7 @@ def solve_triangular(a: Any, b: Any, trans: Any = 0, lower: bool = False, unit_d
 
 def _solved(name: str, a: Tensor, b: Any, run: Any) -> Tensor:
     """`run(a, b)` with `b` made matrices and batch axes broadcast."""
-    x, vector = right_side(name, a, b)
+    a, x, vector = right_side(name, a, b)
     if a.ndim == 2 and x.ndim > 2:  # one matrix, many right sides: all are columns
         front = x.shape[:-2]
         columns = reshape(moveaxis(x, -2, 0), (x.shape[-2], -1))

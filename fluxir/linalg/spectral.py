@@ -16,14 +16,14 @@ import numpy as np
 
 from fluxir.custom import custom_jvp
 from fluxir.errors import error
-from fluxir.frontend.api_creation import full_like, tril, triu
+from fluxir.frontend.api_creation import full_like, tril, triu, zeros
 from fluxir.frontend.api_elementwise import abs as abs_
 from fluxir.frontend.api_elementwise import maximum, sqrt, where
 from fluxir.frontend.api_indexing import argsort, take_along_axis
 from fluxir.frontend.api_manipulation import concat
 from fluxir.frontend.api_reduce import max as max_
 from fluxir.frontend.api_reduce import sum as sum_
-from fluxir.frontend.linalg_loops import eye_like, mt, orthogonal_rows, qr_loop
+from fluxir.frontend.linalg_loops import eye_like, is_zero, mt, orthogonal_rows, qr_loop
 from fluxir.frontend.tensor import Tensor, as_tensor, cast, emit
 from fluxir.frontend.trace import here, public
 from fluxir.ir.dims import Dim
@@ -114,6 +114,8 @@ def _eigen(a: Tensor) -> tuple[Tensor, Tensor]:
     """Shifted by a bound of the spectrum the matrix is well conditioned and positive, so that its singular vectors are its
     eigenvectors; the eigenvalues are Rayleigh quotients, which owe nothing to the shift."""
     n = a.shape[-1]
+    if is_zero(n):
+        return zeros(a.shape[:-1], dtype=a.dtype), a
     shift = 2 * max_(sum_(abs_(a), axis=-1, keepdims=True), axis=-2, keepdims=True)
     shift = where(shift == 0, 1, shift)
     w, _ = orthogonal_rows(a / shift + eye_like(a, n), None, _tolerance(a, n))
@@ -186,6 +188,8 @@ def _tall_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     QR, which fills in directions where s is zero.
     """
     n = a.shape[-1]
+    if is_zero(n):
+        return a, zeros((*a.shape[:-2], 0), dtype=a.dtype), eye_like(a, 0)
     scale = _scale(a)
     q, r = qr_loop(a / scale, n)
     w, g = orthogonal_rows(triu(r[..., :n, :]), eye_like(a, n), _tolerance(a, n))
@@ -230,6 +234,8 @@ def _svd_rule(primals: Any, tangents: Any) -> Any:
 def _svdvals(a: Tensor) -> Tensor:
     a = a if is_tall("svdvals", a) else mt(a)
     n = a.shape[-1]
+    if is_zero(n):
+        return zeros((*a.shape[:-2], 0), dtype=a.dtype)
     scale = _scale(a)
     _, r = qr_loop(a / scale, None)
     w, _ = orthogonal_rows(triu(r[..., :n, :]), None, _tolerance(a, n))
@@ -247,6 +253,8 @@ def _svdvals_rule(primals: Any, tangents: Any) -> Any:
 def _completed(u: Tensor) -> Tensor:
     """Orthonormal columns u [..., m, n] and others that make them a basis, [..., m, m]."""
     q, _ = qr_loop(u, u.shape[-2])
+    if is_zero(u.shape[-1]):
+        return q
     return concat([u, q[..., :, u.shape[-1] :]], axis=-1)
 
 
