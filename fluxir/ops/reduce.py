@@ -20,6 +20,7 @@ from fluxir.ir.dims import Dim, product, prove_le, prove_lt
 from fluxir.ir.dtypes import DType, dtype_of
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import INDEX, TensorType, Type
+from fluxir.ops import adjoint_reduce
 from fluxir.ops.nest import accumulator, cast, combine, identity, nest, whole
 from fluxir.ops.rules import check_dtype, normal_axes, normal_axis, tensor_operands
 
@@ -114,20 +115,6 @@ def _reduction(name: str, types: str, doc: str, samples: Sequence[Any], **rules:
     )
 
 
-def _stretched(b: Any, o: Op, v: Value) -> Value:
-    """A value of the result's shape over the operand's shape."""
-    (x,) = o.operands
-    axes = normal_axes(o.name, o.attrs.axes, len(x.shape))
-    kept = tuple(i for i in range(len(x.shape)) if i not in axes)
-    if o.attrs.keepdims:
-        v = b.reshape(v, shape=tuple(x.shape[i] for i in kept))
-    return b.broadcast(v, shape=x.shape, axes=kept)  # type: ignore[no-any-return]
-
-
-def _sum_vjp(b: Any, o: Op, cts: Sequence[Any]) -> list[Any]:
-    return [_stretched(b, o, cts[0])]
-
-
 _SHAPES = (
     sample("f32[3,4]", axes=(1,)),
     sample("f32[2,3,4]", axes=(0, 2), keepdims=True),
@@ -147,25 +134,30 @@ _reduction(
     "Sum over `axes`. f16 and bf16 add up in f32 and round once; integers wrap; of nothing: 0.",
     (*_SHAPES, *_EMPTY),
     linear="all",
-    vjp=_sum_vjp,
+    vjp=adjoint_reduce.sum_vjp,
 )
 _reduction(
     "prod",
     "number",
     "Product over `axes`. f16 and bf16 multiply in f32 and round once; integers wrap; of nothing: 1.",
     (*_SHAPES, *_EMPTY),
+    vjp=adjoint_reduce.prod_vjp,
 )
 _reduction(
     "max",
     "any",
     "Largest element over `axes`; NaN if any is NaN. An empty axis is an error.",
     (*_ORDER, sample("bool[2,3]", axes=(1,))),
+    vjp=adjoint_reduce.extremum_vjp,
+    jvp=adjoint_reduce.extremum_jvp,
 )
 _reduction(
     "min",
     "any",
     "Smallest element over `axes`; NaN if any is NaN. An empty axis is an error.",
     (*_ORDER, sample("bool[2,3]", axes=(1,))),
+    vjp=adjoint_reduce.extremum_vjp,
+    jvp=adjoint_reduce.extremum_jvp,
 )
 _BOOLS = (
     sample("bool[3,4]", axes=(1,)),
@@ -269,7 +261,7 @@ def _cumulative_ref(name: str) -> Any:
     return ref
 
 
-def _cumulative(name: str, types: str, doc: str) -> None:
+def _cumulative(name: str, types: str, doc: str, **rules: Any) -> None:
     def infer(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
         (x,) = tensor_operands(name, t, 1)
         check_dtype(name, x.dtype, types)
@@ -295,13 +287,28 @@ def _cumulative(name: str, types: str, doc: str) -> None:
             sample("f32[0,3]", axis=0),
             sample("f32[3,0]", axis=0),
         ),
+        **rules,
     )
 
 
-_cumulative("cumsum", "number", "Sums of the elements up to each place along `axis` (that one included).")
-_cumulative("cumprod", "number", "Products of the elements up to each place along `axis` (that one included).")
-_cumulative("cummax", "number", "Largest element up to each place along `axis`; NaN from the first NaN on.")
-_cumulative("cummin", "number", "Smallest element up to each place along `axis`; NaN from the first NaN on.")
+_RUNNING = {"vjp": adjoint_reduce.running_vjp, "jvp": adjoint_reduce.running_jvp}
+_cumulative(
+    "cumsum",
+    "number",
+    "Sums of the elements up to each place along `axis` (that one included).",
+    linear="all",
+    vjp=adjoint_reduce.cumsum_vjp,
+)
+_cumulative(
+    "cumprod",
+    "number",
+    "Products of the elements up to each place along `axis` (that one included).",
+    vjp=adjoint_reduce.cumprod_vjp,
+)
+_cumulative("cummax", "number", "Largest element up to each place along `axis`; NaN from the first NaN on.", **_RUNNING)
+_cumulative(
+    "cummin", "number", "Smallest element up to each place along `axis`; NaN from the first NaN on.", **_RUNNING
+)
 
 
 # ---- sliding windows -------------------------------------------------------------------------------------------------
@@ -441,6 +448,8 @@ op(
     ref=_window_ref,
     element=_window_element,
     cost=lambda o: o.result.type.size * product(o.attrs.window),
+    vjp=adjoint_reduce.window_vjp,
+    jvp=adjoint_reduce.window_jvp,
     doc="Slide a window over all axes of x and reduce it with `op` (max, min, sum, prod). `padding` is (low, "
     "high) for each axis and holds the op's identity "
     "(negative: crops); `dilation` spaces the window's elements. A window with nothing but padding gives the "
