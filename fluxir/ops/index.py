@@ -18,6 +18,7 @@ from fluxir.ir.dims import Dim, prove_le, require_equal
 from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import TensorType, Type
+from fluxir.ops import adjoint_index
 from fluxir.ops.nest import choose, clamp_index, require_fits, require_scalar_index, within
 from fluxir.ops.rules import broadcast_index, broadcast_shapes, check_dtype, normal_axes, tensor_operands
 
@@ -121,6 +122,8 @@ op(
     category="index",
     ref=_gather_ref,
     element=_gather_element,
+    linear="all",
+    vjp=adjoint_index.gather_vjp,
     doc="Elements of x at the index tensors (one for each of `axes`, i32 or i64, broadcast together to shape "
     "I). Result shape: I, then x's other axes. "
     "Out-of-range indices are clamped; negative ones are not wrapped.",
@@ -201,6 +204,8 @@ op(
     category="index",
     ref=_scatter_ref,
     cost=lambda o: o.operands[1].type.size,
+    vjp=adjoint_index.scatter_vjp,
+    jvp=adjoint_index.scatter_jvp,
     doc="x with `updates` (shape I + x's other axes) put, or combined by `mode` (add, mul, min, max), at the "
     "index tensors (as in gather). Out-of-range indices are dropped; "
     "repeated indices apply in row-major order of I, so that the last one wins in mode set.",
@@ -283,6 +288,8 @@ op(
     category="index",
     ref=lambda a, x, *s: x[_slices(s, a.sizes, x.shape)],
     element=_dynamic_slice_element,
+    linear="all",
+    vjp=adjoint_index.dynamic_slice_vjp,
     doc="The part of x of `sizes` that begins at the starts (one i64 scalar for each axis), which are clamped "
     "so that it fits.",
     samples=(
@@ -341,6 +348,8 @@ op(
     category="index",
     ref=_dynamic_update_ref,
     element=_dynamic_update_element,
+    linear="all",
+    vjp=adjoint_index.dynamic_update_vjp,
     doc="x with `update` written over the part that begins at the starts (one i64 scalar for each axis), which "
     "are clamped so that it fits.",
     samples=(

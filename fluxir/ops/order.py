@@ -16,6 +16,7 @@ from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.dims import Dim, product
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import INDEX, TensorType, Type
+from fluxir.ops import adjoint_index
 from fluxir.ops.nest import require_fits
 from fluxir.ops.reduce import widened
 from fluxir.ops.rules import normal_axis, tensor_operands
@@ -76,6 +77,8 @@ op(
     cost=_sort_cost,
     samples=_SORTS,
     ref=lambda a, x: np.take_along_axis(x, stable_order(x, a.axis, a.descending), a.axis),
+    vjp=adjoint_index.sort_vjp,
+    jvp=adjoint_index.sort_jvp,
     doc="x sorted along `axis`, stable; NaN comes last in either direction.",
 )
 op(
@@ -114,6 +117,8 @@ op(
     category="index",
     ref=_topk_ref,
     cost=_sort_cost,
+    vjp=adjoint_index.topk_vjp,
+    jvp=adjoint_index.topk_jvp,
     doc="The `k` largest elements along the last axis, largest first, and their indices (i64); of equal ones "
     "the first comes first; NaN counts as smallest.",
     samples=(
