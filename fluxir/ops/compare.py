@@ -52,6 +52,7 @@ for _name, _ref, _doc in (
         llvm=f"cmp.{_name}",
         samples=_ANY_PAIRS,
         doc=f"{_doc}, elementwise, as bool.",
+        constant="gives bool",
     )
 
 _FLOATS = tuple(sample(t, make=lambda rng, t=t: [_specials(t)]) for t in ("f32[6]", "f64[6]", "f16[6]", "bf16[6]"))
@@ -76,10 +77,12 @@ for _name, _test, _recipe, _doc in (
         approx=_recipe,
         samples=(*_FLOATS, ("f32",), ("f32[0,2]",)),
         doc=_doc,
+        constant="gives bool",
     )
 
 # ---- logic and bits ---------------------------------------------------------------------------------------------------
 
+_INTEGERS = "takes integers"
 _BOOL_PAIRS = (("bool[3,4]", "bool[4]"), ("bool", "bool"), ("bool[0]", "bool[0]"))
 _BIT_PAIRS = (
     ("i32[5]", "i32[5]"),
@@ -102,6 +105,7 @@ def _bitwise(name: str, ref: Callable[..., Any], doc: str, word: str, commutes: 
         llvm={"bool": word},
         samples=_BOOL_PAIRS,
         doc=f"{doc} of bools.",
+        constant="takes bools",
     )
     kinds = dict.fromkeys(("int", "uint", "bool"), word)
     elementwise(
@@ -113,6 +117,7 @@ def _bitwise(name: str, ref: Callable[..., Any], doc: str, word: str, commutes: 
         llvm=kinds,
         samples=_BIT_PAIRS,
         doc=f"Bitwise {doc.lower()} of integers or bools.",
+        constant=_INTEGERS,
     )
 
 
@@ -127,6 +132,7 @@ elementwise(
     approx=recipes.logical_not,
     samples=(("bool[3,4]",), ("bool",), ("bool[0]",)),
     doc="Not, of a bool.",
+    constant="takes bools",
 )
 elementwise(
     "bit_not",
@@ -135,6 +141,7 @@ elementwise(
     approx=recipes.bit_not,
     samples=(*_BIT_ONE, ("bool[4]",)),
     doc="All bits flipped.",
+    constant=_INTEGERS,
 )
 
 _SHIFTS = tuple(sample(t, t, low=0, high=12) for t in ("i32[5]", "u8[6]", "i64[2,3]", "u32", "i16[0]")) + (
@@ -148,6 +155,7 @@ elementwise(
     llvm={"int": "shl", "uint": "shl"},
     samples=_SHIFTS,
     doc="x shifted left by y bits; by the width or more (or a negative number) gives 0.",
+    constant=_INTEGERS,
 )
 elementwise(
     "shift_right",
@@ -157,6 +165,7 @@ elementwise(
     llvm={"int": "ashr", "uint": "lshr"},
     samples=_SHIFTS,
     doc="x shifted right by y bits, with copies of the sign of a signed integer; by the width or more leaves 0 or the sign.",
+    constant=_INTEGERS,
 )
 elementwise(
     "popcount",
@@ -165,6 +174,7 @@ elementwise(
     llvm={"int": "@ctpop", "uint": "@ctpop"},
     samples=_BIT_ONE,
     doc="The number of 1 bits.",
+    constant=_INTEGERS,
 )
 elementwise(
     "clz",
@@ -173,6 +183,7 @@ elementwise(
     llvm={"int": "@ctlz", "uint": "@ctlz"},
     samples=_BIT_ONE,
     doc="The number of leading 0 bits; the width for 0.",
+    constant=_INTEGERS,
 )
 
 # ---- select -----------------------------------------------------------------------------------------------------------

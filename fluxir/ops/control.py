@@ -265,6 +265,7 @@ op(
     category="control",
     regions=1,
     eval=lambda it, o, a, args, env: it.run(o.blocks[0], args, env),
+    constant="made after all derivatives",
     doc=(
         "fused(xs...) {region}: the ops of the region run as one kernel. Made by the fuse pass; `kind` names "
         "the template family (pointwise, rowwise, dot, conv, window, gather, scatter, sort, scan1d), `name` "
@@ -293,5 +294,6 @@ op(
     category="control",
     effects=True,
     eval=_assert_eval,
+    constant="gives nothing",
     doc="assert(p): the program stops with `message` (FX0608) unless the bool scalar p holds.",
 )

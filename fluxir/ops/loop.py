@@ -50,6 +50,7 @@ op(
     element=lambda cx, o, index: cx.dim(o.attrs.value),
     samples=(sample(value=7),),
     doc="The value of a size expression, as i64.",
+    constant="takes no value",
 )
 
 

@@ -45,6 +45,7 @@ op(
     ref=lambda a: a.value,
     element=_const_element,
     doc="A constant array (rank 0: a scalar).",
+    constant="takes no value",
     samples=(
         sample(value=np.array(1.5, np.float32)),
         sample(value=np.full((2, 3), 7, np.int32)),
@@ -247,7 +248,6 @@ copysign = _arithmetic(
     samples=_PAIRS,
     llvm={"float": "@copysign"},
     partials=(lambda b, x, y, out: b.mul(_unit(b, x), _unit(b, y)), None),
-    constant="piecewise constant",
 )
 atan2 = _arithmetic(
     "atan2",
@@ -299,7 +299,15 @@ absolute = _arithmetic(
     approx=recipes.absolute,
     partials=(lambda b, x, out: b.sign(x),),
 )
-sign = _arithmetic("sign", np.sign, "-1, 0 or 1; NaN stays NaN.", arity=1, samples=_ONE, approx=recipes.sign)
+sign = _arithmetic(
+    "sign",
+    np.sign,
+    "-1, 0 or 1; NaN stays NaN.",
+    arity=1,
+    samples=_ONE,
+    approx=recipes.sign,
+    constant="piecewise constant",
+)
 
 # ---- roots and rounding -------------------------------------------------------------------------------------------------
 

@@ -89,6 +89,7 @@ op(
     cost=_sort_cost,
     samples=_SORTS,
     ref=lambda a, x: stable_order(x, a.axis, a.descending),
+    constant="gives places",
     doc="Indices (i64) that sort x along `axis`: stable (equal elements keep their order, in descending order "
     "too); NaN comes last.",
 )
@@ -174,6 +175,7 @@ op(
     element=_searchsorted_element,
     cost=lambda o: o.result.type.size * 32,
     ref=lambda a, x, v: np.asarray(np.searchsorted(widened(x), widened(v), side=a.side), np.int64),
+    constant="gives places",
     doc="For each value the place (i64) where it goes into the ascending tensor x[n]: before equal elements "
     "(`left`) or after them (`right`). NaN is greatest.",
     samples=(
@@ -240,6 +242,7 @@ op(
     category="index",
     ref=_nonzero_ref,
     cost=lambda o: o.operands[0].type.size,
+    constant="gives places",
     doc="Indices of the first `bound` nonzero (or true) elements in row-major order, padded with 0, as "
     "i64[bound, rank], and how many there are in all (which may exceed the bound). NaN is not zero.",
     samples=(

@@ -99,6 +99,7 @@ op(
         sample("u32[2]", shape=(0, 2)),
     ),
     doc="random_bits(key u32[2]): u32 of `shape`, Philox 4x32-10 by element number. The same key gives the same bits.",
+    constant="takes integers",
 )
 
 __all__ = ["philox", "philox_words"]

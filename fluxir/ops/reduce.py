@@ -165,8 +165,10 @@ _BOOLS = (
     sample("bool[0,2]", axes=(0,)),
     sample("bool", axes=()),
 )
-_reduction("any", "bool", "Whether any element over `axes` is true; of nothing: false.", _BOOLS)
-_reduction("all", "bool", "Whether all elements over `axes` are true; of nothing: true.", _BOOLS)
+_reduction("any", "bool", "Whether any element over `axes` is true; of nothing: false.", _BOOLS, constant="takes bools")
+_reduction(
+    "all", "bool", "Whether all elements over `axes` are true; of nothing: true.", _BOOLS, constant="takes bools"
+)
 
 
 # ---- argmax, argmin --------------------------------------------------------------------------------------------------
@@ -219,6 +221,7 @@ def _arg(name: str, doc: str) -> None:
         element=_arg_element,
         cost=lambda o: o.operands[0].type.size,
         doc=doc,
+        constant="gives places",
         samples=(
             sample("f32[3,5]", axis=1),
             sample("f32[3,5]", axis=0, keepdims=True),
