@@ -11,7 +11,7 @@ import numpy as np
 from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.opdef import sample
 from fluxir.ir.types import Type
-from fluxir.ops import meaning
+from fluxir.ops import adjoint_nn, meaning
 from fluxir.ops.composite import (
     INF,
     Builder,
@@ -30,6 +30,7 @@ def _activation(
     ref: Callable[..., Any],
     doc: str,
     attrs: dict[str, Any] | None = None,
+    vjp: Any = None,
     **samples: Any,
 ) -> None:
     """A function of one float: `expand(b, x, **attributes)` and `ref(x, **attributes)`, both in f32 for halves."""
@@ -47,7 +48,8 @@ def _activation(
     given = [sample(t, low=-4, high=4) for t in ("f32[3,4]", "f64[5]", "f16[5]", "bf16[5]", "f32", "f32[0,3]")]
     given.append(sample("f32[8]", make=lambda rng: [np.array([0, -0.0, 30, -30, 200, -200, INF, 1e-6], np.float32)]))
     given += [sample("f32[7]", low=-3, high=3, **{key: v}) for key, v in samples.items()]
-    composite(name, infer, expansion, in_float, attrs=attrs, samples=given, doc=doc)
+    # The derivative of a function of one element is symmetric: one rule serves both modes.
+    composite(name, infer, expansion, in_float, attrs=attrs, samples=given, doc=doc, vjp=vjp, jvp=vjp)
 
 
 def _softplus(b: Builder, x: Value) -> Any:
@@ -96,8 +98,14 @@ SELU_ALPHA, SELU_SCALE = (
     1.0507009873554805,
 )  # Klambauer et al., "Self-normalizing neural networks", 2017
 
-_activation("relu", lambda b, x: b.maximum(x, 0.0), lambda x: np.maximum(x, 0), "max(x, 0).")
-_activation("relu6", lambda b, x: b.clamp(x, 0.0, 6.0), lambda x: np.clip(x, 0, 6), "min(max(x, 0), 6).")
+_activation("relu", lambda b, x: b.maximum(x, 0.0), lambda x: np.maximum(x, 0), "max(x, 0).", vjp=adjoint_nn.relu_vjp)
+_activation(
+    "relu6",
+    lambda b, x: b.clamp(x, 0.0, 6.0),
+    lambda x: np.clip(x, 0, 6),
+    "min(max(x, 0), 6).",
+    vjp=adjoint_nn.relu6_vjp,
+)
 _activation(
     "leaky_relu",
     lambda b, x, slope: select(b, b.ge(x, 0.0), x, b.mul(x, slope)),
@@ -106,7 +114,15 @@ _activation(
     {"slope": ("float", 0.01)},
     slope=0.25,
 )
-_activation("elu", _elu, _np_elu, "x where x > 0, else alpha * (e ** x - 1).", {"alpha": ("float", 1.0)}, alpha=0.5)
+_activation(
+    "elu",
+    _elu,
+    _np_elu,
+    "x where x > 0, else alpha * (e ** x - 1).",
+    {"alpha": ("float", 1.0)},
+    vjp=adjoint_nn.elu_vjp,
+    alpha=0.5,
+)
 _activation(
     "selu",
     lambda b, x: b.mul(_elu(b, x, SELU_ALPHA), SELU_SCALE),

@@ -49,7 +49,8 @@ def float_operand(name: str, t: Sequence[Type], count: int = 1) -> TensorType:
 
 
 def shifted(b: Builder, x: Value, axis: int) -> Any:
-    return b.sub(x, b.max(x, axes=(axis,), keepdims=True))
+    """x less its largest element: what is made of it does not depend on which, so no derivative flows through that."""
+    return b.sub(x, b.stop_gradient(b.max(x, axes=(axis,), keepdims=True)))
 
 
 def np_max(x: Any, axes: Any, keepdims: bool = True) -> Any:

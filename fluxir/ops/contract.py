@@ -18,6 +18,7 @@ from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.dims import Dim, facts, maximum, product, prove_le, require_equal
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import TensorType, Type
+from fluxir.ops import adjoint_contract
 from fluxir.ops.nest import accumulator, cast, nest, whole
 from fluxir.ops.reduce import pad_array, pairs, widened, window_extent, window_range, windows_of
 from fluxir.ops.rules import check_dtype, normal_axes, tensor_operands
@@ -295,6 +296,8 @@ op(
     ref=_conv_ref,
     element=_conv_element,
     cost=lambda o: o.result.type.size * product(o.operands[1].type.shape[1:]) * 2,
+    linear="each",
+    vjp=adjoint_contract.conv_vjp,
     doc="Convolution (cross-correlation) of x[N, C, space...] with w[O, C/groups, space...]. `padding` is "
     "(low, high) for each spatial axis (negative: crops); "
     "`rhs_dilation` spaces the window, `lhs_dilation` puts zeros between the input's elements (a transposed "

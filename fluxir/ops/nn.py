@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from fluxir.ops import activation, norm, softmax
 
-__all__ = ["activation", "norm", "softmax"]
+__all__ = ["activation", "norm", "softmax", "special"]

@@ -335,6 +335,7 @@ op(
         sample(shape=(4,), axis=0, dtype="bf16"),
     ),
     doc="The index along `axis`, 0 to n - 1, as `dtype` (integers wrap).",
+    constant="takes no value",
 )
 
 
@@ -352,6 +353,7 @@ op(
     samples=(("f32[3]",), ("i32[2,2]",), ("bool",), ("bf16[0]",)),
     doc="x itself; derivatives do not flow through it.",
     constant="stops derivatives",
+    expand=lambda b, o: o.operands[0],
 )
 
 __all__ = ["broadcast_axes", "factor_groups", "show"]

@@ -17,6 +17,7 @@ from fluxir.ir.dims import require_equal
 from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.opdef import sample
 from fluxir.ir.types import Type
+from fluxir.ops import adjoint_nn
 from fluxir.ops.composite import (
     INF,
     REDUCE_ATTRS,
@@ -85,6 +86,8 @@ composite(
     _softmax_ref,
     attrs={"axis": "int"},
     samples=_SOFTMAX_SAMPLES,
+    vjp=adjoint_nn.softmax_vjp,
+    jvp=adjoint_nn.softmax_vjp,
     doc="exp(x) / sum(exp(x)) along `axis`, without overflow. A row of -inf only gives NaN.",
 )
 composite(
@@ -94,6 +97,8 @@ composite(
     _logsoftmax_ref,
     attrs={"axis": "int"},
     samples=_SOFTMAX_SAMPLES,
+    vjp=adjoint_nn.logsoftmax_vjp,
+    jvp=adjoint_nn.logsoftmax_jvp,
     doc="log(softmax(x)), accurate where softmax is tiny.",
 )
 
@@ -130,6 +135,8 @@ composite(
         *REDUCE_SAMPLES,
         sample("f32[3,2]", axes=(1,), make=lambda rng: [np.array([[-INF, -INF], [INF, 0], [800, 800]], np.float32)]),
     ),
+    vjp=adjoint_nn.logsumexp_vjp,
+    jvp=adjoint_nn.logsumexp_jvp,
     doc="log(sum(exp(x))) over `axes`, without overflow; of -inf only: -inf.",
 )
 

@@ -174,8 +174,8 @@ def _lasting(attrs: Attrs) -> Attrs:
 
 
 def _differentiable_composites() -> str:
-    """Composites that have a derivative of their own and are not taken apart before."""
-    return "+".join(n for n, d in REGISTRY.items() if d.expand is not None and d.vjp is not None)
+    """Ops that have an expansion and a derivative of their own: they are not taken apart before."""
+    return "+".join(n for n, d in REGISTRY.items() if d.expand is not None and (d.vjp is not None or d.constant))
 
 
 __all__ = ["derive"]
