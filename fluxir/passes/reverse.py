@@ -430,8 +430,9 @@ def _call(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
     attrs = {k: v for k, v in op.attrs.items() if k in ("dims", "sized")}
 
     def pull(b: Builder, cts: Cotangents) -> None:
-        given = [cts.whole(b, results[j]) for j in of]
-        derived = functions.derived(op.attrs["callee"], "pullback", wrt, of)
+        reached = [j for j in of if results[j] in cts]
+        given = [cts.whole(b, results[j]) for j in reached]
+        derived = functions.derived(op.attrs["callee"], "pullback", wrt, reached)
         grads = b.emit(
             "call", *operands, *given, callee=derived, results=tuple(operands[i].type for i in wrt), loc=op.loc, **attrs
         )
@@ -473,8 +474,10 @@ def _with_jvp_rule(
 
     def pull(b: Builder, cts: Cotangents) -> None:
         starts = [zeros(b, v.type) for v in floats]
-        given = [cts.whole(b, results[j]) for j in of]
-        derived = tape.cx.functions.derived(rule, "pullback", moving, [len(results) + k for k in range(len(of))])
+        # Only what has a cotangent: where a derivative is infinite, zero times it would not be zero.
+        reached = [k for k, j in enumerate(of) if results[j] in cts]
+        given = [cts.whole(b, results[of[k]]) for k in reached]
+        derived = tape.cx.functions.derived(rule, "pullback", moving, [len(results) + k for k in reached])
         types = tuple(operands[i].type for i in wrt)
         for i, g in zip(wrt, b.emit("call", *operands, *starts, *given, callee=derived, results=types), strict=True):
             cts.add(operands[i], g)
