@@ -19,6 +19,9 @@ RULES = ("meaning", "element", "expand", "llvm", "vjp", "jvp", "batch", "samples
 """What an op can have: a numpy meaning, how one element is computed, an expansion into other ops, a spelling in LLVM
 or an approximation in simpler arithmetic, reverse and forward derivative, batching, samples that the tests run."""
 
+TRANSFORMS = ("vjp", "jvp", "batch")
+"""Those of `RULES` that an op may also do without, for a reason that the table shows."""
+
 
 def _registry() -> dict[str, OpDef]:
     from .. import ops as ops
@@ -41,6 +44,37 @@ def rules(op: OpDef) -> dict[str, bool]:
     }
 
 
+def transforms(op: OpDef) -> dict[str, str]:
+    """For each of `TRANSFORMS` how it comes about: "yes" (a rule), the reason why none is needed, or "" for a hole."""
+    from ..passes.reverse import FORWARD
+
+    if op.level == "loop":
+        return dict.fromkeys(TRANSFORMS, "loop level")  # transforms apply to tensor programs
+    if op.name in FORWARD:
+        return dict.fromkeys(TRANSFORMS, "control flow")  # the passes have rules for regions
+    if op.constant:
+        vjp = jvp = f"zero: {op.constant}"
+    elif op.vjp is not None:
+        vjp, jvp = "yes", "yes" if op.jvp is not None else "linear" if op.linear else "vjp transposed"
+    else:
+        vjp = jvp = "expansion" if op.expand is not None else ""
+    return {"vjp": vjp, "jvp": jvp, "batch": _batching(op)}
+
+
+def _batching(op: OpDef) -> str:
+    from ..ops.rules import elementwise_element
+
+    if op.batch is not None:
+        return "yes"
+    if op.element is elementwise_element:
+        return "elementwise"
+    if op.category == "control":
+        return "control flow"
+    if op.constant == "takes no value":
+        return op.constant
+    return "expansion" if op.expand is not None else "one by one"
+
+
 def facts(op: OpDef) -> dict[str, Any]:
     """The op as JSON-ready data."""
     from ..ir.opdef import REQUIRED
@@ -59,6 +93,7 @@ def facts(op: OpDef) -> dict[str, Any]:
         "effects": op.effects,
         "regions": op.regions,
         "rules": rules(op),
+        "transforms": transforms(op),
         "examples": examples(op),
     }
 
@@ -95,7 +130,7 @@ def complete_op(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
 @verb("ops", help="List all ops with the rules each has, or with NAME everything about one op.")
 @click.argument("name", required=False, shell_complete=complete_op)
 @click.option("--category", help="Only ops of this category.")
-@click.option("--lacking", type=click.Choice(RULES), help="Only ops that lack this rule.")
+@click.option("--lacking", type=click.Choice(RULES), help="Only ops that lack this rule, and a reason to do without.")
 def command(output: Output, name: str | None, category: str | None, lacking: str | None) -> None:
     registry = _registry()
     if name is not None:
@@ -107,16 +142,19 @@ def command(output: Output, name: str | None, category: str | None, lacking: str
     chosen = [
         op
         for op in sorted(registry.values(), key=lambda op: (op.category, op.name))
-        if (category is None or op.category == category) and (lacking is None or not rules(op)[lacking])
+        if (category is None or op.category == category)
+        and (lacking is None or not (rules(op) | transforms(op))[lacking])
     ]
 
     def text() -> str:
-        rows = [
-            (op.name, op.category, op.level, *("yes" if has else "-" for has in rules(op).values())) for op in chosen
-        ]
+        rows = [(op.name, op.category, op.level, *_cells(rules(op) | transforms(op))) for op in chosen]
         return "\n".join([table(rows, ("op", "category", "level", *RULES)), f"{len(chosen)} of {len(registry)} ops"])
 
     output.result([facts(op) for op in chosen], text)
+
+
+def _cells(has: dict[str, Any]) -> list[str]:
+    return [v if isinstance(v, str) and v else "yes" if v else "-" for v in has.values()]
 
 
 def _page(one: dict[str, Any]) -> str:
@@ -136,6 +174,8 @@ def _page(one: dict[str, Any]) -> str:
     if one["examples"]:
         parts += ["", "examples", *(f"  {line}" for line in one["examples"])]
     has = [name for name, there in one["rules"].items() if there]
-    lacks = [name for name, there in one["rules"].items() if not there]
+    reasons = {name: why for name, why in one["transforms"].items() if why not in ("", "yes")}
+    lacks = [name for name, there in one["rules"].items() if not there and name not in reasons]
     parts += ["", f"has: {', '.join(has) or 'nothing'}; lacks: {', '.join(lacks) or 'nothing'}"]
+    parts += [f"needs no {name}: {why}" for name, why in reasons.items()]
     return "\n".join(parts)
