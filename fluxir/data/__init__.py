@@ -1,4 +1,4 @@
-"""Owns the data set that ships with FluxIR: the UCI optical digits, and their fixed split into two halves.
+"""Owns the data that ships with FluxIR: the UCI optical digits, and their fixed split into two halves; `text.py` has a play.
 
 Invariants: pure numpy, no network, no pickle; the same arrays in the same order on every machine. The first half of the
 file trains and the second half tests: the file lists its writers one after the other, so a model is tested on
@@ -12,7 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TRAINING_IMAGES", "digits_path", "load_digits", "scale_digits"]
+from fluxir.data.text import TRAINING_CHARACTERS, decode_text, load_text, text_path
+
+__all__ = [
+    "TRAINING_CHARACTERS",
+    "TRAINING_IMAGES",
+    "decode_text",
+    "digits_path",
+    "load_digits",
+    "load_text",
+    "scale_digits",
+    "text_path",
+]
 
 TRAINING_IMAGES = 898
 """How many of the 1,797 images, from the start of the file, are the training half; the other 899 are the test half."""
