@@ -15,6 +15,7 @@ from fluxir.frontend.api_elementwise import where
 from fluxir.frontend.api_indexing import take, take_along_axis
 from fluxir.frontend.api_manipulation import broadcast_to, concat, swapaxes
 from fluxir.frontend.api_reduce import argmax
+from fluxir.frontend.api_reduce import max as max_
 from fluxir.frontend.api_reduce import sum as sum_
 from fluxir.frontend.control import scan, while_loop
 from fluxir.frontend.tensor import Tensor, as_tensor, constant, emit
@@ -248,7 +249,7 @@ def orthogonal_rows(w: Tensor, v: Tensor | None, tolerance: Any) -> tuple[Tensor
         t = where(straight, 0, where(zeta < 0, -t, t))
         cos = 1 / emit("sqrt", 1 + t * t)
         sin = take(cos * t, pair, axis=-2)
-        worst = emit("maximum", worst, emit("max", off, axes=tuple(range(off.ndim))))
+        worst = emit("maximum", worst, max_(off, initial=0))
         rows = take(cos, pair, axis=-2) * take(rows, came, axis=-2) + where(first, -sin, sin) * take(
             rows, partner, axis=-2
         )

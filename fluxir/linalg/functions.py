@@ -253,7 +253,7 @@ def expm(x: Any, /) -> Tensor:
     even = a6 @ (c[12] * a6 + c[10] * a4 + c[8] * a2) + c[6] * a6 + c[4] * a4 + c[2] * a2 + c[0] * one
     odd = a @ odd
     r = solve(even - odd, even + odd)
-    last = max_(count)
+    last = max_(count, initial=0)
 
     def square_again(state: Any) -> Any:
         r, k = state
