@@ -27,7 +27,7 @@ _NAMES: dict[str, str] = {
     "fluxir.ir.dims": "ceildiv prove_equal prove_less=prove_lt",
     "fluxir.errors": "FluxError",
     _FRONTEND + "tensor": "Tensor",
-    _FRONTEND + "trace": "assume is_tracing",
+    _FRONTEND + "trace": "assume error=user_error is_tracing",
     _FRONTEND + "tree": "register_tree",
     _FRONTEND + "loader": "model load_model",
     _FRONTEND + "nn": "conv conv_transpose",
@@ -88,7 +88,8 @@ _NAMES: dict[str, str] = {
 
 _MODULES: dict[str, str] = {
     "linalg": "fluxir.linalg",
-    "nn": _FRONTEND + "nn",
+    "functional": _FRONTEND + "nn",
+    "nn": "fluxir.nn",
     "random": _FRONTEND + "random",
     "tree": _FRONTEND + "tree",
 }
@@ -102,12 +103,14 @@ for _module, _names in _NAMES.items():
 __all__ = ["__version__", *_WHERE, *_MODULES]
 
 if TYPE_CHECKING:
+    from fluxir import linalg as linalg
+    from fluxir import nn as nn
     from fluxir.driver import load as load
     from fluxir.embed import jit as jit
     from fluxir.errors import FluxError as FluxError
-    from fluxir import linalg as linalg
-    from fluxir.frontend import nn as nn
+    from fluxir.frontend import nn as _functional
     from fluxir.frontend import random as random
+    from fluxir.frontend import trace as _trace
     from fluxir.frontend import tree as tree
     from fluxir.frontend.api_creation import *
     from fluxir.frontend.api_elementwise import *
@@ -137,6 +140,8 @@ if TYPE_CHECKING:
     from fluxir.ir.types import TensorType as TensorType
     from fluxir.runtime.safetensors import load_safetensors as load_safetensors
     from fluxir.runtime.safetensors import save_safetensors as save_safetensors
+
+    error, functional = _trace.user_error, _functional
 
 
 def __getattr__(name: str) -> Any:

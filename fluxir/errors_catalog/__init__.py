@@ -3,7 +3,8 @@
 One file for each range: FX01xx IR text and verifier (`ir`), FX02xx types and shapes (`types`), FX03xx frontend
 (`frontend`), FX04xx passes (`passes`), FX05xx schedule, code generation and targets (`codegen`), FX06xx calls at run
 time (`calls`), FX07xx devices (`devices`), FX08xx files and cache (`files`), FX09xx command line, settings and limits
-(`cli`). Invariant: importing this package declares every code; nothing here imports the rest of fluxir.
+(`cli`), FX10xx the library of layers and training (`library`). Invariant: importing this package declares every code;
+nothing here imports the rest of fluxir.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from . import devices as devices
 from . import files as files
 from . import frontend as frontend
 from . import ir as ir
+from . import library as library
 from . import passes as passes
 from . import types as types
 from ._entry import CODES, CodeInfo, ExitClass, declare

@@ -136,7 +136,7 @@ def unify_branches(regions: Sequence[Region], names: Sequence[str]) -> Callable[
 
     Leaves that are no data (strings, functions) must be the same in all branches and pass by the program (FX0322).
     """
-    flat = [tree.flatten(r.out) for r in regions]
+    flat = [tree.flatten(r.out, tree.is_function) for r in regions]
     tree.check_same(flat[0][1], flat[1][1], names[0], names[1], "FX0212")
     structure = flat[0][1]
     slots: list[tuple[bool, Any]] = []  # (is data, the static value or whether the result is weak)

@@ -118,6 +118,11 @@ def here() -> Location | None:
     return None if frame is None else _known(frame.f_code).place(frame.f_lasti, frame.f_lineno)
 
 
+def user_error(code: str, message: str, *, help: str | None = None) -> FluxError:
+    """The error `code` at the user's line, for libraries on top: `raise fx.error("FX1001", "...")`."""
+    return error(code, message, help=help, loc=here())
+
+
 def here_and_target() -> tuple[Location | None, str]:
     """Where the user's code stands, and the variable that takes the result of what runs there."""
     frame = user_frame()

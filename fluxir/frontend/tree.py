@@ -1,7 +1,8 @@
 """Trees: nested containers of tensors, their structure as a value, and paths into them.
 
-Owns `flatten`/`unflatten` over dict, list, tuple, namedtuple, dataclass, None and registered classes. A `TreeDef` is
-the structure without the leaves; equal structures compare equal. Invariants: `unflatten(flatten(x)) == x`; dict keys are
+Owns `flatten`/`unflatten` over dict, list, tuple, namedtuple, dataclass, None and registered classes. A function in a tree
+(an activation in a model) belongs to the structure. A `TreeDef` is the structure without the leaves; equal structures
+compare equal. Invariants: `unflatten(flatten(x)) == x`; dict keys are
 visited in sorted order, so two dicts with the same keys have one structure; a structure turns into plain JSON and back
 without naming code to import (a dataclass of an unknown class comes back as a dict, a namedtuple as a fresh one).
 """
@@ -12,9 +13,11 @@ import dataclasses
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from fluxir.errors import Location, error
+from fluxir.frontend.undefined import Undefined
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType, TensorType, VectorType
 
@@ -23,13 +26,13 @@ Path = tuple[Any, ...]  # keys (str), positions (int) and field names (str) from
 
 @dataclass(frozen=True, slots=True)
 class TreeDef:
-    """The structure of a tree. `kind` is leaf, none, dict, list, tuple, namedtuple, dataclass or custom."""
+    """The structure of a tree. `kind` is leaf, none, static, dict, list, tuple, namedtuple, dataclass or custom."""
 
     kind: str
     keys: tuple[Any, ...] = ()
     children: tuple[TreeDef, ...] = ()
     cls: Any = None  # the class of a namedtuple, dataclass or registered container
-    aux: Any = None  # what a registered container needs besides its children
+    aux: Any = None  # what a registered container needs besides its children; the function that is static
 
     @property
     def leaf_count(self) -> int:
@@ -47,6 +50,8 @@ class TreeDef:
             return next(leaves)
         if self.kind == "none":
             return None
+        if self.kind == "static":
+            return self.aux.x
         items = [c._build(leaves) for c in self.children]
         match self.kind:
             case "dict":
@@ -75,6 +80,8 @@ class TreeDef:
         """The structure as JSON-ready data; see `from_json`."""
         if self.kind in ("leaf", "none"):
             return self.kind
+        if self.kind == "static":
+            return "none"  # code is not data: nothing stands in its place
         out: dict[str, Any] = {"kind": self.kind, "children": [c.to_json() for c in self.children]}
         if self.kind not in ("list", "tuple"):
             out["keys"] = list(self.keys)
@@ -88,6 +95,8 @@ class TreeDef:
                 return "*"
             case "none":
                 return "None"
+            case "static":
+                return str(self.aux.name)
             case "list":
                 return "[" + ", ".join([str(c) for c in self.children]) + "]"
             case "tuple":
@@ -96,6 +105,40 @@ class TreeDef:
                 return "{" + ", ".join(f"{k!r}: {c}" for k, c in zip(self.keys, self.children, strict=True)) + "}"
         inner = ", ".join(f"{k}={c}" for k, c in zip(self.keys, self.children, strict=True))
         return f"{self.cls.__name__}({inner})"
+
+
+class _Static:
+    """A function as a part of a structure: equal to itself, and a bound method to the same method of the same object."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Static):
+            return NotImplemented
+        a, b = self.x, other.x
+        if isinstance(a, MethodType) and isinstance(b, MethodType):
+            return a.__func__ is b.__func__ and a.__self__ is b.__self__
+        return a is b
+
+    def __hash__(self) -> int:
+        x = self.x
+        return hash((id(x.__func__), id(x.__self__))) if isinstance(x, MethodType) else id(x)
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.x, "__name__", None) or type(self.x).__name__)
+
+
+def is_function(x: Any) -> bool:
+    """Whether `x` can be called and holds no data of its own that a tree could see: a function, a ufunc, a jitted function."""
+    return callable(x) and not isinstance(x, type | Undefined) and not hasattr(x, "dtype") and not _is_container(x)
+
+
+def _is_container(x: Any) -> bool:
+    return type(x) in _CUSTOM or isinstance(x, dict | list | tuple) or dataclasses.is_dataclass(x)
 
 
 LEAF = TreeDef("leaf")
@@ -130,7 +173,7 @@ def is_namedtuple(x: Any) -> bool:
 
 
 def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeDef]:
-    """Leaves in order, and the structure. Whatever is not a container is a leaf; `is_leaf` can stop earlier."""
+    """Leaves in order, and the structure. Whatever is no container and no function is a leaf; `is_leaf` can stop earlier."""
     leaves: list[Any] = []
     return leaves, _flatten(tree, leaves, is_leaf, 0)
 
@@ -162,6 +205,8 @@ def _flatten(x: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None, d
         kind, keys, items = "tuple", tuple(range(len(x))), list(x)
     elif dataclasses.is_dataclass(x) and not isinstance(x, type | DType | TensorType | VectorType | MemType):
         kind, keys, items, shown, aux = _dataclass_parts(x)
+    elif is_function(x):
+        return TreeDef("static", aux=_Static(x))
     else:
         leaves.append(x)
         return LEAF
@@ -222,7 +267,7 @@ def difference(a: TreeDef, b: TreeDef, path: Path = ()) -> str | None:
     if a == b:
         return None
     at = f" at {path_text(path)}" if path else ""
-    if (a.kind, a.cls) != (b.kind, b.cls):
+    if (a.kind, a.cls) != (b.kind, b.cls) or a.kind == "static":
         return f"{_noun(a)} and {_noun(b)}{at}"
     if a.keys != b.keys:
         if a.kind in ("list", "tuple"):
@@ -237,6 +282,8 @@ def difference(a: TreeDef, b: TreeDef, path: Path = ()) -> str | None:
 
 
 def _noun(t: TreeDef) -> str:
+    if t.kind == "static":
+        return f"the function {t.aux.name!r}"
     return {"leaf": "a tensor", "none": "None", "dict": "a dict", "list": "a list", "tuple": "a tuple"}.get(
         t.kind
     ) or f"a {t.cls.__name__}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fluxir.errors import error
-from fluxir.frontend.trace import here
 
 
 class Undefined:
@@ -15,6 +14,8 @@ class Undefined:
         self.__dict__.update(name=name, why=why)
 
     def _fail(self, *args: Any, **kwargs: Any) -> Any:
+        from fluxir.frontend.trace import here  # which knows of trees, and they of this class
+
         raise error("FX0306", f"the variable {self.__dict__['name']!r} may have no value here{self.__dict__['why']}",
                     help="assign it before the if or the loop, with the type it has later", loc=here())  # fmt: skip
 
