@@ -23,15 +23,16 @@ def outputsize(model: Callable[..., Any], *shapes: Sequence[Any], dtype: Any = "
     def traced(m: Any, xs: Any) -> Any:
         return apply(m, *xs, train=train, key=fx.random.key(0) if train else None)[0]
 
-    results = [tuple(d if isinstance(d, int) else str(d) for d in v.type.shape) for v in lowered.module.entry.outs]
+    entry = fx.jit(traced).lower(model, tuple(types))
+    results = [tuple(d if isinstance(d, int) else str(d) for d in v.type.shape) for v in entry.module.entry.outs]
     return entry.out_tree.unflatten(results)
 
 
 def destructure(model: Any) -> tuple[Any, Callable[[Any], Any]]:
     """`(flat, rebuild)`: all parameters as one vector, and the function from such a vector to a model.
 
-    Other leaves (integers, running statistics) stay in `rebuild`. Parts of the vector are converted to the types of the leaves. FX1007 for a
-    vector of another length.
+    Other leaves (integers, running statistics) stay in `rebuild`. Parts of the vector are converted to the types of the
+    leaves. FX1007 for a vector of another length.
     """
     leaves, structure = fx.tree.flatten(model)
     places = [i for i, is_parameter in enumerate(fx.tree.leaves(trainable(model))) if is_parameter]
