@@ -61,7 +61,7 @@ def _np_softplus(x: Any) -> Any:
 
 
 def _elu(b: Builder, x: Value, alpha: float) -> Any:
-    return select(b, b.gt(x, 0.0), x, b.mul(b.expm1(b.minimum(x, 0.0)), alpha))
+    return select(b, b.gt(x, 0.0), x, b.mul(b.expm1(select(b, b.gt(x, 0.0), 0.0, x)), alpha))
 
 
 def _np_elu(x: Any, alpha: float) -> Any:
@@ -129,7 +129,7 @@ _activation(
     lambda x: np.asarray(SELU_SCALE, x.dtype) * _np_elu(x, SELU_ALPHA),
     "The self-normalising elu.",
 )
-_activation("softplus", _softplus, _np_softplus, "log(1 + e ** x), without overflow.")
+_activation("softplus", _softplus, _np_softplus, "log(1 + e ** x), without overflow.", vjp=adjoint_nn.softplus_vjp)
 _activation("softsign", lambda b, x: b.div(x, b.add(b.abs(x), 1.0)), lambda x: x / (1 + np.abs(x)), "x / (1 + |x|).")
 _activation("hard_sigmoid", _hard_sigmoid, _np_hard_sigmoid, "min(max(x + 3, 0), 6) / 6.")
 _activation(
@@ -137,7 +137,7 @@ _activation(
 )
 _activation(
     "mish",
-    lambda b, x: b.mul(x, b.tanh(_softplus(b, x))),
+    lambda b, x: b.mul(x, b.tanh(b.softplus(x))),
     lambda x: x * np.tanh(_np_softplus(x)),
     "x * tanh(softplus(x)).",
 )
@@ -150,5 +150,6 @@ _activation(
     _np_gelu,
     "x times the normal distribution function of x; `approximate` takes its tanh form.",
     {"approximate": ("bool", False)},
+    vjp=adjoint_nn.gelu_vjp,
     approximate=True,
 )

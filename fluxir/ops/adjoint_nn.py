@@ -5,6 +5,7 @@ Half-precision operands are computed in f32 and the cotangent is rounded once, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def logsoftmax_jvp(b: Builder, o: Op, tangents: Sequence[Any]) -> list[Any]:
 def _weights(b: Builder, o: Op) -> Value:
     """softmax over the reduced axes; zeros where all elements are -inf."""
     x, out = _wide(b, o.operands[0], o.result)
-    base = b.select(b.isfinite(out), out, number(b, 0, out))
+    base = b.select(b.eq(out, number(b, float("-inf"), out)), number(b, 0, out), out)
     return b.exp(b.sub(x, stretched(b, o, base)))  # type: ignore[no-any-return]
 
 
@@ -74,5 +75,31 @@ def relu6_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
 def elu_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
     """1 above 0, alpha e**x below and at 0."""
     x, ct = _wide(b, o.operands[0], cts[0])
-    below = b.mul(b.exp(b.minimum(x, number(b, 0, x))), o.attrs.alpha)
-    return _narrow(b, o, b.select(b.gt(x, number(b, 0, x)), ct, b.mul(ct, below)))
+    above, zero = b.gt(x, number(b, 0, x)), number(b, 0, x)
+    below = b.mul(b.exp(b.select(above, zero, x)), o.attrs.alpha)
+    return _narrow(b, o, b.select(above, ct, b.mul(ct, below)))
+
+
+def softplus_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
+    """sigmoid(x): smooth at 0, where the parts of the expansion have kinks that cancel in the first derivative only."""
+    x, ct = _wide(b, o.operands[0], cts[0])
+    return _narrow(b, o, b.mul(ct, b.sigmoid(x)))
+
+
+FLAT = 40.0  # beyond it the slope of gelu is 0 or 1 in every type
+
+
+def gelu_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
+    """P(x) + x P'(x), where P is the normal distribution function or its tanh form; 0 and 1 at infinity."""
+    x, ct = _wide(b, o.operands[0], cts[0])
+    near = b.clamp(x, number(b, -FLAT, x), number(b, FLAT, x))
+    square = b.mul(near, near)
+    if o.attrs.approximate:
+        scale = 2.0 * math.sqrt(2.0 / math.pi)
+        p = b.sigmoid(b.mul(b.mul(near, b.add(b.mul(square, 0.044715), 1.0)), scale))
+        inner = b.mul(b.add(b.mul(square, 3 * 0.044715), 1.0), scale)
+        density = b.mul(b.mul(p, b.sub(number(b, 1, x), p)), inner)
+    else:
+        p = b.mul(b.add(b.erf(b.mul(near, math.sqrt(0.5))), 1.0), 0.5)
+        density = b.mul(b.exp(b.mul(square, -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
+    return _narrow(b, o, b.mul(ct, b.add(p, b.mul(near, density))))

@@ -248,7 +248,8 @@ def _attention(b: Builder, o: Op) -> Any:
     if o.attrs.scale is not None or isinstance(depth, int):
         s = b.mul(s, _attention_scale(o.attrs.scale, depth if isinstance(depth, int) else 1))
     else:
-        s = b.mul(s, b.rsqrt(b.cast(b.dim(value=depth), dtype=s.type.dtype)))
+        some = b.maximum(b.dim(value=depth), b.index(1))
+        s = b.mul(s, b.rsqrt(b.cast(some, dtype=s.type.dtype)))
     for mask in masks:
         s = select(b, mask, s, -INF) if mask.type.dtype.is_bool else b.add(s, wide(b, mask))
     if o.attrs.causal:

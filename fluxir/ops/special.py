@@ -34,7 +34,8 @@ def _digamma(b: Builder, o: Op) -> Any:
         series = b.add(b.mul(series, square), c)
     above = b.sub(b.sub(b.log(z), b.mul(inverse, 0.5)), b.add(b.mul(series, square), steps))
     turn = b.mul(b.sub(x, b.round(x)), math.pi)
-    below = b.sub(above, b.div(b.const(math.pi, dtype=x.dtype), b.tan(b.select(low, turn, one))))
+    angle = b.select(low, turn, one)  # cos / sin: 1 / tan is not differentiable at a right angle, where tan overflows
+    below = b.sub(above, b.mul(b.div(b.cos(angle), b.sin(angle)), math.pi))
     return cast(b, b.select(low, below, above), given.type.dtype)
 
 
