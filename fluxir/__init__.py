@@ -87,6 +87,7 @@ _NAMES: dict[str, str] = {
 }
 
 _MODULES: dict[str, str] = {
+    "fft": _FRONTEND + "fft",
     "linalg": "fluxir.linalg",
     "functional": _FRONTEND + "nn",
     "nn": "fluxir.nn",
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     from fluxir.driver import load as load
     from fluxir.embed import jit as jit
     from fluxir.errors import FluxError as FluxError
+    from fluxir.frontend import fft as fft
     from fluxir.frontend import nn as _functional
     from fluxir.frontend import random as random
     from fluxir.frontend import trace as _trace
