@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fluxir.passes  # noqa: F401
 from fluxir import config, driver
@@ -71,6 +73,23 @@ def test_passes_in_any_order(seed: int) -> None:
     m = PassManager(",".join(order)).run(p.module)
     verify_module(m)
     assert_same(interpret(m, p.arrays), interpret(p.module, p.arrays), note=f"seed {seed}, passes {order}")
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**20),
+    ops=st.integers(1, 14),
+    order=st.lists(st.sampled_from(TENSOR_PASSES), max_size=5),
+)
+def test_any_program_through_any_passes(seed: int, ops: int, order: list[str]) -> None:
+    """Hypothesis shrinks what fails to few ops and few passes."""
+    p = random_program(seed, ops=ops)
+    want = interpret(p.module, p.arrays)
+    if order:
+        m = PassManager(",".join(order)).run(p.module)
+        verify_module(m)
+        assert_same(interpret(m, p.arrays), want, note=f"seed {seed}, ops {ops}, passes {order}")
+    assert_same(native(p), want, note=f"seed {seed}, ops {ops}, native")
 
 
 @pytest.mark.deep
