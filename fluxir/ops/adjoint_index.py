@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fluxir.ir.core import Op, Value
-from fluxir.ir.types import INDEX
-from fluxir.ops.adjoint import Builder, Into, full, zeros
+from fluxir.ir.dims import Dim, product
+from fluxir.ir.types import INDEX, TensorType
+from fluxir.ops.adjoint import Builder, Into, full, to_shape, zeros
 from fluxir.ops.adjoint_reduce import Cotangents, number, put_along, take_along, where
 from fluxir.ops.nest import cast
 from fluxir.ops.rules import broadcast_shapes, normal_axes, normal_axis
@@ -52,18 +53,22 @@ def _spread(b: Builder, o: Op, per_index: Value) -> Value:
     return b.broadcast(per_index, shape=updates.shape, axes=tuple(range(len(per_index.shape))))  # type: ignore[no-any-return]
 
 
-def _inside(b: Builder, o: Op) -> Value:
-    """Whether each index tuple lies in x, in the updates' shape."""
+def _in_range(b: Builder, o: Op) -> Value:
+    """Whether each index tuple lies in x."""
     x, _, *indices = o.operands
     axes = normal_axes("scatter", o.attrs.axes, len(x.shape))
-    common = broadcast_shapes("scatter", [i.shape for i in indices])
     here: Value | None = None
     for i, axis in zip(indices, axes, strict=True):
         high = cast(b, b.index(x.shape[axis]), i.dtype)
         one = b.logical_and(b.ge(i, number(b, 0, i)), b.lt(i, high))
         here = one if here is None else b.logical_and(here, one)
     assert here is not None
-    return _spread(b, o, here if tuple(here.shape) == common else b.broadcast(here, shape=common))
+    return to_shape(b, here, _common(o)[0])
+
+
+def _inside(b: Builder, o: Op) -> Value:
+    """Whether each index tuple lies in x, in the updates' shape."""
+    return _spread(b, o, _in_range(b, o))
 
 
 def _read(b: Builder, o: Op, v: Value) -> Value:
@@ -75,20 +80,36 @@ def _onto(b: Builder, o: Op, v: Value, updates: Value, mode: str) -> Value:
     return b.scatter(v, updates, *o.operands[2:], axes=o.attrs.axes, mode=mode)  # type: ignore[no-any-return]
 
 
-def _last_writers(b: Builder, o: Op) -> Value:
-    """Which updates are what stays where several go to one place: the last of them."""
-    x, _, *indices = o.operands
+def _common(o: Op) -> tuple[tuple[Dim, ...], Dim]:
+    """The shape of a scatter's index tuples, and how many they are."""
+    common = broadcast_shapes("scatter", [i.shape for i in o.operands[2:]])
+    return common, product(common)
+
+
+def _flat_indices(b: Builder, o: Op) -> list[Value]:
+    """The index tensors of a scatter as lists, in the order in which the updates apply."""
+    common, count = _common(o)
+    return [b.reshape(to_shape(b, i, common), shape=(count,)) for i in o.operands[2:]]
+
+
+def _last_writers(b: Builder, o: Op, inside: Value) -> Value:
+    """Which updates are what stays where several go to one place: the last of them. By sorting, so that the work grows with
+    the updates and not with what they are written to."""
+    x = o.operands[0]
+    common, count = _common(o)
+    if count == 1:
+        return inside
     axes = normal_axes("scatter", o.attrs.axes, len(x.shape))
-    common = broadcast_shapes("scatter", [i.shape for i in indices])
-    count = 1
-    for d in common:
-        count = count * d  # type: ignore[assignment]
-    number_of = b.reshape(b.iota(shape=(count,), axis=0, dtype=INDEX.dtype), shape=common)
-    places = tuple(x.shape[i] for i in axes)
-    nobody = b.broadcast(b.const(-1, dtype=INDEX.dtype), shape=places)
-    along = tuple(range(len(axes)))
-    winner = b.scatter(nobody, number_of, *indices, axes=along, mode="set")
-    return _spread(b, o, b.eq(b.gather(winner, *indices, axes=along), number_of))
+    place = b.index(0)
+    for i, axis in zip(_flat_indices(b, o), axes, strict=True):
+        place = b.add(b.mul(place, b.index(x.shape[axis])), cast(b, i, INDEX.dtype))
+    here = b.reshape(_in_range(b, o), shape=(count,))
+    place = b.select(here, place, b.index(-1))
+    order = b.argsort(place, axis=0)
+    lined = b.gather(place, order, axes=(0,))
+    following = b.pad(lined, b.index(-2), low=(-1,), high=(1,))
+    last = b.scatter(here, b.ne(lined, following), order, axes=(0,), mode="set")
+    return b.logical_and(inside, _spread(b, o, b.reshape(last, shape=common)))  # type: ignore[no-any-return]
 
 
 def scatter_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
@@ -101,7 +122,7 @@ def scatter_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
         case "add":
             return _none(o, [ct, where(b, inside, _read(b, o, ct))])
         case "set":
-            taken = b.logical_and(inside, _last_writers(b, o))
+            taken = _last_writers(b, o, inside)
             return _none(o, [_onto(b, o, ct, zeros(b, updates.type), "set"), where(b, taken, _read(b, o, ct))])
         case "mul":
             return _none(o, _scaled(b, o, ct, inside))
@@ -117,16 +138,30 @@ def scatter_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
 def _scaled(b: Builder, o: Op, ct: Value, inside: Value) -> list[Value]:
     """mul: x gets the product of the updates at its place, an update x times the product of the others there."""
     x, updates, *_ = o.operands
-    product = _onto(b, o, full(b, 1, x.type), updates, "mul")
-    zero, one = number(b, 0, updates), number(b, 1, updates)
-    is_zero = b.eq(updates, zero)
-    factor = b.select(is_zero, one, updates)
-    nonzero = _onto(b, o, full(b, 1, x.type), factor, "mul")
-    flags = b.cast(is_zero, dtype=x.dtype)
-    zero_count = _onto(b, o, zeros(b, x.type), flags, "add")
-    others_zero = b.gt(b.sub(_read(b, o, zero_count), flags), zero)
-    others = b.select(others_zero, zero, b.div(_read(b, o, nonzero), factor))
-    return [b.mul(ct, product), where(b, inside, b.mul(_read(b, o, b.mul(ct, x)), others))]
+    factor = _onto(b, o, full(b, 1, x.type), updates, "mul")
+    scale = _read(b, o, b.mul(ct, x))
+    if _common(o)[1] != 1:
+        scale = b.mul(b.mul(scale, _products_before(b, o, False)), _products_before(b, o, True))
+    return [b.mul(ct, factor), where(b, inside, scale)]
+
+
+def _products_before(b: Builder, o: Op, reverse: bool) -> Value:
+    """For each update the product of those that go to its place before it (`reverse`: after it). One by one and without a
+    division, so that it is right with zeros among them, and so are its own derivatives."""
+    x, updates, *_ = o.operands
+    indices = _flat_indices(b, o)
+    common, count = _common(o)
+    rest = updates.shape[len(common) :]
+    rows = b.reshape(updates, shape=(count, *rest))
+    types = [x.type, TensorType(x.dtype, tuple(rest)), *[TensorType(i.dtype) for i in indices]]
+
+    def body(k: Builder, table: Value, factor: Value, *at: Value) -> list[Value]:
+        so_far = k.gather(table, *at, axes=o.attrs.axes)
+        return [k.scatter(table, k.mul(so_far, factor), *at, axes=o.attrs.axes, mode="set"), so_far]
+
+    block = b.block(types, body)
+    out = b.emit("scan", full(b, 1, x.type), rows, *indices, blocks=[block], carry=1, reverse=reverse, length=count)
+    return b.reshape(out[1], shape=updates.shape)  # type: ignore[no-any-return]
 
 
 def scatter_jvp(b: Builder, o: Op, tangents: Cotangents) -> list[Any]:
