@@ -1,0 +1,141 @@
+"""A deep equilibrium model reads digits: `python examples/equilibrium.py`.
+
+Its one hidden layer is applied to its own result until that no longer changes: z = f(z, x) (Bai et al. 2019). How it was
+found does not matter for the derivative: at the equilibrium dz = (1 - df/dz)^-1 (df/dx) dx, so the backward pass solves
+u = ct + (df/dz)^T u, another equilibrium, and keeps nothing of the iteration. `fx.custom_vjp` says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # so that it runs in a checkout without installing FluxIR
+
+import fluxir as fx
+from fluxir.data import load_digits, scale_digits
+
+PIXELS, HIDDEN, CLASSES = 64, 64, 10
+BATCH, RATE, MOMENTUM = 64, 0.1, 0.9
+TOLERANCE, MOST = 1e-6, 200
+
+
+@fx.function
+def iterated(f, z):
+    """The equilibrium of a contraction f, from z on: as many rounds as it takes."""
+    moved, rounds = 1.0, 0
+    while moved > TOLERANCE and rounds < MOST:
+        new = f(z)
+        moved = fx.max(fx.abs(new - z))
+        z = new
+        rounds += 1
+    return z
+
+
+@functools.partial(fx.custom_vjp, nondiff_argnums=(0,))
+def equilibrium(f, inputs, z):
+    """z with z = f(inputs, z), from a first guess; f is a contraction in z."""
+    return iterated(lambda z: f(inputs, z), z)
+
+
+def forward(f, inputs, z):
+    z = equilibrium(f, inputs, z)
+    return z, (inputs, z)
+
+
+def backward(f, residuals, ct):
+    inputs, z = residuals
+    _, pull = fx.vjp(f, inputs, z)
+    u = iterated(lambda u: ct + pull(u)[1], ct)
+    return pull(u)[0], None  # the first guess has no influence
+
+
+equilibrium.defvjp(forward, backward)
+
+
+class Equilibrium(fx.nn.Module):
+    """Images [B, PIXELS] -> scores of the digits [B, CLASSES]."""
+
+    inner: Any
+    outer: Any
+    output: Any
+
+    def __init__(self, key):
+        k = fx.random.split(key, 3)
+        self.inner = fx.random.normal(k[0], (HIDDEN, HIDDEN), scale=0.5 / HIDDEN**0.5)
+        self.outer = fx.nn.Dense(PIXELS, HIDDEN, key=k[1])
+        self.output = fx.nn.Dense(HIDDEN, CLASSES, key=k[2])
+
+    def hidden(self, x):
+        """What the layer is applied to, and where the iteration begins."""
+        size = fx.max(
+            fx.sum(fx.abs(self.inner), axis=0)
+        )  # by this norm tanh(z w + y) is a contraction if it is below 1
+        w = self.inner * (0.9 / fx.maximum(size, 0.9))
+        y = self.outer(x)
+        return (w, y), fx.zeros_like(y)
+
+    def __call__(self, x):
+        return self.output(equilibrium(layer, *self.hidden(x)))
+
+    def unrolled(self, x, rounds):
+        """The same by plain differentiation, through `rounds` applications."""
+        inputs, z = self.hidden(x)
+        for _ in range(rounds):
+            z = layer(inputs, z)
+        return self.output(z)
+
+
+def layer(inputs, z):
+    w, y = inputs
+    return fx.tanh(z @ w + y)
+
+
+def loss(model, x, label):
+    return fx.nn.logit_crossentropy(model(x), label)
+
+
+@functools.partial(fx.jit, donate_argnums=0)
+def step(state, x, label):
+    model, velocity = state
+    value, g = fx.value_and_grad(loss)(model, x, label)
+    velocity = fx.tree.map(lambda v, g: MOMENTUM * v + g, velocity, g)
+    return (fx.tree.map(lambda w, v: w - RATE * v, model, velocity), velocity), value
+
+
+def half(name):
+    digits = load_digits()
+    return scale_digits(digits[f"{name}_images"]).reshape(-1, PIXELS), digits[f"{name}_labels"].astype(np.int64)
+
+
+def accuracy(model):
+    x, label = half("test")
+    return float(np.mean(np.argmax(fx.jit(Equilibrium.__call__)(model, x), axis=1) == label))
+
+
+def train(epochs, show=lambda line: None):
+    (x, label), rng, model = half("train"), np.random.default_rng(0), Equilibrium(fx.random.key(0))
+    state = model, fx.tree.map(np.zeros_like, model)
+    for epoch in range(epochs):
+        order, total = rng.permutation(len(x)), 0.0
+        for i in range(0, len(x) - BATCH + 1, BATCH):
+            chosen = order[i : i + BATCH]
+            state, value = step(state, x[chosen], label[chosen])
+            total += float(value)
+        show(f"epoch {epoch:2}: loss {total / (len(x) // BATCH):.4f}")
+    return state[0]
+
+
+def main():
+    model = train(int(sys.argv[1]) if len(sys.argv) > 1 else 20, print)
+    print(f"writers it has not seen: {accuracy(model):.1%} right")
+
+
+if __name__ == "__main__":
+    main()
