@@ -24,8 +24,8 @@ def matrix(name: str, x: Any) -> Tensor:
     t = float_operand(f"linalg.{name}", x)
     if t.ndim < 2:
         raise error("FX0220", f"{name}: a matrix has 2 axes, {t.type} has {t.ndim}", loc=here())
-    for d in t.shape[-2:]:
-        if not isinstance(d, int) and not prove_le(1, d):
+    for d in (t.shape[-1], t.shape[-2]):
+        if not isinstance(d, int) and str(d).isidentifier() and not prove_le(1, d):
             assume(f"{d} >= 1")
     return _wide(name, t)
 
@@ -66,7 +66,7 @@ def is_tall(name: str, t: Tensor) -> bool:
     if prove_le(m, n):
         return False
     raise error("FX0220", f"{name}: whether {t.type} has more rows or more columns depends on sizes", loc=here(),
-                help=f'state it as a fact, for example facts="{m} >= {n}"')  # fmt: skip
+                help=f"give {n} a number and bound {m} from below with a fact, or write {m} as a sum such as {n}+K")  # fmt: skip
 
 
 def with_batch(t: Tensor, batch: tuple[Dim, ...]) -> Tensor:
