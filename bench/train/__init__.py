@@ -89,7 +89,9 @@ class Worker:
 def _differences(found: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
     """Relative difference of the losses, and largest difference of the gradients relative to their largest element."""
     a, b = (np.frombuffer(base64.b64decode(r["gradient"]), np.float32) for r in (found, other))
-    return abs(found["loss"] - other["loss"]) / max(abs(other["loss"]), 1e-6), float(np.abs(a - b).max() / np.abs(b).max())
+    return abs(found["loss"] - other["loss"]) / max(abs(other["loss"]), 1e-6), float(
+        np.abs(a - b).max() / np.abs(b).max()
+    )
 
 
 def measure(case: str, names: list[str], rounds: int, notes: list[str]) -> dict[str, Any]:

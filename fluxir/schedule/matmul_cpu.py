@@ -43,6 +43,9 @@ from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
 TINY = 2048  # multiplications below which plain loops do
 ONE_BLOCK = 512  # contracted sizes up to this are not cut into blocks
+TASK = 1 << 22  # multiplications in a task, at most where that leaves whole panels: some 50 us
+SMALL_TASK = 1 << 18  # not less than this, to have tasks for all threads
+TASKS = 12  # tasks that a product is cut into where they are not too small
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,29 @@ def choose(dot: Dot, target: Any) -> MatmulSchedule:
     vectors = 2 if not isinstance(dot.n, int) or dot.n > lanes else 1
     rows = (12 if wide else 6) if vectors == 2 else (14 if wide else 8)
     if isinstance(dot.m, int):
-        rows = min(rows, dot.m)
+        rows = _rows(dot.m, 14 if wide else rows)
     depth = 0 if isinstance(dot.k, int) and dot.k <= ONE_BLOCK else 256
     in_place = not dot.lhs.computed and dot.lhs.contiguous() == CONTRACT and dot.lhs.value.type.dtype == dot.dtype
     narrow = isinstance(dot.n, int) and dot.n <= 4 * lanes * vectors
     short = isinstance(dot.k, int) and dot.k < 512
     pack_lhs = not (in_place and (narrow or short))
-    return MatmulSchedule(rows, lanes * vectors, lanes, depth, max(1, 96 // rows), 32, pack_lhs)
+    cols, row_tiles = lanes * vectors, max(1, 96 // rows)
+    return MatmulSchedule(rows, cols, lanes, depth, row_tiles, _panels(dot, rows * row_tiles, cols), pack_lhs)
+
+
+def _rows(m: int, most: int) -> int:
+    """The height of the register tile: the fewest tiles and rows beyond the end, where a tile costs what two more rows do
+    (it reads a line of the other operand, and fills the pipeline once)."""
+    return min(range(min(most, m), 0, -1), key=lambda r: -(-m // r) * (r + 2))
+
+
+def _panels(dot: Dot, rows: int, cols: int) -> int:
+    """How many panels of columns a task takes: enough to be worth a thread, few enough that there are tasks for all."""
+    k = dot.k if isinstance(dot.k, int) else 256
+    total = dot.batch * dot.m * dot.n * dot.k
+    wanted = max(SMALL_TASK, min(TASK, total // TASKS)) if isinstance(total, int) else 4 * SMALL_TASK
+    one = (min(rows, dot.m) if isinstance(dot.m, int) else rows) * cols * k
+    return max(1, min(32, wanted // max(1, one)))
 
 
 class _Matmul:
@@ -169,19 +188,40 @@ class _Matmul:
                 inside = ib.le(ib.add(first, ib.index(width)), ib.index(size))
 
                 def whole(jb: Builder) -> None:
-                    if side.contiguous() == FREE and width % lanes == 0:
+                    run = side.contiguous()
+                    if run == FREE:
 
                         def line(kb: Builder, k: Value) -> None:
-                            for v in range(width // lanes):
-                                r = kb.add(first, kb.index(v * lanes))
-                                kb.store(packed, code.vector(kb, t, r, k, lanes), row, k, kb.index(v * lanes))
-                    else:
+                            for c, n in pieces(width, lanes):
+                                x = code.vector(kb, t, kb.add(first, kb.index(c)), k, n) if n > 1 else None
+                                x = code.at(kb, t, kb.add(first, kb.index(c)), k) if x is None else x
+                                kb.store(packed, x, row, k, kb.index(c))
 
-                        def line(kb: Builder, k: Value) -> None:
-                            for c in range(width):
-                                kb.store(packed, code.at(kb, t, kb.add(first, kb.index(c)), k), row, k, kb.index(c))
+                        for_(jb, 0, dot.k, line, name="k")
+                        return
 
-                    for_(jb, 0, dot.k, line, name="k")
+                    def single(kb: Builder, k: Value) -> None:
+                        for c in range(width):
+                            kb.store(packed, code.at(kb, t, kb.add(first, kb.index(c)), k), row, k, kb.index(c))
+
+                    if run != CONTRACT or lanes < 2 or (isinstance(dot.k, int) and dot.k < lanes):
+                        for_(jb, 0, dot.k, single, name="k")
+                        return
+
+                    def square(kb: Builder, k: Value) -> None:
+                        for c0 in range(0, width, lanes):
+                            n = min(lanes, width - c0)
+                            xs = [code.vector(kb, t, kb.add(first, kb.index(c0 + i)), k, lanes) for i in range(n)]
+                            for j, x in enumerate(transposed(kb, xs + [xs[-1]] * (lanes - n))):
+                                at = kb.add(k, kb.index(j))
+                                for c, w in pieces(n, lanes):
+                                    part = x if w == lanes else lanes_of(kb, x, c, w)
+                                    kb.store(packed, part, row, at, kb.index(c0 + c))
+
+                    end = jb.index(dot.k)
+                    end = jb.sub(end, jb.fmod(end, jb.index(lanes)))
+                    for_(jb, 0, end, square, step=lanes, name="k", vectorize=False)
+                    for_(jb, end, dot.k, single, name="k")
 
                 def edge(jb: Builder) -> None:
                     there = jb.sub(jb.index(size), first)
@@ -271,6 +311,40 @@ class _Matmul:
             parallel(
                 b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=max(1, 65536 // max(1, work))
             )
+
+
+def pieces(n: int, lanes: int) -> list[tuple[int, int]]:
+    """Elements 0..n as vectors: (first, how many), of `lanes` lanes and then of smaller powers of two."""
+    out, at, width = [], 0, lanes
+    while at < n:
+        while width > n - at:
+            width //= 2
+        out.append((at, width))
+        at += width
+    return out
+
+
+def lanes_of(b: Builder, x: Value, first: int, count: int) -> Value:
+    """`count` lanes of a vector from `first` on; one lane as a scalar."""
+    if count == 1:
+        return b.emit("extract", x, lane=first)[0]
+    return b.emit("shuffle", x, x, mask=tuple(range(first, first + count)))[0]
+
+
+def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
+    """A square of vectors with rows and lanes exchanged: 1 by 1 blocks, then 2 by 2, ... change places across the diagonal."""
+    n, rows = len(rows), list(rows)
+    d = 1
+    while d < n:
+        low = tuple(i if not i & d else n + i - d for i in range(n))
+        high = tuple(i + d if not i & d else n + i for i in range(n))
+        for i in range(n):
+            if not i & d:
+                x, y = rows[i], rows[i + d]
+                rows[i] = b.emit("shuffle", x, y, mask=low)[0]
+                rows[i + d] = b.emit("shuffle", x, y, mask=high)[0]
+        d *= 2
+    return rows
 
 
 def pack_array(side: Operand, width: int, dtype: Any, a: Array) -> Array:
