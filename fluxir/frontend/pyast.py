@@ -42,8 +42,10 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 def convert(fn: Callable[..., Any], runtime: Any) -> Callable[..., Any]:
     """`fn` rewritten, sharing its globals, closure and defaults. FX0312 without source, FX0308 for what has no meaning."""
-    tree, offset = _parse(fn)
     where = fn.__code__
+    if RUNTIME in where.co_freevars:
+        return fn  # defined inside a rewritten function, and rewritten with it
+    tree, offset = _parse(fn)
     rewriter = _Function(fn.__code__.co_filename, offset)
     new = rewriter.function(tree)
     free = list(where.co_freevars)

@@ -55,11 +55,13 @@ class State:
 
 
 def read_state(layer: Module, name: str) -> Any:
-    """The statistics `name` of a layer as they are now in this step."""
+    """The statistics `name` of a layer as they are now in this step; they are no parameters and have no gradient."""
+    value = getattr(layer, name)
     for s in reversed(_open.get()):
         if id(layer) in s._holds:
-            return s._new.get(id(layer), {}).get(name, getattr(layer, name))
-    return getattr(layer, name)
+            value = s._new.get(id(layer), {}).get(name, value)
+            break
+    return fx.stop_gradient(value)
 
 
 def write_state(layer: Module, **values: Any) -> None:
