@@ -454,6 +454,19 @@ def test_equal_eigenvalues() -> None:
         assert np.isnan(fx.grad(lambda x, f=f: fx.sum(f(x) ** 3))(one)).any()
 
 
+@pytest.mark.parametrize("name", ["cholesky", "solve", "slogdet", "qr tall", "eigh", "pinv", "expm"])
+def test_batched_like_a_loop(name: str) -> None:
+    f, a, _, _ = DERIVATIVES[name]
+    many = np.stack([a, a + 0.1 * np.eye(*a.shape), a * 1.3])
+
+    def loss(x: Any) -> Any:
+        return sum(fx.sum(fx.sin(y)) for y in tensors(f(x)))
+
+    alone = np.stack([fx.grad(loss)(x) for x in many])
+    np.testing.assert_allclose(fx.vmap(fx.grad(loss))(many), alone, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(fx.grad(lambda x: fx.sum(fx.vmap(loss)(x)))(many), alone, rtol=1e-12, atol=1e-13)
+
+
 # ---- the rest of the surface --------------------------------------------------------------------------------------------------
 
 V = np.array([0.7, -1.3, 0.2, 2.1])
