@@ -83,15 +83,18 @@ _NAMES: dict[str, str] = {
     "fluxir.embed": "jit",
     "fluxir.custom": "checkpoint custom_jvp custom_vjp",
     "fluxir.transform": "grad hvp jvp linearize value_and_grad vjp",
-    "fluxir.runtime.safetensors": "load_safetensors save_safetensors",
+    "fluxir.runtime.safetensors": "load_safetensors read_safetensors_header save_safetensors",
 }
 
 _MODULES: dict[str, str] = {
     "fft": _FRONTEND + "fft",
+    "data": "fluxir.data",
     "linalg": "fluxir.linalg",
     "functional": _FRONTEND + "nn",
     "nn": "fluxir.nn",
+    "optim": "fluxir.optim",
     "random": _FRONTEND + "random",
+    "train": "fluxir.train",
     "tree": _FRONTEND + "tree",
 }
 
@@ -104,8 +107,11 @@ for _module, _names in _NAMES.items():
 __all__ = ["__version__", *_WHERE, *_MODULES]
 
 if TYPE_CHECKING:
+    from fluxir import data as data
     from fluxir import linalg as linalg
     from fluxir import nn as nn
+    from fluxir import optim as optim
+    from fluxir import train as train
     from fluxir.driver import load as load
     from fluxir.embed import jit as jit
     from fluxir.errors import FluxError as FluxError
@@ -141,6 +147,7 @@ if TYPE_CHECKING:
     from fluxir.ir.dtypes import f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
     from fluxir.ir.types import TensorType as TensorType
     from fluxir.runtime.safetensors import load_safetensors as load_safetensors
+    from fluxir.runtime.safetensors import read_safetensors_header as read_safetensors_header
     from fluxir.runtime.safetensors import save_safetensors as save_safetensors
 
     error, functional = _trace.user_error, _functional

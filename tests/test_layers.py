@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent / "fluxir"
 
 LEAVES = {"errors", "config", "target"}
 COMPILER = {"frontend", "passes", "schedule", "codegen"}
-EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "custom", "linalg", "report", "errors_catalog"}
-LIBRARY = {"nn", "optim", "data", "ode"}
+EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "batching", "gradcheck", "custom", "linalg", "report", "errors_catalog"}
+LIBRARY = {"nn", "optim", "data", "train", "ode"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors_catalog": set(),
@@ -36,6 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "driver": EVERYTHING - {"errors_catalog", "embed", "report"},
     "custom": LEAVES | {"frontend", "transform"},
     "transform": LEAVES | {"ir", "ops", "frontend", "passes", "driver"},
+    "batching": LEAVES | {"ir", "frontend", "passes", "transform"},
+    "gradcheck": LEAVES | {"ir", "frontend", "transform"},
     "linalg": LEAVES | {"ir", "frontend", "custom"},
     "embed": EVERYTHING - {"errors_catalog", "dump", "report"},
     # The library on top sees what every user sees: names of the package itself, no room of the compiler.

@@ -1,0 +1,1 @@
+"""`fx.train`: training loops and saved models."""
