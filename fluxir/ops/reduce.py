@@ -20,7 +20,7 @@ from fluxir.ir.dims import Dim, product, prove_le, prove_lt
 from fluxir.ir.dtypes import DType, dtype_of
 from fluxir.ir.opdef import op, sample
 from fluxir.ir.types import INDEX, TensorType, Type
-from fluxir.ops import adjoint_reduce
+from fluxir.ops import adjoint_reduce, adjoint_window
 from fluxir.ops.nest import accumulator, cast, combine, identity, nest, whole
 from fluxir.ops.rules import check_dtype, normal_axes, normal_axis, tensor_operands
 
@@ -142,6 +142,7 @@ _reduction(
     "Product over `axes`. f16 and bf16 multiply in f32 and round once; integers wrap; of nothing: 1.",
     (*_SHAPES, *_EMPTY),
     vjp=adjoint_reduce.prod_vjp,
+    jvp=adjoint_reduce.prod_jvp,
 )
 _reduction(
     "max",
@@ -451,8 +452,8 @@ op(
     ref=_window_ref,
     element=_window_element,
     cost=lambda o: o.result.type.size * product(o.attrs.window),
-    vjp=adjoint_reduce.window_vjp,
-    jvp=adjoint_reduce.window_jvp,
+    vjp=adjoint_window.window_vjp,
+    jvp=adjoint_window.window_jvp,
     doc="Slide a window over all axes of x and reduce it with `op` (max, min, sum, prod). `padding` is (low, "
     "high) for each axis and holds the op's identity "
     "(negative: crops); `dilation` spaces the window's elements. A window with nothing but padding gives the "
