@@ -18,6 +18,7 @@ relu, relu6, elu, selu, gelu, mish, softplus, softsign = (
 sigmoid = sigmoid_fast = _f.sigmoid
 tanh = tanh_fast = _f.tanh
 swish = silu = _f.swish
+glu = _f.glu
 hard_sigmoid = hardsigmoid = _f.hard_sigmoid
 hard_swish = hardswish = _f.hard_swish
 leaky_relu = leakyrelu = _f.leaky_relu
@@ -90,11 +91,6 @@ def rrelu(x: Any, low: float = 1 / 8, high: float = 1 / 3, *, key: Any = None, t
         raise fx.error("FX1004", "rrelu in training needs a random key")
     slope = fx.random.uniform(key, fx.shape(x), low=low, high=high, dtype=x.dtype)
     return fx.where(x > 0, x, x * slope)
-
-
-def glu(x: Any, axis: int = -1) -> Any:
-    """The first half along `axis` times the sigmoid of the second (Dauphin et al. 2017)."""
-    return _f.glu(x, axis=axis)
 
 
 __all__ = [
