@@ -25,7 +25,8 @@ from fluxir.data import decode_text, load_text
 ALPHABET, TRAIN, TEST = load_text()
 SYMBOLS, WIDTH, HIDDEN = len(ALPHABET), 32, 128
 BATCH, LENGTH = 32, 48
-RATE, CLIP = 5e-3, 1.0
+
+optimiser = fx.optim.Chain(fx.optim.ClipNorm(1.0), fx.optim.Adam(5e-3))
 
 
 class CharLSTM(fx.nn.Module):
@@ -52,28 +53,10 @@ def loss(model, text):
     return fx.nn.logit_crossentropy(scores, text[:, 1:]) / math.log(2)
 
 
-def adam(w, g, m, v, t):
-    """Adam (Kingma and Ba 2015) on a gradient clipped by its norm."""
-    norm = fx.sqrt(sum(fx.sum(x * x) for x in fx.tree.leaves(g)))
-    g = fx.tree.map(lambda g: g * fx.minimum(1.0, CLIP / norm), g)
-    m = fx.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-    v = fx.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-    a, b = 1 - 0.9**t, 1 - 0.999**t
-    return fx.tree.map(lambda w, m, v: w - RATE * (m / a) / (fx.sqrt(v / b) + 1e-8), w, m, v), m, v
-
-
-@functools.partial(fx.jit, donate_argnums=0)
-def step(state, text):
-    model, m, v, t = state
-    t = t + 1
-    bits, g = fx.value_and_grad(loss)(model, text)
-    return (*adam(model, g, m, v, t), t), bits
-
-
-def prepared(model):
-    """The state of the training: weights, Adam's two moments, and the number of steps."""
-    m, v = (fx.tree.map(np.zeros_like, model) for _ in range(2))
-    return model, m, v, np.zeros((), model.output.weight.dtype)
+@functools.partial(fx.jit, donate_argnums=(0, 1))
+def step(model, memory, text):
+    value, gradient = fx.value_and_grad(loss)(model, text)
+    return *optimiser.update(model, gradient, memory), value
 
 
 def batches(seed=0):
@@ -105,12 +88,13 @@ def write(model, prompt, key, *, count):
 
 
 def train(steps, show=lambda line: None):
-    state = prepared(CharLSTM(fx.random.key(0)))
+    model = CharLSTM(fx.random.key(0))
+    memory = optimiser.init(model)
     for i, text in zip(range(steps), batches(), strict=False):
-        state, bits = step(state, text)
+        model, memory, bits = step(model, memory, text)
         if i % 50 == 0 or i == steps - 1:
             show(f"step {i:4}: {bits:.3f} bits a character")
-    return state[0]
+    return model
 
 
 def main():

@@ -24,7 +24,8 @@ from fluxir.data import decode_text, load_text
 ALPHABET, TRAIN, TEST = load_text()
 SYMBOLS, WIDTH, HEADS, LAYERS = len(ALPHABET), 64, 4, 2
 BATCH, LENGTH = 32, 48
-RATE, DECAY = 3e-3, 0.1
+
+optimiser = fx.optim.AdamW(3e-3, beta2=0.95, decay=0.1)
 
 
 class Block(fx.nn.Module):
@@ -73,31 +74,10 @@ def loss(model, text):
     return fx.nn.logit_crossentropy(model(text[:, :-1]), text[:, 1:]) / math.log(2)
 
 
-def adamw(w, g, m, v, t):
-    """Adam with decay of the matrices (Loshchilov and Hutter 2019)."""
-    m = fx.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-    v = fx.tree.map(lambda v, g: 0.95 * v + 0.05 * g * g, v, g)
-    a, b = 1 - 0.9**t, 1 - 0.95**t
-
-    def move(w, m, v):
-        decay = RATE * DECAY if w.ndim == 2 else 0.0
-        return w * (1 - decay) - RATE * (m / a) / (fx.sqrt(v / b) + 1e-8)
-
-    return fx.tree.map(move, w, m, v), m, v
-
-
-@functools.partial(fx.jit, donate_argnums=0)
-def step(state, text):
-    model, m, v, t = state
-    t = t + 1
-    bits, g = fx.value_and_grad(loss)(model, text)
-    return (*adamw(model, g, m, v, t), t), bits
-
-
-def prepared(model):
-    """The state of the training: weights, Adam's two moments, and the number of steps."""
-    m, v = (fx.tree.map(np.zeros_like, model) for _ in range(2))
-    return model, m, v, np.zeros((), model.symbols.weight.dtype)
+@functools.partial(fx.jit, donate_argnums=(0, 1))
+def step(model, memory, text):
+    value, gradient = fx.value_and_grad(loss)(model, text)
+    return *optimiser.update(model, gradient, memory), value
 
 
 def batches(seed=0):
@@ -126,12 +106,13 @@ def write(model, prompt, key, *, count):
 
 
 def train(steps, show=lambda line: None):
-    state = prepared(GPT(fx.random.key(0)))
+    model = GPT(fx.random.key(0))
+    memory = optimiser.init(model)
     for i, text in zip(range(steps), batches(), strict=False):
-        state, bits = step(state, text)
+        model, memory, bits = step(model, memory, text)
         if i % 100 == 0 or i == steps - 1:
             show(f"step {i:4}: {bits:.3f} bits a character")
-    return state[0]
+    return model
 
 
 def main():

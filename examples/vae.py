@@ -21,7 +21,9 @@ import fluxir as fx
 from fluxir.data import load_digits, scale_digits
 
 PIXELS, HIDDEN, LATENT = 64, 128, 8
-BATCH, RATE = 64, 3e-3
+BATCH = 64
+
+optimiser = fx.optim.Adam(3e-3)
 
 
 class VAE(fx.nn.Module):
@@ -49,27 +51,11 @@ def loss(model, x, noise):
     return (fx.sum(reconstruction) + fx.sum(divergence)) / x.shape[0]
 
 
-def adam(w, g, m, v, t):
-    """Adam (Kingma and Ba 2015)."""
-    m = fx.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-    v = fx.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-    a, b = 1 - 0.9**t, 1 - 0.999**t
-    return fx.tree.map(lambda w, m, v: w - RATE * (m / a) / (fx.sqrt(v / b) + 1e-8), w, m, v), m, v
-
-
-@functools.partial(fx.jit, donate_argnums=0)
-def step(state, x, key):
-    model, m, v, t = state
-    t = t + 1
+@functools.partial(fx.jit, donate_argnums=(0, 1))
+def step(model, memory, x, key):
     noise = fx.random.normal(key, (x.shape[0], LATENT)).astype(x.dtype)
-    nats, g = fx.value_and_grad(loss)(model, x, noise)
-    return (*adam(model, g, m, v, t), t), nats
-
-
-def prepared(model):
-    """The state of the training: weights, Adam's two moments, and the number of steps."""
-    m, v = (fx.tree.map(np.zeros_like, model) for _ in range(2))
-    return model, m, v, np.zeros((), model.encoder[0].weight.dtype)
+    value, gradient = fx.value_and_grad(loss)(model, x, noise)
+    return *optimiser.update(model, gradient, memory), value
 
 
 def images(half):
@@ -100,12 +86,13 @@ def dream(model, key, *, count):
 
 
 def train(steps, show=lambda line: None):
-    state = prepared(VAE(fx.random.key(0)))
+    model = VAE(fx.random.key(0))
+    memory = optimiser.init(model)
     for i, (x, key) in zip(range(steps), batches(), strict=False):
-        state, nats = step(state, x, key)
+        model, memory, nats = step(model, memory, x, key)
         if i % 100 == 0 or i == steps - 1:
             show(f"step {i:4}: {nats:.2f} nats an image")
-    return state[0]
+    return model
 
 
 def main():
