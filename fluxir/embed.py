@@ -156,7 +156,7 @@ def _scalar(x: Any) -> Any:
 
 def _abstract_key(x: Any) -> Any:
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
-    return (tuple(shape), str(dtype)) if shape is not None and dtype is not None else type(x)
+    return (tuple(shape), dtype) if shape is not None and dtype is not None else type(x)
 
 
 def jit(

@@ -10,6 +10,7 @@ without naming code to import (a dataclass of an unknown class comes back as a d
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,11 +135,8 @@ class _Static:
 
 def is_function(x: Any) -> bool:
     """Whether `x` can be called and holds no data of its own that a tree could see: a function, a ufunc, a jitted function."""
-    return callable(x) and not isinstance(x, type | Undefined) and not hasattr(x, "dtype") and not _is_container(x)
-
-
-def _is_container(x: Any) -> bool:
-    return type(x) in _CUSTOM or isinstance(x, dict | list | tuple) or dataclasses.is_dataclass(x)
+    cls: Any = type(x)
+    return _kind(cls) == "callable" and not hasattr(x, "dtype")
 
 
 LEAF = TreeDef("leaf")
@@ -166,6 +164,7 @@ def register(
     `keys(x)` names the children in paths (default: their positions).
     """
     _CUSTOM[cls] = _Custom(flatten, unflatten, keys)
+    _kind.cache_clear()
 
 
 def is_namedtuple(x: Any) -> bool:
@@ -186,39 +185,63 @@ def _flatten(x: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None, d
         return LEAF
     if x is None:
         return NONE
-    cls = type(x)
+    cls: Any = type(x)
+    kind = _kind(cls)
     keys: tuple[Any, ...]
-    kind, items, aux, shown = "", [], None, None
+    items: list[Any]
+    aux: Any = None
+    shown: Any = cls
+    match kind:
+        case "leaf":
+            leaves.append(x)
+            return LEAF
+        case "callable":
+            if hasattr(x, "dtype"):
+                leaves.append(x)
+                return LEAF
+            return TreeDef("static", aux=_Static(x))
+        case "dict":
+            keys, shown = _sorted_keys(x), None
+            items = [x[k] for k in keys]
+        case "list" | "tuple":
+            keys, items, shown = tuple(range(len(x))), list(x), None
+        case "namedtuple":
+            keys, items = tuple(cls._fields), list(x)
+        case "dataclass":
+            keys, static = _fields(cls)
+            items, aux = [getattr(x, n) for n in keys], tuple([(n, getattr(x, n)) for n in static])
+        case _:
+            c = _CUSTOM[cls]
+            children, aux = c.flatten(x)
+            items = list(children)
+            keys = tuple(c.keys(x)) if c.keys else tuple(range(len(items)))
+    return TreeDef(kind, keys, tuple([_flatten(v, leaves, is_leaf, depth + 1) for v in items]), shown, aux)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind(cls: Any) -> str:
+    """How instances of a class are taken apart; "callable" is a function, unless the instance has a dtype."""
     if cls in _CUSTOM:
-        c = _CUSTOM[cls]
-        children, aux = c.flatten(x)
-        items = list(children)
-        kind, keys, shown = "custom", tuple(c.keys(x)) if c.keys else tuple(range(len(items))), cls
-    elif isinstance(x, dict):
-        keys = _sorted_keys(x)
-        kind, items = "dict", [x[k] for k in keys]
-    elif isinstance(x, list):
-        kind, keys, items = "list", tuple(range(len(x))), x
-    elif is_namedtuple(x):
-        kind, keys, items, shown = "namedtuple", tuple(cls._fields), list(x), cls
-    elif isinstance(x, tuple):
-        kind, keys, items = "tuple", tuple(range(len(x))), list(x)
-    elif dataclasses.is_dataclass(x) and not isinstance(x, type | DType | TensorType | VectorType | MemType):
-        kind, keys, items, shown, aux = _dataclass_parts(x)
-    elif is_function(x):
-        return TreeDef("static", aux=_Static(x))
-    else:
-        leaves.append(x)
-        return LEAF
-    return TreeDef(kind, keys, tuple(_flatten(v, leaves, is_leaf, depth + 1) for v in items), shown, aux)
+        return "custom"
+    if issubclass(cls, dict):
+        return "dict"
+    if issubclass(cls, list):
+        return "list"
+    if issubclass(cls, tuple):
+        return "namedtuple" if hasattr(cls, "_fields") else "tuple"
+    if issubclass(cls, type | DType | TensorType | VectorType | MemType | Undefined):
+        return "leaf"
+    if dataclasses.is_dataclass(cls):
+        return "dataclass"
+    return "callable" if any("__call__" in c.__dict__ for c in cls.__mro__) else "leaf"
 
 
-def _dataclass_parts(x: Any) -> tuple[str, tuple[Any, ...], list[Any], type, Any]:
-    """Fields marked `field(metadata={"static": True})` belong to the structure; the others are children."""
-    fields = dataclasses.fields(x)
-    static = tuple((f.name, getattr(x, f.name)) for f in fields if f.metadata.get("static"))
-    names = tuple(f.name for f in fields if not f.metadata.get("static"))
-    return "dataclass", names, [getattr(x, n) for n in names], type(x), static
+@functools.lru_cache(maxsize=4096)
+def _fields(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(children, static fields) of a dataclass: fields marked `field(metadata={"static": True})` belong to the structure."""
+    fields = dataclasses.fields(cls)
+    static = tuple(f.name for f in fields if f.metadata.get("static"))
+    return tuple(f.name for f in fields if f.name not in static), static
 
 
 def _rebuild(cls: Any, values: dict[str, Any], static: Any) -> Any:
