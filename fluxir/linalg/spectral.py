@@ -16,7 +16,7 @@ import numpy as np
 
 from fluxir.custom import custom_jvp
 from fluxir.errors import error
-from fluxir.frontend.api_creation import full_like, tril, triu, zeros
+from fluxir.frontend.api_creation import full_like, stop_gradient, tril, triu, zeros
 from fluxir.frontend.api_elementwise import abs as abs_
 from fluxir.frontend.api_elementwise import maximum, sqrt, where
 from fluxir.frontend.api_indexing import argsort, take_along_axis
@@ -56,12 +56,28 @@ class SVDResult(NamedTuple):
 # ---- QR -------------------------------------------------------------------------------------------------------------------
 
 
+def _scale(a: Tensor) -> Tensor:
+    """What to divide by so that squares neither overflow nor vanish: the largest element, or 1 where all is well."""
+    limits = np.finfo(a.dtype.numpy)
+    s = max_(abs_(stop_gradient(a)), axis=(-2, -1), keepdims=True)
+    far = (s > float(limits.max) ** 0.25) | ((s < float(limits.tiny) ** 0.25) & (s > 0))
+    return where(far, s, 1)
+
+
 @custom_jvp
 def _qr(a: Tensor) -> tuple[Tensor, Tensor]:
     """(q, r) of a tall matrix, q as tall."""
     n = a.shape[-1]
-    q, r = qr_loop(a, n)
-    return q, triu(r[..., :n, :])
+    q, r = _reflected(a, n)
+    return q, r[..., :n, :]
+
+
+def _reflected(a: Tensor, cols: Dim) -> tuple[Tensor, Tensor]:
+    if is_zero(a.shape[-1]) or is_zero(a.shape[-2]):
+        return qr_loop(a, cols)
+    scale = _scale(a)
+    q, r = qr_loop(a / scale, cols)
+    return q, triu(r) * scale
 
 
 @_qr.defjvp
@@ -91,8 +107,7 @@ def qr(x: Any, /, *, mode: str = "reduced") -> Any:
         q, r = _qr(a[..., :, :m])
         r = concat([r, mt(q) @ a[..., :, m:]], axis=-1)
     elif mode == "complete" and m != n:
-        q, r = qr_loop(a, m)
-        r = triu(r)
+        q, r = _reflected(a, m)
     else:
         q, r = _qr(a)
     return r if mode == "r" else QRResult(q, r)
@@ -174,11 +189,6 @@ def eigvalsh(x: Any, /) -> Tensor:
 
 
 # ---- singular values ------------------------------------------------------------------------------------------------------
-
-
-def _scale(a: Tensor) -> Tensor:
-    s = max_(abs_(a), axis=(-2, -1), keepdims=True)
-    return where(s == 0, 1, s)
 
 
 def _tall_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
