@@ -24,7 +24,6 @@ def _loss_of_logits(z: Any, y: Any) -> Any:
 
 
 def _mlp_loss(p: Any, x: Any, y: Any) -> Any:
-    import fluxir as fx
 
     for i in range(3):
         x = x @ p[f"w{i}"] + p[f"b{i}"]

@@ -9,6 +9,8 @@ each input, then one for each result, written by the callee) followed by the ker
 - Loop carries live in one memory each, which is the loop's result; a body writes its next carry over the current one
   where nothing reads that any more, otherwise elsewhere, and the copy comes last.
 - Kernels that are structurally equal are made once.
+- What a kernel prepares from its inputs alone (a packed operand) is prepared once in a block, and before a loop where
+  the inputs are the same in every round.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
 )
 from fluxir.schedule.group import Array, Group, group_of, shape_of
 from fluxir.schedule.loops import for_, memory, region
-from fluxir.schedule.templates import Kernels, Ref, select
+from fluxir.schedule.templates import Kernels, Ref, Step, select
 
 
 def lower(module: Module, target: Any) -> Module:
@@ -118,6 +120,13 @@ def constant_array(v: Value) -> Array | None:
     return v.owner.attrs["value"].reshape(shape)  # type: ignore[no-any-return]
 
 
+def _source(v: Value) -> Value:
+    """The value whose memory a value is read from."""
+    while v.owner is not None and v.owner.name in ("reshape", "stop_gradient"):
+        v = v.owner.operands[0]
+    return v
+
+
 @dataclass
 class Destination:
     """Where a value is to be computed: a memory, seen with the value's type (through reshapes of a result)."""
@@ -149,12 +158,25 @@ def copy_over(b: Builder, pairs: Sequence[tuple[Value, Value]]) -> None:
 
 
 class Region:
-    """One block being lowered into builder `b`. `wanted[j]`: the memory that result j must end up in, or None."""
+    """One block being lowered into builder `b`. `wanted[j]`: the memory that result j must end up in, or None.
+
+    `outer` and `fixed` belong to a loop's body: the region around it, and the values there that its arguments stand for
+    in every round.
+    """
 
     def __init__(
-        self, b: Builder, kernels: KernelTable, block: Block, args: Sequence[Value], wanted: Sequence[Value | None]
+        self,
+        b: Builder,
+        kernels: KernelTable,
+        block: Block,
+        args: Sequence[Value],
+        wanted: Sequence[Value | None],
+        outer: Region | None = None,
+        fixed: Mapping[Value, Value] | None = None,
     ) -> None:
         self.b, self.kernels, self.block, self.wanted = b, kernels, block, list(wanted)
+        self.outer, self.fixed = outer, fixed or {}
+        self.prepared: dict[tuple[Any, ...], Value] = {}  # by kernel and what it reads: the memory written
         self.memory: dict[Value, Value] = dict(zip(block.args, args, strict=True))
         self.destination = self._destinations()
         self.users: dict[Value, int] = {}
@@ -291,6 +313,10 @@ class Region:
             if step.fold is not None and all(a is not None for a in known):
                 memories[target] = self.b.constant(value=step.fold(*known))
                 continue
+            prepares = target[0] == "scratch" and target not in memories and step.outputs == 1
+            if prepares and reads and all(kind == "input" and i < len(inputs) for kind, i in reads):
+                memories[target] = self.prepare(step, [inputs[i] for _, i in reads], made.scratch[target[1]])
+                continue
             operands = []
             for ref, arg in zip(step.operands, step.kernel.args, strict=True):
                 mem = memory_of(ref)
@@ -298,9 +324,37 @@ class Region:
             name = self.kernels.name_of(step.kernel)
             self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
 
-    def nested(self, b: Builder, block: Block, args: Sequence[Value], wanted: Sequence[Value | None]) -> list[Value]:
+    def prepare(self, step: Step, sources: Sequence[Value], type_: MemType) -> Value:
+        """A memory with what a step writes that reads these values alone: that of an equal step before, or of one before
+        the loop if the values are the same in every round."""
+        sources = [_source(v) for v in sources]
+        name = self.kernels.name_of(step.kernel)
+        key = (name, *sources)
+        if key in self.prepared:
+            return self.prepared[key]
+        if self.outer is not None and all(v in self.fixed for v in sources):
+            mem = self.outer.prepare(step, [self.fixed[v] for v in sources], type_)
+        else:
+            reads = [self.mem(v) for v in sources]
+            mem = self.b.alloc(type=type_)
+            operands = [
+                self.as_type(m, arg.type) if isinstance(arg.type, MemType) else m
+                for m, arg in zip([*reads, mem], step.kernel.args, strict=True)
+            ]
+            self.b.emit("launch", *operands, callee=name, outputs=1, inplace=step.inplace)
+        self.prepared[key] = mem
+        return mem
+
+    def nested(
+        self,
+        b: Builder,
+        block: Block,
+        args: Sequence[Value],
+        wanted: Sequence[Value | None],
+        fixed: Mapping[Value, Value] | None = None,
+    ) -> list[Value]:
         b.loc = self.b.loc
-        return Region(b, self.kernels, block, args, wanted).run()
+        return Region(b, self.kernels, block, args, wanted, self if fixed else None, fixed).run()
 
     # ---- control flow
     def truth(self, b: Builder, mem: Value) -> Value:
@@ -332,7 +386,8 @@ class Region:
             at = b.sub(b.sub(b.index(length), b.index(1)), i) if op.attrs["reverse"] else i
             slices = [b.emit("subview", m, at)[0] for m in fixed]
             places = [b.emit("subview", m, at)[0] for m in stacked]
-            self.step_body(b, op.blocks[0], state, [*kept, *slices], places)
+            same = dict(zip(op.blocks[0].args[nc : nc + len(kept)], consts))
+            self.step_body(b, op.blocks[0], state, [*kept, *slices], places, same)
 
         for_(self.b, 0, length, body, vectorize=False)
 
@@ -347,7 +402,7 @@ class Region:
             return self.truth(b, m)
 
         def body(b: Builder) -> None:
-            self.step_body(b, block, state, kept, [])
+            self.step_body(b, block, state, kept, [], dict(zip(block.args[n:], op.operands[n:])))
 
         self.b.emit("while", carry=0, blocks=[region(self.b, [], test), region(self.b, [], body)])
 
@@ -360,12 +415,18 @@ class Region:
         return state
 
     def step_body(
-        self, b: Builder, block: Block, state: list[Value], captures: list[Value], outputs: list[Value]
+        self,
+        b: Builder,
+        block: Block,
+        state: list[Value],
+        captures: list[Value],
+        outputs: list[Value],
+        fixed: Mapping[Value, Value],
     ) -> None:
-        """One iteration: `block` of (state, captures) gives the next state and `outputs`."""
+        """One iteration: `block` of (state, captures) gives the next state and `outputs`; see `Region` for `fixed`."""
         n = len(state)
         direct = [m if self.overwrites(block, k, k) else None for k, m in enumerate(state)]
-        nexts = self.nested(b, block, [*state, *captures], [*direct, *outputs])[:n]
+        nexts = self.nested(b, block, [*state, *captures], [*direct, *outputs], fixed)[:n]
         copy_over(b, list(zip(state, nexts)))
 
     def overwrites(self, block: Block, k: int, arg: int) -> bool:
