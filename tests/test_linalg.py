@@ -354,12 +354,12 @@ def check_derivatives(f: Callable[..., Any], a: Any, *, order: int = 2, compiled
         assert error(fx.jvp(fx.grad(loss), (a,), (d,))[1], h) <= 1e-9
 
 
-A = rng(20).standard_normal((4, 4)) + 3 * np.eye(4)
+A = rng(20).standard_normal((3, 3)) + 3 * np.eye(3)
 S = A @ A.T
-T = rng(21).standard_normal((5, 3))
+T = rng(21).standard_normal((4, 3))
 W = T.T.copy()
-B = rng(22).standard_normal((4, 2))
-C = A[None] + 0.3 * rng(23).standard_normal((2, 4, 4))
+B = rng(22).standard_normal((3, 2))
+C = A[None] + 0.3 * rng(23).standard_normal((2, 3, 3))
 
 # name: (function, argument, highest order checked, whether the gradient is compiled too)
 DERIVATIVES: dict[str, tuple[Callable[..., Any], Any, int, bool]] = {
@@ -400,7 +400,7 @@ DERIVATIVES: dict[str, tuple[Callable[..., Any], Any, int, bool]] = {
     "norm -2": (lambda x: L.norm(x, -2), W, 1, False),
     "cond": (L.cond, A, 1, False),
     "cond 1": (lambda x: L.cond(x, 1), A, 1, False),
-    "lstsq": (lambda x: L.lstsq(x, np.arange(5.0))[:2], T, 1, False),
+    "lstsq": (lambda x: L.lstsq(x, np.arange(4.0))[:2], T, 1, False),
     "lstsq wide": (lambda x: L.lstsq(x, B[:3])[0], W, 1, False),
     "expm": (L.expm, A / 4, 2, False),
     "expm, squarings": (lambda x: L.expm(x) / 100, A, 1, False),
