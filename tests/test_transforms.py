@@ -547,6 +547,22 @@ def test_a_custom_rule_is_what_is_used() -> None:
     assert fx.grad(lambda x: fx.sum(scaled(3, x)))(X) == pytest.approx(30)
 
 
+@pytest.mark.parametrize("count", [4, 40])
+def test_a_custom_rule_may_be_given_constants(count: int) -> None:
+    """Small ones are repeated where they are used, large ones (40 numbers) live in the outermost scope."""
+    weights, x = np.linspace(1, 2, count), np.linspace(-1, 1, count)
+    for arguments in (lambda x: (x, weights), lambda x: (weights, x)):
+        close(fx.grad(lambda x, given=arguments: fx.sum(wave(*given(x))))(x),
+              fx.grad(lambda x, given=arguments: fx.sum(wave.fun(*given(x))))(x))  # fmt: skip
+
+    @fx.custom_vjp
+    def weighted(x: Any) -> Any:
+        return x * weights
+
+    weighted.defvjp(lambda x: (weighted(x), None), lambda _, g: (g * weights,))
+    close(fx.jit(fx.grad(lambda x: fx.sum(weighted(weighted(x)))))(x), weights**2)
+
+
 def test_newton_by_implicit_differentiation() -> None:
     """Square roots by Newton's method, differentiated at the solution instead of through the iteration."""
 

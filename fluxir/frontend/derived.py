@@ -102,7 +102,8 @@ def _with_constants(block: Block, captured: Sequence[Value], count: int, name: s
     args = [Value(a.type, None, i, a.name) for i, a in enumerate(block.args[:count])]
     env = dict(zip(block.args[:count], args, strict=True))
     for inner, outer in zip(block.args[count:], captured, strict=True):
-        if outer.owner is None or outer.owner.name != "const":
+        array = scope().array(outer)
+        if array is None:
             shown = f"{outer.name}: {outer.type}" if outer.name else str(outer.type)
             raise error(
                 "FX0413",
@@ -110,7 +111,7 @@ def _with_constants(block: Block, captured: Sequence[Value], count: int, name: s
                 help="pass it as an argument: the rule must say what its derivative is",
                 loc=here(),
             )
-        env[inner] = b.const(outer.owner.attrs["value"])
+        env[inner] = b.const(array)
     clone_ops(b, block.ops, env)
     return Block(args, b.ops, [env.get(v, v) for v in block.outs])
 

@@ -257,6 +257,16 @@ class Scope:
             found = self._constants[key] = self.emit("const", (), (), {"value": frozen})[0]
         return found
 
+    def array(self, value: Value) -> np.ndarray[Any, Any] | None:
+        """The array of a value of this scope that is a constant, or captures one from a scope around; None for others."""
+        s: Scope | None = self
+        while value.owner is None and s is not None:
+            outer = next((o for o, inner in s.captures.items() if inner is value), None)
+            if outer is None:
+                return None
+            value, s = outer, s.parent
+        return value.owner.attrs["value"] if value.owner is not None and value.owner.name == "const" else None
+
     def size(self, d: dims.Dim) -> Value:
         """A size as an i64 scalar of this scope."""
         if isinstance(d, int):

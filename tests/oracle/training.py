@@ -99,9 +99,7 @@ def _lstm(torch: Any, ex: Any, model: Any, take: Callable[..., Any]) -> Any:
 def _gpt(torch: Any, ex: Any, model: Any, take: Callable[..., Any]) -> Any:
     nn = torch.nn
     leaves, structure = fx.tree.flatten(model)
-    parameters = {
-        fx.tree.path_text(p): nn.Parameter(take(x)) for p, x in zip(structure.paths(), leaves, strict=True)
-    }
+    parameters = {fx.tree.path_text(p): nn.Parameter(take(x)) for p, x in zip(structure.paths(), leaves, strict=True)}
 
     def normal(path: str, x: Any) -> Any:
         return nn.functional.layer_norm(x, (ex.WIDTH,), parameters[f"{path}.scale"], parameters[f"{path}.bias"])
