@@ -82,6 +82,8 @@ _NAMES: dict[str, str] = {
     "fluxir.driver": "load",
     "fluxir.embed": "jit",
     "fluxir.custom": "checkpoint custom_jvp custom_vjp",
+    "fluxir.batching": "hessian jacfwd jacobian jacrev vmap",
+    "fluxir.gradcheck": "check_grads",
     "fluxir.transform": "grad hvp jvp linearize value_and_grad vjp",
     "fluxir.runtime.safetensors": "load_safetensors read_safetensors_header save_safetensors",
 }

@@ -19,6 +19,7 @@ from fluxir.errors import error
 from fluxir.frontend import api_creation, api_manipulation, derived, tree
 from fluxir.frontend.tensor import Tensor, as_tensor
 from fluxir.frontend.trace import EagerScope, current, function_name, here, is_tracing, trace
+from fluxir.ir.dims import Dim
 from fluxir.ir.interp import interpret
 from fluxir.ir.types import TensorType
 
@@ -145,15 +146,16 @@ class Arguments:
     def close(self, **attrs: Any) -> derived.Closed:
         return derived.close(self.fn, self.tensors, self.rebuild, name=self.name, **attrs)
 
-    def gathered(self, values: Sequence[Tensor]) -> Any:
-        """Values for `wrt` in the structure of the differentiated arguments; zeros for what is no float."""
+    def gathered(self, values: Sequence[Tensor], front: Sequence[Dim] = ()) -> Any:
+        """Values for `wrt` in the structure of the differentiated arguments; zeros for what is no float. `front`: axes that
+        the values have before those of the arguments."""
         found = dict(zip(self.wrt, values, strict=True))
 
         def leaf(k: int | None) -> Any:
             if k is None:
                 return None
             t = self.tensors[k]
-            return found[k] if k in found else api_creation.zeros(t.shape, dtype=t.dtype)
+            return found[k] if k in found else api_creation.zeros((*front, *t.shape), dtype=t.dtype)
 
         parts = [structure.unflatten([leaf(k) for k in ks]) for structure, ks in self.parts]
         return parts[0] if self.single else tuple(parts)
@@ -241,7 +243,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
             def go(ps: Any, d: Any) -> Any:
                 return vjp(fun, *ps, has_aux=has_aux)[1](d)
 
-            return evaluate(go, (primals, ct), {})
+            return go(primals, ct) if is_tracing() else evaluate(go, (primals, ct), {})
 
         return (out, later, aux) if has_aux else (out, later)
     c = Arguments(fun, primals, {}, tuple(range(len(primals))))

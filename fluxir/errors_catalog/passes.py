@@ -139,6 +139,32 @@ declare(
 )
 
 declare(
+    "FX0414",
+    "axes that cannot be mapped",
+    "user",
+    """
+    `fx.vmap` maps a function over one axis of its arguments: `in_axes` names it for each (an integer, None for an argument
+    that all calls share, or a tree of these that begins like the argument), and these axes have one size. `out_axes` says
+    where it goes in the results; None is for a result that is the same for all calls.
+
+        fx.vmap(f)(x, 2.0)                      a number has no axis: in_axes=(0, None)
+        fx.vmap(f)(x, y)                        x is f32[3,2], y is f32[4]: 3 is not 4
+        fx.vmap(f, in_axes=None)(x)             nothing is mapped: give axis_size
+    """,
+)
+
+declare(
+    "FX0415",
+    "derivative does not agree with differences",
+    "user",
+    """
+    `fx.check_grads` found that a derivative differs from finite differences by more than the tolerance. A rule given with
+    `fx.custom_vjp` or `fx.custom_jvp` is wrong, the point is one where the function has no derivative (a kink, a jump), or
+    the tolerance is too small for the element type: check in f64 first.
+    """,
+)
+
+declare(
     "FX0499",
     "a pass failed",
     "internal",

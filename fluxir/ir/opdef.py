@@ -203,6 +203,14 @@ def _convert(d: OpDef, key: str, kind: str, v: Any) -> Any:
     raise error("FX0106", f"{d.name}: attribute {key!r} must be {kind}, not {v!r}")
 
 
+def set_batch(name: str, rule: Callable[..., Any]) -> None:
+    """Give a declared op its batching rule: the rules live in files of their own, apart from the declarations."""
+    d = lookup(name)
+    if d.batch is not None:
+        raise ValueError(f"op {name!r} has a batching rule already")
+    object.__setattr__(d, "batch", rule)
+
+
 def default_of(d: OpDef, key: str) -> Any:
     spec = d.attrs.get(key)
     return spec.default if spec else REQUIRED
@@ -222,4 +230,5 @@ __all__ = [
     "op",
     "register",
     "sample",
+    "set_batch",
 ]

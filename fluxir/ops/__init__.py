@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fluxir.ops import compare, contract, control, index, loop, math, nn, order, parts, random, reduce, shape
+from fluxir.ops import compare, contract, control, index, loop, math, nn, order, parts, random, reduce, shape  # isort: skip
+from fluxir.ops import batching, batching_index  # isort: skip  (rules for ops that are declared by now)
 
 __all__ = [
+    "batching",
+    "batching_index",
     "compare",
     "contract",
     "control",

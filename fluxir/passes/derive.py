@@ -14,6 +14,7 @@ from typing import Any
 from fluxir.errors import error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
+from fluxir.ir.dims import Dim
 from fluxir.ir.opdef import REGISTRY
 from fluxir.ir.rewrite import rewrite_func
 from fluxir.ops.control import Transform
@@ -67,7 +68,7 @@ class _Derived:
     def __init__(self, module: Module, cx: PassContext, save: str) -> None:
         self.module, self.cx = module, cx
         self.funcs: dict[str, Func] = dict(module.funcs)
-        self.names: dict[tuple[str, Transform], str] = {}
+        self.names: dict[tuple[str, Transform, Dim, Any], str] = {}
         self.done: dict[str, Func] = {}
         self.ready: dict[str, Func] = {}
         self.symbols = {s for f in module.funcs.values() for s in f.symbols}
@@ -102,16 +103,25 @@ class _Derived:
         self.symbols.add(f"{base}{n}")
         return f"{base}{n}"
 
-    def derived(self, name: str, kind: str, wrt: Sequence[int], of: Sequence[int] = ()) -> str:
-        """The name of the function that a transform makes of `name`."""
+    def derived(
+        self,
+        name: str,
+        kind: str,
+        wrt: Sequence[int],
+        of: Sequence[int] = (),
+        *,
+        size: Dim = 0,
+        varying: Sequence[tuple[str, int]] = (),
+    ) -> str:
+        """The name of the function that a transform makes of `name`; `size` and `varying` are for `batch`, see there."""
         t = Transform(kind, tuple(wrt), tuple(of))
-        key = (name, t)
+        key = (name, t, size, tuple(varying))
         if key not in self.names:
             self.names[key] = new = self.fresh(f"{name}_{kind}")
             self.funcs[new] = Func(new, Block((), (), ()))  # holds the name
             self.cx.rules[kind] += 1
             f = self.prepared(name)
-            self.funcs[new] = Func(new, self.block(f, t), attrs=_lasting(f.attrs), loc=f.loc)
+            self.funcs[new] = Func(new, self.block(f, t, size, varying), attrs=_lasting(f.attrs), loc=f.loc)
         return self.names[key]
 
     # ---- one function
@@ -127,7 +137,8 @@ class _Derived:
             return None
         t = Transform.parse(op.attrs["transform"])
         self.resolved(op.attrs["callee"])
-        new = self.derived(op.attrs["callee"], t.kind, t.wrt, t.of)
+        size: Dim = operands[t.wrt[0]].shape[0] if t.kind == "batch" else 0
+        new = self.derived(op.attrs["callee"], t.kind, t.wrt, t.of, size=size)
         return b.clone(op, operands, callee=new, transform="")
 
     def prepared(self, name: str) -> Func:
@@ -148,12 +159,12 @@ class _Derived:
             self.ready[name] = f
         return self.ready[name]
 
-    def block(self, f: Func, t: Transform) -> Block:
+    def block(self, f: Func, t: Transform, size: Dim, varying: Sequence[tuple[str, int]]) -> Block:
         args = [a.type for a in f.args]
         names = [a.name for a in f.args]
         n = len(args)
         if t.kind == "batch":
-            return batch_block(self.context, f.block, t.wrt)  # type: ignore[no-any-return]
+            return batch_block(self.context, f, t.wrt, size, varying)
         extra = [f.outs[j].type for j in t.of] if t.kind in ("vjp", "pullback") else [args[i] for i in t.wrt]
         labels = [f.outs[j].name for j in t.of] if t.kind in ("vjp", "pullback") else [names[i] for i in t.wrt]
 

@@ -30,7 +30,16 @@ class Functions(Protocol):
 
     def function(self, name: str) -> Func: ...
 
-    def derived(self, name: str, kind: str, wrt: Sequence[int], of: Sequence[int]) -> str: ...
+    def derived(
+        self,
+        name: str,
+        kind: str,
+        wrt: Sequence[int],
+        of: Sequence[int] = (),
+        *,
+        size: Dim = 0,
+        varying: Sequence[tuple[str, int]] = (),
+    ) -> str: ...
 
     def add(self, base: str, block: Block) -> str: ...
 
