@@ -28,8 +28,8 @@ def load_text() -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
     `alphabet` has the 68 characters that occur, sorted; `train` u8[113099] and `test` u8[12080] are indices into it.
     """
     codes = np.frombuffer(text_path().read_bytes(), np.uint8)
-    used, numbers = np.unique(codes, return_inverse=True)
-    numbers = numbers.astype(np.uint8)
+    used, indices = np.unique(codes, return_inverse=True)
+    numbers = indices.astype(np.uint8)
     return bytes(used).decode("ascii"), numbers[:TRAINING_CHARACTERS], numbers[TRAINING_CHARACTERS:]
 
 
