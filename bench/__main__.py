@@ -15,6 +15,8 @@ SUBJECTS = {
     "compile": "compile time against program size, with the fitted exponent",
     "kernels": "kernels against numpy",
     "startup": "import fluxir, fluxir --version",
+    "train": "training steps: MLP, LSTM, ResNet-18, beside PyTorch and JAX where they are installed",
+    "grad": "differentiation: run time, ops, compile time, time to the first gradient",
     "size": "size of the base install",
 }
 
