@@ -653,3 +653,34 @@ def test_a_rule_that_does_not_fit() -> None:
 
     with pytest.raises(FluxError, match="traced value from outside"):
         fx.grad(outside)(X)
+
+
+def test_transforms_inside_control_flow_that_is_evaluated_eagerly() -> None:
+    def step(c: Any, u: Any) -> Any:
+        g = fx.grad(lambda v: fx.sum(v * v * u))(c)
+        return c - 0.1 * g, fx.sum(g)
+
+    us = np.array([1.0, 2.0, 0.5])
+    last, sums = fx.scan(step, X, us)
+    want, by_hand = X, []
+    for u in us:
+        by_hand.append(np.sum(2 * want * u))
+        want = want - 0.2 * want * u
+    close(last, want)
+    close(sums, by_hand)
+
+    @fx.function
+    def shrink(c: Any, u: Any) -> Any:
+        while fx.sum(c * c) > 1.0:
+            c = c * 0.5
+        return c, c * u
+
+    close(fx.scan(shrink, X, us)[0], fx.jit(lambda x: fx.scan(shrink, x, us)[0])(X))
+
+
+def test_a_pullback_from_outside_is_used_inside_a_trace() -> None:
+    _, pull = fx.vjp(lambda x: fx.sin(x) * x, X)
+    cts = np.eye(3)
+    want = np.diag(np.cos(X) * X + np.sin(X))
+    close(fx.jit(lambda c: pull(c)[0])(cts[0]), want[0])
+    close(fx.vmap(lambda c: pull(c)[0])(cts), want)

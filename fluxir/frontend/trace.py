@@ -333,9 +333,9 @@ def scope() -> Scope:
 
 
 def is_tracing() -> bool:
-    """Whether a trace is under way (an eager call is none)."""
+    """Whether a trace is under way. An eager call is none, but the regions of its control flow are traced."""
     s = _scope.get()
-    return s is not None and not isinstance(s.root, EagerScope)
+    return s is not None and not isinstance(s, EagerScope)
 
 
 @contextlib.contextmanager

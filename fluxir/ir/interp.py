@@ -6,7 +6,7 @@ bound from the argument shapes; entry guards (facts) are checked. Slow and simpl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,11 @@ from fluxir.ir.dims import Dim, Poly, evaluate, facts, substitute, symbol, symbo
 from fluxir.ir.types import MemType, TensorType, VectorType
 
 Array = Any
+
+
+RESOLVE: Callable[[Module, str, str], tuple[Module, str]] | None = None
+"""What makes the function that a call's transform asks for, set by the pass that can: (module, callee, transform) -> a module
+that holds it, and its name."""
 
 
 class Interpreter:

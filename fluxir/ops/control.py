@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
+from fluxir.ir import interp
 from fluxir.ir.core import Attrs, Block, Op
 from fluxir.ir.dims import Dim, require_equal
 from fluxir.ir.opdef import op
@@ -217,6 +218,8 @@ def _count(x: Any) -> int:
 
 
 def _call_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
+    if a.transform:
+        return _derived_eval(it, o, a, args)
     saved = it.dims
     given = {**dict(a.dims), **{name: _count(args[i]) for name, i in a.sized}}
     if it.module.funcs[a.callee].level == "host":  # its kernels read sizes by the callee's names
@@ -225,6 +228,18 @@ def _call_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
         out: list[Any] = it.call(a.callee, args, given)
     finally:
         it.dims = saved
+    return out
+
+
+def _derived_eval(it: Any, o: Op, a: Attrs, args: list[Any]) -> list[Any]:
+    """A call whose transform is not resolved yet: in a region of control flow that is evaluated eagerly."""
+    if interp.RESOLVE is None:
+        raise error("FX0502", f"the call of @{a.callee} still asks for {a.transform}", loc=o.loc)
+    module, name = interp.RESOLVE(it.module, a.callee, a.transform)
+    inner = interp.Interpreter(module, it.dims, it.max_steps)
+    inner.depth, inner.steps = it.depth, it.steps
+    out = inner.call(name, args, dict(a.dims))
+    it.steps = inner.steps
     return out
 
 
