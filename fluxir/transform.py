@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import fluxir.passes  # noqa: F401  (what resolves a transform where control flow is evaluated eagerly)
 from fluxir.errors import error
 from fluxir.frontend import api_creation, api_manipulation, derived, tree
 from fluxir.frontend.tensor import Tensor, as_tensor

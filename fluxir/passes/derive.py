@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fluxir.errors import error
+from fluxir.ir import interp
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
 from fluxir.ir.dims import Dim
@@ -189,4 +190,23 @@ def _differentiable_composites() -> str:
     return "+".join(n for n, d in REGISTRY.items() if d.expand is not None and (d.vjp is not None or d.constant))
 
 
-__all__ = ["derive"]
+def resolve_call(module: Module, callee: str, transform: str) -> tuple[Module, str]:
+    """The module with the function that a transform makes of `callee`, and its name. Made once for each function."""
+    key = (module.funcs[callee].block, transform)
+    if key not in _RESOLVED:
+        made = _Derived(module, PassContext(module), "auto")
+        t = Transform.parse(transform)
+        made.resolved(callee)
+        name = made.derived(callee, t.kind, t.wrt, t.of)
+        for n in list(made.funcs):
+            made.resolved(n)
+        if len(_RESOLVED) > 256:
+            _RESOLVED.clear()
+        _RESOLVED[key] = Module(module.name, dict(made.funcs), module.facts), name
+    return _RESOLVED[key]
+
+
+_RESOLVED: dict[tuple[Block, str], tuple[Module, str]] = {}
+interp.RESOLVE = resolve_call
+
+__all__ = ["derive", "resolve_call"]
