@@ -153,10 +153,10 @@ def _chain(quick: bool) -> Report:
         "forward",
         "value and gradient",
         "ratio",
-        "an adjoint",
+        "narrow, an op",
         "adjoint ops",
         "simplified",
         "derive",
-        "an op",
+        "derive, an op",
     ]
     return Report("Differentiation", columns, rows, data, notes)
