@@ -155,3 +155,58 @@ def test_symbolic_batch(name: str) -> None:
         np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-4)
         for g, w in zip(fx.tree.leaves(grads), fx.tree.leaves(want_grads), strict=True):
             np.testing.assert_allclose(g, w, rtol=2e-3, atol=2e-4)
+
+
+# ---- vmap --------------------------------------------------------------------------------------------------------------
+
+
+def f64(model: Any) -> Any:
+    return nn.cast(model, "f64")
+
+
+VMAPPED = {
+    "cnn": (
+        lambda: nn.Chain(
+            nn.Conv(2, 3, (3, 3), nn.relu, padding=1, key=KEY),
+            nn.MaxPool(2),
+            nn.Flatten(),
+            dense(12, 4),
+            nn.LayerNorm(4),
+        ),
+        (2, 4, 4),
+    ),
+    "lstm": (lambda: nn.LSTM(3, 4, bidirectional=True, key=KEY), (5, 3)),
+    "attention": (lambda: nn.MultiHeadAttention(6, 2, key=KEY), (5, 6)),
+}
+
+
+@pytest.mark.parametrize("name", VMAPPED)
+def test_gradients_of_single_examples(name: str) -> None:
+    make, shape = VMAPPED[name]
+    model, xs = f64(make()), np.random.default_rng(5).normal(size=(4, *shape))
+
+    def gradient(m: Any, x: Any) -> Any:
+        return fx.grad(lambda m: fx.sum(fx.sin(m(x[None]))))(m)
+
+    want = [fx.tree.leaves(gradient(model, x)) for x in xs]
+    for f in (fx.vmap(gradient, in_axes=(None, 0)), fx.jit(fx.vmap(gradient, in_axes=(None, 0)))):
+        got = f(model, xs)
+        assert fx.tree.flatten(got)[1] == fx.tree.flatten(model)[1]
+        for g, w in zip(fx.tree.leaves(got), zip(*want, strict=True), strict=True):
+            np.testing.assert_allclose(g, np.stack(w), rtol=1e-9, atol=1e-10)
+
+
+def test_several_models_as_one() -> None:
+    """An ensemble: parameters and running statistics with one more axis, made and run under vmap."""
+
+    def make(key: Any) -> Any:
+        return nn.Chain(nn.Dense(3, 4, fx.tanh, key=key), nn.BatchNorm(4), nn.Dropout(0.5))
+
+    keys, x = fx.random.split(KEY, 3), np.random.default_rng(6).normal(size=(8, 3)).astype(np.float32)
+    all_models = fx.vmap(make)(keys)
+    assert all_models[0].weight.shape == (3, 3, 4)
+    y, new = fx.vmap(lambda m, k: nn.apply(m, x, train=True, key=k))(all_models, keys)
+    for i in range(3):
+        want, after = nn.apply(make(keys[i]), x, train=True, key=keys[i])
+        np.testing.assert_allclose(y[i], want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(new[1].mean[i], after[1].mean, rtol=1e-5, atol=1e-6)
