@@ -398,6 +398,51 @@ def test_weight_norm_changes_nothing_at_first() -> None:
         np.testing.assert_allclose(doubled(x), 2 * np.asarray(layer(x)), rtol=1e-5, atol=1e-6)
 
 
+class Halting(nn.Module):
+    """A user's module with control flow that depends on values (Graves 2016)."""
+
+    cell: Any
+    halt: Any
+
+    @fx.function
+    def __call__(self, x: Any) -> Any:
+        total, n = fx.zeros((), dtype=x.dtype), 0
+        while total < 1 and n < 10:
+            x = fx.tanh(self.cell(x)) + x
+            total = total + fx.sigmoid(self.halt(x))[0]
+            n += 1
+        return x * total
+
+
+def test_modules_with_staged_control_flow() -> None:
+    m, x = nn.cast(Halting(dense(3, 3), dense(3, 1)), "f64"), RNG.normal(size=3)
+    np.testing.assert_allclose(fx.jit(lambda m, x: m(x))(m, x), m(x), rtol=1e-12)
+    g = fx.jit(fx.grad(lambda m, x: fx.sum(m(x))))(m, x)
+    bias = np.asarray(m.cell.bias)
+    for k in range(3):
+        step = np.eye(3)[k] * 1e-6
+        up, down = (fx.sum(m.replace(cell=m.cell.replace(bias=bias + s))(x)) for s in (step, -step))
+        np.testing.assert_allclose(g.cell.bias[k], (up - down) / 2e-6, rtol=1e-6)
+
+
+def test_models_are_functions_for_the_transforms() -> None:
+    m, x = nn.Chain(dense(3, 4, fx.tanh), dense(4, 2)), draw(5, 3)
+    np.testing.assert_allclose(fx.jit(m)(x), m(x), rtol=1e-5, atol=1e-6)
+    whole = fx.grad(lambda m: fx.sum(m(x)))(m)
+    saved = fx.grad(lambda m: fx.sum(fx.checkpoint(lambda m, x: m(x))(m, x)))(m)
+    for a, b in zip(fx.tree.leaves(whole), fx.tree.leaves(saved), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_is_an_argument_of_an_artifact(tmp_path: Any) -> None:
+    m, x = nn.Chain(dense(3, 4, fx.tanh), dense(4, 2)), draw(5, 3)
+    compiled = fx.jit(lambda m, x: m(x)).lower(m, fx.f32["B", 3]).compile()
+    np.testing.assert_allclose(compiled(m, x), m(x), rtol=1e-5, atol=1e-6)
+    compiled.save(tmp_path / "m.fxb")
+    y = fx.load(tmp_path / "m.fxb")(*fx.tree.leaves(m), x)
+    np.testing.assert_array_equal(y, compiled(m, x))
+
+
 def test_layers_under_a_loop_over_examples() -> None:
     m, x = nn.Chain(dense(3, 4, nn.relu), nn.LayerNorm(4)), draw(5, 3)
     np.testing.assert_allclose(fx.map(m, x), m(x), rtol=1e-5, atol=1e-6)
@@ -519,6 +564,13 @@ def test_flux_layers() -> None:
     assert e.weight.shape == (5, 3)
     r = nn.load_flux(nn.LSTMCell(3, 4, key=KEY), Wi=draw(16, 3), Wh=draw(16, 4), b=draw(16))
     assert r.weight.shape == (3, 16) and r.recurrent.shape == (4, 16)
+    wi, wh, candidate, b, x, h = draw(12, 3), draw(8, 4), draw(4, 4), draw(12), draw(3), draw(4)
+    gru = nn.load_flux(nn.GRUCell(3, 4, key=KEY), Wi=wi, Wh=wh, Wh_candidate=candidate, b=b)
+    i, s = wi @ x + b, wh @ h
+    r, z = 1 / (1 + np.exp(-i[:4] - s[:4])), 1 / (1 + np.exp(-i[4:8] - s[4:]))
+    want = (1 - z) * np.tanh(i[8:] + r * (candidate @ h)) + z * h
+    np.testing.assert_allclose(gru(x, h)[0], want, rtol=1e-5, atol=1e-6)
+    assert code_of(nn.load_flux, nn.GRUCell(3, 4, key=KEY), Wi=wi, Wh=wh, b=b) == "FX1007"
     assert code_of(nn.load_flux, dense(3, 2), kernel=draw(2, 3)) == "FX1007"
 
 

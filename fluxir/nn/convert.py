@@ -193,13 +193,18 @@ def load_flux(layer: Module, **arrays: Any) -> Module:
     """One layer with arrays of Flux's fields: `load_flux(conv, weight=w, bias=b)`.
 
     Dense: weight, bias. Conv, ConvTranspose: weight, bias (mirrored and turned). Embedding: weight. BatchNorm, InstanceNorm,
-    GroupNorm, LayerNorm: gamma (scale), beta (bias), mu, sigma2. RNNCell, LSTMCell and a GRUv3Cell: Wi, Wh, b, and Wh_h̃ of
-    none. FX1007 for what does not fit.
+    GroupNorm, LayerNorm: gamma or scale, beta or bias, mu, sigma2. RNNCell, LSTMCell: Wi, Wh, b. GRUCell from GRUv3Cell: Wi,
+    Wh, b and Wh_candidate, which Flux calls Wh_h̃; its bias of the state is 0. What is not given stays. FX1007 for what does
+    not fit.
     """
     given: dict[str, Array] = {k: np.asarray(v) for k, v in arrays.items()}
     name = type(layer).__name__
-    axes = {"gamma": "scale", "beta": "bias", "mu": "mean", "sigma2": "var", "scale": "scale"}
+    axes = {"gamma": "scale", "beta": "bias", "mu": "mean", "sigma2": "var"}
     turned: dict[str, Array] = {}
+    if isinstance(layer, GRUCell) and {"Wh", "Wh_candidate"} <= given.keys():
+        given["Wh"] = np.concatenate([given["Wh"], given.pop("Wh_candidate")])
+        if layer.bias_state is not None:
+            turned["bias_state"] = np.zeros(layer.hidden)
     for key, a in given.items():
         if isinstance(layer, Dense) and key == "weight":
             turned[key] = a.T
