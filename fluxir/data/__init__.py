@@ -12,16 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fluxir.data.loader import DataLoader
+from fluxir.data.split import kfold, one_cold, one_hot, split
 from fluxir.data.text import TRAINING_CHARACTERS, decode_text, load_text, text_path
 
 __all__ = [
+    "DataLoader",
     "TRAINING_CHARACTERS",
     "TRAINING_IMAGES",
     "decode_text",
     "digits_path",
+    "kfold",
     "load_digits",
     "load_text",
+    "one_cold",
+    "one_hot",
     "scale_digits",
+    "split",
     "text_path",
 ]
 
