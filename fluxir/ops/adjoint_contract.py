@@ -12,6 +12,7 @@ from fluxir.ir.core import Op, Value
 from fluxir.ir.dims import Dim
 from fluxir.ops.adjoint import Builder, zeros
 from fluxir.ops.adjoint_reduce import Cotangents, number
+from fluxir.ops.nest import accumulator, cast
 
 
 def dilated_extent(n: Dim, factor: int) -> Dim:
@@ -38,7 +39,8 @@ def conv_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
         return [zeros(b, x.type), zeros(b, w.type)]
     known = all(isinstance(n, int) for n in (*x.shape[1:], *w.shape))
     places = prod(w.shape[2:]) if known else 0
-    if not known or places > TAPS or o.attrs.groups > MANY_GROUPS:
+    channelwise = o.attrs.groups == w.shape[0] and w.shape[1] == 1
+    if not known or places > TAPS or (o.attrs.groups > MANY_GROUPS and not channelwise):
         return [_conv_input(b, o, cts[0]), _conv_weight(b, o, cts[0])]
     return [_conv_input(b, o, cts[0]), _conv_weight_by_place(b, o, cts[0])]
 
@@ -65,6 +67,11 @@ def _conv_weight_by_place(b: Builder, o: Op, ct: Value) -> Value:
         extent = [(m - 1) * s + 1 for m, s in zip(ct.shape[2:], a.strides, strict=True)]
         limit = (*x.shape[:2], *[p + n for p, n in zip(start[2:], extent, strict=True)])
         read.append(b.slice(x, start=start, limit=limit, stride=(1, 1, *a.strides)))
+    if g == out and inner == 1:  # each channel by itself: sums of products, in which there is nothing to multiply twice
+        wide = [cast(b, v, accumulator(ct.dtype)) for v in (ct, *read)]
+        sums = [b.sum(b.mul(wide[0], v), axes=(0, *range(2, 2 + space))) for v in wide[1:]]
+        lines = [b.reshape(cast(b, v, ct.dtype), shape=(g, 1)) for v in sums]
+        return b.reshape(lines[0] if len(lines) == 1 else b.concat(*lines, axis=1), shape=w.shape)  # type: ignore[no-any-return]
     columns, rows = _grouped(b, ct, g), [_grouped(b, v, g) for v in read]
     if len(rows) > 1 and inner * len(rows) <= NARROW:
         rows = [b.concat(*rows, axis=len(columns.shape) - space - 1)]
