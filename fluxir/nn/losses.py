@@ -31,12 +31,21 @@ def _shown(x: Any) -> str:
     return "[" + ", ".join(map(str, fx.shape(x))) + "]"
 
 
+def _refuse(name: str, prediction: Any, target: Any) -> Exception:
+    return fx.error("FX1001", f"{name}: the prediction is {_shown(prediction)}, the target is {_shown(target)}")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two shapes are the same, or known to be where sizes are symbols."""
+    return len(a) == len(b) and all(
+        x == y if isinstance(x, int) and isinstance(y, int) else fx.prove_equal(x, y) for x, y in zip(a, b, strict=True)
+    )
+
+
 def same_shape(name: str, prediction: Any, target: Any) -> tuple[Any, Any]:
     """Both as tensors of one shape and of the prediction's type if the target is no float. FX1001."""
-    a, b = fx.shape(prediction), fx.shape(target)
-    if len(a) != len(b) or not all(x == y if isinstance(x, int) and isinstance(y, int) else fx.prove_equal(x, y)
-                                   for x, y in zip(a, b, strict=True)):  # fmt: skip
-        raise fx.error("FX1001", f"{name}: the prediction is {_shown(prediction)}, the target is {_shown(target)}")
+    if not _equal(fx.shape(prediction), fx.shape(target)):
+        raise _refuse(name, prediction, target)
     prediction, target = as_float(prediction), fx.asarray(target)
     if not fx.isdtype(fx.dtype(target.dtype), "real floating"):
         target = fx.astype(target, prediction.dtype)
@@ -120,7 +129,8 @@ def logit_crossentropy(logits: Any, target: Any, *, axis: int = -1, agg: Agg = m
     x, y = as_float(logits), fx.asarray(target)
     if fx.isdtype(fx.dtype(y.dtype), "integral") and len(fx.shape(y)) == len(fx.shape(x)) - 1:
         a = axis % len(fx.shape(x))
-        same_shape("logit_crossentropy", fx.zeros((*fx.shape(x)[:a], *fx.shape(x)[a + 1 :])), y)
+        if not _equal((*fx.shape(x)[:a], *fx.shape(x)[a + 1 :]), fx.shape(y)):
+            raise _refuse("logit_crossentropy", x, y)
         if not smoothing:
             return aggregate(agg, fx.functional.cross_entropy(x, y, axis=axis))
         y = fx.moveaxis(fx.functional.one_hot(y, fx.shape(x)[a], dtype=x.dtype), -1, a)
