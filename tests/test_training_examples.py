@@ -6,6 +6,8 @@ differ in the last place.
 
 from __future__ import annotations
 
+import re
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -65,21 +67,21 @@ def test_the_text_is_what_its_note_says() -> None:
     assert decode_text(test, alphabet).startswith("ACT V\n\n\n\nSCENE III")
 
 
-@pytest.mark.parametrize(("name", "steps", "bits"), [("char_lstm", 150, 3.0), ("gpt", 300, 3.3)])
+@pytest.mark.parametrize(("name", "steps", "bits"), [("char_lstm", 120, 3.1), ("gpt", 250, 3.4)])
 def test_language_models_learn(name: str, steps: int, bits: float, request: pytest.FixtureRequest) -> None:
-    """Characters by their frequency alone take 4.6 bits, 6.1 if all are equally likely."""
+    """Each character by its frequency takes 4.8 bits on the test scenes, by its frequency after the one before 3.5."""
     ex = request.getfixturevalue({"char_lstm": "lstm"}.get(name, name))
     lines: list[str] = []
     model = ex.train(steps, lines.append)
     assert lines[0].startswith("step    0: 6.") and lines[-1].startswith(f"step {steps - 1:4}: ")
     assert ex.held_out(model) < bits
     prompt = ex.TEST[: ex.LENGTH].astype(np.int64)
-    written = [ex.write(model, prompt, fx.random.key(k), count=60) for k in (1, 1, 2)]
+    written = [ex.write(model, prompt, fx.random.key(k), count=300) for k in (1, 1, 2)]
     np.testing.assert_array_equal(written[0], written[1])
-    assert (written[0] != written[2]).any() and written[0].shape == (60,)
+    assert (written[0] != written[2]).any() and written[0].shape == (300,)
     assert (written[0] >= 0).all() and (written[0] < ex.SYMBOLS).all()
     # What it writes is text of a kind: mostly letters and spaces, words of a usual length.
-    text = decode_text(ex.write(model, prompt, fx.random.key(3), count=400), ex.ALPHABET)
+    text = decode_text(written[0], ex.ALPHABET)
     assert sum(c.isalpha() or c.isspace() for c in text) > 0.85 * len(text)
     assert 2.5 < np.mean([len(w) for w in text.split()]) < 8
 
@@ -110,7 +112,7 @@ def test_the_gpt_does_not_see_what_follows(gpt: ModuleType) -> None:
 def test_the_autoencoder_learns(vae: ModuleType) -> None:
     untrained = vae.held_out(vae.VAE(fx.random.key(0)))
     lines: list[str] = []
-    model = vae.train(700, lines.append)
+    model = vae.train(500, lines.append)
     # The best that knows nothing of the image, each pixel by its frequency, needs more.
     x, ink = vae.images("test"), vae.images("train").mean(0).clip(1e-3, 1 - 1e-3)
     constant = -(x * np.log(ink) + (1 - x) * np.log(1 - ink)).sum(1).mean()
@@ -160,3 +162,27 @@ def test_the_equilibrium_is_one(equilibrium: ModuleType) -> None:
         np.testing.assert_allclose(z, np.tanh(z @ w + y), atol=2e-6)
     total = fx.grad(lambda z: fx.sum(equilibrium.equilibrium(equilibrium.layer, (w, y), z)))(guess)
     np.testing.assert_array_equal(total, np.zeros((3, 6)))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("char_lstm", [r"step    2: \d\.\d{3} bits a character", r"not seen: \d\.\d{3} bits"]),
+        ("gpt", [r"step    2: \d\.\d{3} bits a character", r"not seen: \d\.\d{3} bits"]),
+        ("vae", [r"step    2: \d\d\.\d\d nats an image", r"not seen: \d\d\.\d\d nats", r"\n[ .:=+*%#@-]{80,}\n"]),
+        ("equilibrium", [r"epoch  2: loss \d\.\d{4}", r"not seen: \d\d\.\d% right", r"gradient: \de-0\d from that"]),
+    ],
+)
+def test_examples_are_programs(
+    name: str,
+    lines: list[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ex = request.getfixturevalue({"char_lstm": "lstm"}.get(name, name))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "3"])
+    ex.main()
+    said = capsys.readouterr().out
+    for line in lines:
+        assert re.search(line, said), said
