@@ -232,6 +232,26 @@ def test_statistics_need_someone_who_takes_them() -> None:
     assert untouched.model is m
 
 
+OUTSIDE = {
+    "scan": lambda m, x: fx.scan(lambda c, x: (c, m(x, train=True)), 0, x),
+    "vmap": lambda m, x: fx.vmap(lambda x: m(x, train=True))(x),
+    "grad": lambda m, x: fx.grad(lambda x: fx.sum(m(x, train=True)))(x),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_statistics_do_not_leave_a_loop_or_transform(name: str) -> None:
+    m, x = nn.BatchNorm(2), draw(4, 3, 2)
+
+    def run(x: Any) -> Any:
+        with nn.State(m) as s:
+            OUTSIDE[name](m, x)
+        return s.model.mean
+
+    assert code_of(run, x if name != "grad" else x[0]) == "FX1005"
+    assert code_of(fx.jit(run), x if name != "grad" else x[0]) == "FX0311"
+
+
 def test_statistics_of_several_calls_in_one_step_add_up() -> None:
     norm, a, b = nn.BatchNorm(2, momentum=0.5), draw(8, 2), draw(8, 2)
     with nn.State(norm) as s:

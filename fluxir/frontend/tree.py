@@ -349,6 +349,6 @@ def from_json(data: Any) -> TreeDef:
 register_tree = register
 
 __all__ = [
-    "LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "flatten", "from_json", "leaves", "map",
+    "LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "flatten", "from_json", "is_function", "leaves", "map",
     "path_text", "register", "register_tree", "unflatten",
 ]  # fmt: skip

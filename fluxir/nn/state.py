@@ -42,7 +42,15 @@ class State:
 
     @property
     def model(self) -> Any:
-        """The model with the statistics computed so far."""
+        """The model with the statistics computed so far. FX1005 if they were computed inside a loop or a transform."""
+        for i, values in self._new.items():
+            # Under an outer trace the frontend finds these tensors itself (FX0311); here no trace is left to ask.
+            if not fx.is_tracing() and any(isinstance(v, fx.Tensor) for v in values.values()):
+                raise fx.error(
+                    "FX1005",
+                    f"{type(self._holds[i]).__name__} computed its statistics inside a loop or a transform that has ended",
+                    help="open the State inside it, where the model is an argument, and return state.model",
+                )
         return self._rebuilt(self._model) if self._new else self._model
 
     def _rebuilt(self, x: Any) -> Any:
