@@ -49,7 +49,7 @@ def test_twenty_steps_are_those_of_pytorch(name: str, dtype: str) -> None:
     rtol = (VAE_TOLERANCE if name == "vae" else TOLERANCE)[dtype]
     with np.load(FIXTURE) as archive:
         want, after = archive[f"{name}.{dtype}.losses"], archive[f"{name}.{dtype}.norms"]
-    assert len(losses) == 20 and losses[-1] < 0.8 * losses[0]
+    assert len(losses) == 20 and losses[-1] < 0.85 * losses[0]
     np.testing.assert_allclose(losses, want, rtol=rtol)
     np.testing.assert_allclose([norms[path] for path in sorted(norms)], after, rtol=rtol)
 

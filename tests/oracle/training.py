@@ -1,13 +1,14 @@
 """Loss curves of the training examples in PyTorch: `python -m tests.oracle.training` (needs the extra `oracle`).
 
-Each example is trained for 20 steps from the weights and on the batches that it makes itself, by FluxIR here (`ours`) and by
-networks written in PyTorch's own layers (`theirs`), in f32 and in f64. `training.npz` keeps PyTorch's losses, and its final
-weights as norms: one of each parameter.
+Each example is trained for 20 steps from the same weights and on the same batches by FluxIR (`ours`) and by networks written
+in PyTorch's own layers (`theirs`), in f32 and in f64. `training.npz` keeps PyTorch's losses and the norm of each of its
+parameters after the last step.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -37,11 +38,31 @@ def example(name: str) -> ModuleType:
 
 
 def beginning(ex: ModuleType, name: str, dtype: str) -> tuple[Any, Iterator[Any]]:
-    """The untrained model and the arguments of its steps; floats in `dtype`, exactly those of f32."""
-    model = fx.nn.cast(getattr(ex, MODELS[name])(fx.random.key(0)), dtype)
-    if name != "vae":
-        return model, ((text,) for text in ex.batches())
-    return model, ((np.asarray(fx.astype(x, dtype)), key) for x, key in ex.batches())
+    """A model with drawn weights, and the arguments of its steps; floats in `dtype`, all of them exact in f32.
+
+    Raw words of PCG64, whose stream numpy guarantees, stand for the example's own random numbers, so that the fixture fits
+    every machine and version.
+    """
+    bits = np.random.PCG64(7)
+
+    def weight(x: Any) -> Any:
+        unit = (bits.random_raw(x.size) >> np.uint64(40)).astype(np.float64).reshape(x.shape) * 2.0**-23 - 1
+        # Matrices are centred and about as large as usual; scales and biases lie around the 1 and 0 that they begin as.
+        return fx.astype(np.asarray(x) * (x.ndim == 1) + unit / 2 ** (x.ndim + 2), dtype)
+
+    def rows(below: int) -> Any:
+        return (bits.random_raw(ex.BATCH) % np.uint64(below)).astype(np.int64)
+
+    def arguments() -> Iterator[Any]:
+        for count in itertools.count():
+            if name == "vae":
+                x = ex.images("train")
+                yield fx.astype(x[rows(len(x))], dtype), fx.random.key(count)
+            else:
+                places = rows(len(ex.TRAIN) - ex.LENGTH)
+                yield (ex.TRAIN[places[:, None] + np.arange(ex.LENGTH + 1)].astype(np.int64),)
+
+    return fx.tree.map(weight, getattr(ex, MODELS[name])(fx.random.key(0))), arguments()
 
 
 def norms(model: Any) -> dict[str, float]:
