@@ -332,6 +332,11 @@ def symbols_of(d: Dim) -> set[str]:
 
 def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
     """`d` with symbols replaced; an all-integer `env` gives an `int`."""
+    return _substitute(d, env, {})
+
+
+def _substitute(d: Dim, env: Mapping[str, Dim], known: dict[Opaque, Dim]) -> Dim:
+    """`known` holds the opaque terms that are done: nested ones share their parts."""
     if isinstance(d, int):
         return d
     total: Dim = 0
@@ -340,9 +345,11 @@ def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
         for atom, p in mono:
             if isinstance(atom, str):
                 v: Dim = env.get(atom, symbol(atom))
+            elif atom in known:
+                v = known[atom]
             else:
-                a, b = substitute(atom.a, env), substitute(atom.b, env)
-                v = {"floordiv": floordiv, "max": maximum, "min": minimum}[atom.kind](a, b)
+                a, b = _substitute(atom.a, env, known), _substitute(atom.b, env, known)
+                v = known[atom] = {"floordiv": floordiv, "max": maximum, "min": minimum}[atom.kind](a, b)
             for _ in range(p):
                 term = mul(term, v)
         total = _sum(total, term, 1)
@@ -374,6 +381,8 @@ class Facts:
     bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     multiples: Mapping[str, int] = field(default_factory=dict)
     equations: tuple[tuple[Dim, Dim], ...] = ()
+    # Bounds of opaque terms: nested ones share their parts, and would be walked once for each path to them.
+    _known: dict[Opaque, tuple[int, int]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def range(self, d: Dim) -> tuple[int, int]:
         """Bounds of `d` by interval arithmetic over its monomials."""
@@ -398,6 +407,12 @@ class Facts:
     def _atom_range(self, atom: Atom) -> tuple[int, int]:
         if isinstance(atom, str):
             return self.bounds.get(atom, (0, INF))
+        found = self._known.get(atom)
+        if found is None:
+            found = self._known[atom] = self._opaque_range(atom)
+        return found
+
+    def _opaque_range(self, atom: Opaque) -> tuple[int, int]:
         (alo, ahi), (blo, bhi) = self.range(atom.a), self.range(atom.b)
         if atom.kind == "max":
             return max(alo, blo), max(ahi, bhi)

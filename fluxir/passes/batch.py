@@ -107,7 +107,8 @@ def _while_flags(op: Op, flags: Flags) -> tuple[list[bool], bool]:
 _MAY_FAIL = ("while", "call", "assert")
 # Float ops whose partial derivatives are bounded wherever their operands are; linear ones and those without derivative too.
 _TAME = frozenset(
-    "mul fma maximum minimum clamp select abs tanh sigmoid sin cos erf atan relu relu6 max min cummax cummin sort topk".split()
+    "add sub neg mul fma maximum minimum clamp select abs copysign tanh sigmoid sin cos erf atan max min cummax cummin sort topk"
+    " dynamic_update reduce_window relu relu6 leaky_relu softsign hard_sigmoid hard_swish mean softmax logsoftmax".split()
 )
 
 
