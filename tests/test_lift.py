@@ -199,3 +199,22 @@ def test_operands_are_packed_before_the_loop() -> None:
 def test_an_operand_of_several_products_is_packed_once() -> None:
     before, _ = launches(lambda x, y, w: (x @ w, fx.exp(y) @ w), fx.f32[32, 64], fx.f32[32, 64], fx.f32[64, 64])
     assert sum("pack_rhs" in c for c in before) == 1
+
+
+def test_a_step_updates_its_weights_in_the_product_that_is_their_gradient() -> None:
+    """The product writes over the state that it alone reads: nothing is copied."""
+
+    def step(w: Any, m: Any, x: Any, d: Any) -> Any:
+        m = 0.9 * m + x.mT @ d
+        return w - 0.1 * m / (fx.abs(m) + 1), m
+
+    rng = np.random.default_rng(0)
+    w, m, x, d = (rng.standard_normal(s).astype(np.float32) for s in ((70, 40), (70, 40), (32, 70), (32, 40)))
+    f = fx.jit(step, donate_argnums=(0, 1))
+    host = f.lower(w, m, x, d).stage("loops", "cpu:x86-64-v3").entry
+    assert [o.name for o in host.walk() if o.name in ("copy", "launch")] == ["launch"] * 3
+    e = 0.9 * m.astype(np.float64) + x.T.astype(np.float64) @ d
+    want = w - 0.1 * e / (np.abs(e) + 1)
+    got_w, got_m = f(w, m, x, d)
+    np.testing.assert_allclose(got_m, e, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got_w, want, rtol=1e-5, atol=1e-5)

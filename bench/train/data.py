@@ -61,11 +61,11 @@ def weights(case: str) -> dict[str, Any]:
 
 def statistics(case: str) -> dict[str, Any]:
     """The running means and variances of batch normalisation."""
-    names = [k.removesuffix(".scale") for k in weights(case) if k.endswith(".scale")]
     found = {}
-    for n in names:
-        c = weights(case)[f"{n}.scale"].shape
-        found |= {f"{n}.mean": np.zeros(c, np.float32), f"{n}.var": np.ones(c, np.float32)}
+    for name, a in weights(case).items():
+        if name.endswith(".scale"):
+            key = name.removesuffix(".scale")
+            found |= {f"{key}.mean": np.zeros_like(a), f"{key}.var": np.ones_like(a)}
     return found
 
 

@@ -38,6 +38,7 @@ from fluxir.schedule.contraction import (
 from fluxir.schedule.group import Array, Group
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.rowwise import rowwise
+from fluxir.schedule.space import inplace_pairs
 from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
@@ -156,7 +157,9 @@ class _Matmul:
         )
         refs: list[Ref] = [*[("input", i) for i in used], *packed, *partial, *[("output", j) for j in range(n_out)]]
         assert len(refs) == len(main.args) and n_in >= len(used)
-        steps.append(Step(main, tuple(refs), len(partial) + n_out))
+        first = len(refs) - n_out
+        pairs = [(first + j, used.index(i)) for j, i in self.inplace() if i in used]
+        steps.append(Step(main, tuple(refs), len(partial) + n_out, tuple(pairs)))
         return Kernels(tuple(steps), tuple(scratch))
 
     def main_inputs(self) -> list[int]:
@@ -166,6 +169,14 @@ class _Matmul:
         if not self.schedule.pack_lhs:
             used += prologue_reads(self.dot, self.dot.lhs)
         return sorted(set(used))
+
+    def inplace(self) -> list[tuple[int, int]]:
+        """Pairs (result, argument) that may be one memory: what follows the dot reads the argument at the element it writes
+        (once all products are added up), and neither operand comes from it."""
+        dot = self.dot
+        operands = {*prologue_reads(dot, dot.lhs), *prologue_reads(dot, dot.rhs)}
+        pairs = inplace_pairs(dot.post, dot.post.outs, dot.post_shape())
+        return [(j, i) for j, i in pairs if i < len(self.inputs) and i not in operands]
 
     # ---- packing
     def pack(self, which: str, t: MemType, width: int, target: Ref) -> Step:

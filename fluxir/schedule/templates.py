@@ -74,13 +74,15 @@ class Kernels:
     copies: tuple[tuple[int, int], ...] = ()
 
     def may_overwrite(self, output: int, source: int) -> bool:
-        """Whether output and input may be one memory: the only step says so, or does not read the input."""
+        """Whether output and input may be one memory: no step reads the input, or only the one that writes the output, once,
+        and that one says so."""
         reads = [s.operands[: -s.outputs].count(("input", source)) for s in self.steps]
         if not any(reads):
             return True
-        if len(self.steps) != 1 or reads != [1] or (output, source) in self.copies:
+        writers = [n for n, s in enumerate(self.steps) if ("output", output) in s.operands]
+        if (output, source) in self.copies or len(writers) != 1 or sum(reads) != 1 or reads[writers[0]] != 1:
             return False
-        (step,) = self.steps
+        step = self.steps[writers[0]]
         return (step.operands.index(("output", output)), step.operands.index(("input", source))) in step.inplace
 
 
