@@ -72,9 +72,9 @@ declare(
             y = model(x, train=True)
         model = state.model
 
-    Without one of them the statistics would be lost, and the model wrong when it is used. The same holds for a State that is
-    open around a loop or a transform (fx.scan, fx.grad, fx.vmap) in whose body the layer runs: open it inside, and return
-    state.model from there.
+    Without one of them the statistics would be lost, and the model wrong when it is used. The same holds for a State
+    that is open around a loop or a transform (fx.scan, fx.grad, fx.vmap) in whose body the layer runs: open it inside,
+    and return state.model from there.
     """,
     "call it through fx.nn.apply(model, ...), or inside `with fx.nn.State(model) as state:`",
 )
