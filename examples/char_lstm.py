@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # so that it runs in a checkout without installing FluxIR
+# So that it runs in a checkout without installing FluxIR.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fluxir as fx
 from fluxir.data import decode_text, load_text

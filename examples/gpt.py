@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # so that it runs in a checkout without installing FluxIR
+# So that it runs in a checkout without installing FluxIR.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fluxir as fx
 from fluxir.data import decode_text, load_text
@@ -29,7 +28,7 @@ optimiser = fx.optim.AdamW(3e-3, beta2=0.95, decay=0.1)
 
 
 class Block(fx.nn.Module):
-    """Each character looks at those before it, then thinks: [B, T, WIDTH] -> the same."""
+    """Each place takes in what those up to it hold, then changes by itself: [B, T, WIDTH] -> the same."""
 
     norm1: Any
     attention: Any

@@ -1,7 +1,7 @@
 """A variational autoencoder learns to draw digits: `python examples/vae.py`.
 
 An image becomes a normal distribution over 8 numbers, and a draw from it an image again (Kingma and Welling 2014). The noise
-comes from an explicit key, so the same run gives the same bits everywhere; it is drawn inside the compiled training step.
+comes from an explicit key, so that a run can be repeated to the bit; it is drawn inside the compiled training step.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # so that it runs in a checkout without installing FluxIR
+# So that it runs in a checkout without installing FluxIR.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fluxir as fx
 from fluxir.data import load_digits, scale_digits

@@ -16,7 +16,8 @@ import pytest
 
 import fluxir as fx
 from fluxir.data import TRAINING_CHARACTERS, decode_text, load_text, text_path
-from tests.oracle.training import FIXTURE, MODELS, example, ours
+from fluxir.errors import FluxError
+from tests.oracle.training import FIXTURE, MODELS, beginning, example, ours
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-12}
 VAE_TOLERANCE = {"f32": 1e-5, "f64": 1e-7}
@@ -186,3 +187,20 @@ def test_examples_are_programs(
     said = capsys.readouterr().out
     for line in lines:
         assert re.search(line, said), said
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_step_updates_in_place(name: str) -> None:
+    """Forward, backward and update are one program, and every result but the loss takes an argument's memory."""
+    ex = example(name)
+    model, arguments = beginning(ex, name, "f32")
+    memory = ex.optimiser.init(model)
+    lowered = ex.step.lower(model, memory, *next(arguments))
+    donated = dict(lowered.module.entry.attrs["donated"])
+    count = len(fx.tree.leaves((model, memory)))
+    assert set(donated) == set(range(count)) and len(lowered.module.entry.outs) == count + 1
+    before = fx.tree.map(np.array, model)
+    after = ex.step(model, memory, *next(arguments))[0]
+    with pytest.raises(FluxError, match="FX0614"):
+        ex.step(model, memory, *next(arguments))
+    assert all((a != b).any() for a, b in zip(fx.tree.leaves(before), fx.tree.leaves(after), strict=True))
