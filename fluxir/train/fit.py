@@ -14,7 +14,7 @@ import numpy as np
 import fluxir as fx
 from fluxir.train.callbacks import Callback, Progress, as_callback
 from fluxir.train.files import Saved, read, save
-from fluxir.train.program import Program, arguments, as_batch, batch_size, batches, means, own
+from fluxir.train.program import Program, arguments, as_batch, batch_size, batches, means, own, staged
 
 
 class Run:
@@ -143,6 +143,7 @@ def fit(
     if hasattr(data, "__len__") and not isinstance(data, tuple):
         run.batches = len(data)
     seed = as_key(key)
+    loss, measure = staged(loss), None if measure is None else staged(measure)
     program = Program(
         _step(loss, opt, seed is not None), name="train_step", donated=2, symbolic=symbolic, target=target
     )

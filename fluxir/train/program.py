@@ -6,6 +6,7 @@ to native code. The first axis of the arrays of a batch is the symbol B, so that
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -124,11 +125,26 @@ def arguments(batch: Any) -> tuple[Any, ...]:
     return tuple(batch) if isinstance(batch, tuple | list) and not hasattr(batch, "_fields") else (batch,)
 
 
+def staged(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` with its control flow over traced values staged, as `fx.jit` does, where its source can be had."""
+    if not inspect.isfunction(fn) or fn.__name__ == "<lambda>":
+        return fn
+    made: Callable[..., Any] = fx.function(fn)
+    try:
+        made.converted  # type: ignore[attr-defined]  # noqa: B018
+    except fx.FluxError as e:
+        if e.code in ("FX0308", "FX0312"):
+            return fn
+        raise
+    return made
+
+
 def evaluate(fn: Callable[..., Any], model: Any, data: Any, *, symbolic: bool = True) -> Any:
     """The mean of `fn(model, *batch)` over the examples: a number, or a dict of them, each a mean over its batch.
 
     Compiled, once for all sizes of the last batch.
     """
+    fn = staged(fn)
 
     def named(m: Any, b: Any) -> Any:
         out = fn(m, *arguments(b))
@@ -153,4 +169,15 @@ def means(program: Program, model: Any, data: Any) -> dict[str, float]:
     return {k: v / total for k, v in sums.items()}
 
 
-__all__ = ["Program", "arguments", "as_batch", "batch_size", "batches", "evaluate", "is_array", "means", "own"]
+__all__ = [
+    "Program",
+    "arguments",
+    "as_batch",
+    "batch_size",
+    "batches",
+    "evaluate",
+    "is_array",
+    "means",
+    "own",
+    "staged",
+]
