@@ -180,6 +180,11 @@ LOSSES: dict[str, tuple[Any, Callable[[Any, Any, Any], Any], Callable[[Any, Any]
 }  # fmt: skip
 
 
+def short(x: Any) -> Any:
+    """Numbers of few digits, which take little room in the file."""
+    return np.round(np.asarray(x) * 2**16) / 2**16
+
+
 def _layer(case: Layer, torch: Any) -> dict[str, Any]:
     torch.manual_seed(sum(map(ord, case.name)))
     rng = np.random.default_rng(len(case.name))
@@ -187,7 +192,11 @@ def _layer(case: Layer, torch: Any) -> dict[str, Any]:
     with torch.no_grad():
         for name, p in [*module.named_parameters(), *module.named_buffers()]:
             if p.dtype == torch.float64:
-                p.copy_(torch.tensor(rng.uniform(0.5, 1.5, p.shape) if "var" in name else rng.uniform(-1, 1, p.shape)))
+                p.copy_(
+                    torch.tensor(
+                        short(rng.uniform(0.5, 1.5, p.shape) if "var" in name else rng.uniform(-1, 1, p.shape))
+                    )
+                )
     module.train(case.train)
     out = {f"param/{k}": v.numpy().copy() for k, v in module.state_dict().items() if v.ndim}
     inputs = []
@@ -195,9 +204,9 @@ def _layer(case: Layer, torch: Any) -> dict[str, Any]:
         if isinstance(spec[0], tuple):
             inputs.append(torch.tensor(rng.integers(0, spec[1], spec[0])))
         else:
-            inputs.append(torch.tensor(rng.normal(size=spec), requires_grad=True))
+            inputs.append(torch.tensor(short(rng.normal(size=spec)), requires_grad=True))
     y = case.pick(module(*inputs, **{k: torch.tensor(v) for k, v in case.options.items()}))
-    ct = torch.tensor(rng.normal(size=y.shape))
+    ct = torch.tensor(short(rng.normal(size=y.shape)))
     (y * ct).sum().backward()
     out |= {f"in/{i}": x.detach().numpy() for i, x in enumerate(inputs)} | {"out": y.detach().numpy(), "ct": ct.numpy()}
     out |= {f"gin/{i}": x.grad.numpy() for i, x in enumerate(inputs) if x.grad is not None}
