@@ -459,6 +459,86 @@ def test_rules_of_the_user() -> None:
     check(lambda x, w: fx.sum(remade(x, w) * x), X, W)
 
 
+def test_maps_inside_control_flow() -> None:
+    @fx.function
+    def rows(x, n):
+        if n <= 0:
+            return fx.vmap(lambda v: v * fx.sum(v))(x)
+        return fx.vmap(fx.tanh)(rows(x, n - 1))
+
+    @fx.function
+    def f(x, w):
+        def step(h, u):
+            return fx.vmap(lambda a: fx.tanh(w @ a) * u)(h), fx.sum(h)
+
+        h, ys = fx.scan(step, fx.stack([x, x * 2]), x)
+        while fx.sum(h * h) > 0.01:
+            h = fx.vmap(until_small, (0, None))(h, w)[:, None] * h
+        return fx.sum(h) + fx.sum(ys) + fx.sum(rows(fx.stack([x, x]), fx.astype(x[0] * 0 + 2, fx.i64)))
+
+    check(f, X, W)
+
+
+def test_whole_numbers_divided_in_a_branch_not_taken() -> None:
+    @fx.function
+    def f(m, n):
+        if n != 0:
+            r = m // n + m % n
+        else:
+            r = m
+        return r
+
+    m, n = np.array([7, -7, 5, 9]), np.array([2, 0, -3, 0])
+    for g in (fx.vmap(f), fx.jit(fx.vmap(f))):
+        close(g(m, n), looped(f, (m, n), (0, 0)))
+
+
+def test_a_batch_named_like_a_size_of_the_callee() -> None:
+    """`N` is another size in the function that is called."""
+    from fluxir.ir.parser import parse_module
+
+    m = parse_module(
+        """module @m
+func @main(%x: f64[N,4]) -> (y: f64[N]) {
+  %0 = call(%x) [callee="f", results=(!f64[N],), transform="batch[0;]"] : f64[N]
+  return %0
+}
+func @f(%x: f64[4]) -> (y: f64) {
+  %0 = call(%x) [callee="g", results=(!f64[],), dims=(("N", 4),)] : f64
+  return %0
+}
+func @g(%x: f64[N]) -> (y: f64) {
+  %0 = iota [shape=(<N>,), axis=0, dtype=!f64] : f64[N]
+  %1 = mul(%0, %x) : f64[N]
+  %2 = sum(%1) [axes=(0,)] : f64
+  return %2
+}
+"""
+    )
+    out, _ = run_passes(m, DERIVE)
+    verify_module(out)
+    x = RNG.standard_normal((3, 4))
+    np.testing.assert_allclose(interpret(out, [x])[0], x @ np.arange(4))
+
+
+def test_gradients_of_each_example() -> None:
+    """A model's gradient for each example of a batch: matrix products stay matrix products."""
+
+    def loss(p, x, y):
+        h = fx.maximum(x @ p["w1"] + p["b1"], 0)
+        return fx.mean((h @ p["w2"] - y) ** 2)
+
+    p = {"w1": RNG.standard_normal((3, 4)), "b1": RNG.standard_normal(4), "w2": RNG.standard_normal((4, 2))}
+    y = RNG.standard_normal((5, 2))
+    each = fx.vmap(fx.grad(loss), (None, 0, 0))
+    want = [fx.grad(loss)(p, X[k], y[k]) for k in range(5)]
+    close(each(p, X, y), list(fx.tree.leaves(fx.tree.map(lambda *xs: np.stack(xs), *want))))
+    lowered = fx.jit(each).lower(p, fx.f64["B", 3], fx.f64["B", 2])
+    assert "scan(" not in lowered.as_text("fused")
+    close(lowered.compile()(p, X, y), each(p, X, y))
+    assert ".visible .entry" in lowered.as_text("ptx")
+
+
 def test_random_numbers_are_those_of_each_key() -> None:
     keys = fx.random.split(fx.random.key(7), 4)
     for draw in (
@@ -604,7 +684,7 @@ def test_check_grads() -> None:
 
     wrong.defvjp(lambda x: (fx.sin(x), x), lambda x, ct: (ct * fx.cos(x) * 1.01,))
     for modes in (("rev",), ("fwd",)):
-        with pytest.raises(FluxError, match="derivative.* differs from finite differences") as e:
+        with pytest.raises(FluxError, match=r"derivative.* differs from finite differences") as e:
             fx.check_grads(wrong, (X[0],), modes=modes)
         assert e.value.code == "FX0415"
     with pytest.raises(

@@ -19,7 +19,7 @@ from fluxir.ir.types import MemType, TensorType, VectorType
 Array = Any
 
 
-RESOLVE: Callable[[Module, str, str], tuple[Module, str]] | None = None
+RESOLVE: Callable[[Module, str, str, int], tuple[Module, str]] | None = None
 """What makes the function that a call's transform asks for, set by the pass that can: (module, callee, transform) -> a module
 that holds it, and its name."""
 

@@ -153,8 +153,11 @@ def _window(b: Builder, op: Op, xs: Sequence[Value], flags: Flags, size: Dim) ->
 def _dot(b: Builder, op: Op, xs: Sequence[Value], flags: Flags, size: Dim) -> Results:
     """A batch axis of the dot; where one side has no batch, a free axis of the other, so that it stays one product."""
     x, y = op.operands
-    lb, lf, lc, rb, _, rc = dot_axes(x, y, op.attrs)
+    lb, lf, lc, rb, rf, rc = dot_axes(x, y, op.attrs)
     left, right = (int(f) for f in flags)
+    if right and not left and not rf:  # the other way round the batch comes out in front
+        xs, left, right = (xs[1], xs[0]), 1, 0
+        lb, lc, rb, rc = rb, rc, lb, lc
     axes = {
         "lhs_contract": tuple(k + left for k in lc),
         "rhs_contract": tuple(k + right for k in rc),

@@ -235,7 +235,9 @@ def _derived_eval(it: Any, o: Op, a: Attrs, args: list[Any]) -> list[Any]:
     """A call whose transform is not resolved yet: in a region of control flow that is evaluated eagerly."""
     if interp.RESOLVE is None:
         raise error("FX0502", f"the call of @{a.callee} still asks for {a.transform}", loc=o.loc)
-    module, name = interp.RESOLVE(it.module, a.callee, a.transform)
+    t = Transform.parse(a.transform)
+    size = np.shape(args[t.wrt[0]])[0] if t.kind == "batch" else 0
+    module, name = interp.RESOLVE(it.module, a.callee, a.transform, size)
     inner = interp.Interpreter(module, it.dims, it.max_steps)
     inner.depth, inner.steps = it.depth, it.steps
     out = inner.call(name, args, dict(a.dims))

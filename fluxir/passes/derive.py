@@ -190,14 +190,15 @@ def _differentiable_composites() -> str:
     return "+".join(n for n, d in REGISTRY.items() if d.expand is not None and (d.vjp is not None or d.constant))
 
 
-def resolve_call(module: Module, callee: str, transform: str) -> tuple[Module, str]:
-    """The module with the function that a transform makes of `callee`, and its name. Made once for each function."""
-    key = (module.funcs[callee].block, transform)
+def resolve_call(module: Module, callee: str, transform: str, size: int = 0) -> tuple[Module, str]:
+    """The module with the function that a transform makes of `callee`, and its name. Made once for each function (and batch
+    size)."""
+    key = (module.funcs[callee].block, transform, size)
     if key not in _RESOLVED:
         made = _Derived(module, PassContext(module), "auto")
         t = Transform.parse(transform)
         made.resolved(callee)
-        name = made.derived(callee, t.kind, t.wrt, t.of)
+        name = made.derived(callee, t.kind, t.wrt, t.of, size=size)
         for n in list(made.funcs):
             made.resolved(n)
         if len(_RESOLVED) > 256:
@@ -206,7 +207,7 @@ def resolve_call(module: Module, callee: str, transform: str) -> tuple[Module, s
     return _RESOLVED[key]
 
 
-_RESOLVED: dict[tuple[Block, str], tuple[Module, str]] = {}
+_RESOLVED: dict[tuple[Block, str, int], tuple[Module, str]] = {}
 interp.RESOLVE = resolve_call
 
 __all__ = ["derive", "resolve_call"]
