@@ -39,7 +39,7 @@ _NAMES: dict[str, str] = {
     _FRONTEND + "api_elementwise": """
         abs absolute acos acosh add allclose arccos arccosh arcsin arcsinh arctan arctan2 arctanh around array_equal
         asin asinh atan atan2 atanh bitwise_and bitwise_count bitwise_invert bitwise_left_shift bitwise_not bitwise_or
-        bitwise_right_shift bitwise_xor cbrt ceil clip clz conj copysign cos cosh deg2rad degrees divide divmod equal
+        bitwise_right_shift bitwise_xor cbrt ceil clip clz conj copysign cos cosh deg2rad degrees digamma divide divmod equal
         erf erfc exp exp2 expm1 fabs fix floor floor_divide fmax fmin fmod greater greater_equal heaviside hypot imag
         invert isclose isfinite isinf isnan isneginf isposinf isscalar ldexp left_shift less less_equal lgamma log log10
         log1p log2 logaddexp logaddexp2 logical_and logical_not logical_or logical_xor maximum minimum mod modf multiply

@@ -96,6 +96,7 @@ acosh = arccosh = float_function("acosh", "The inverse hyperbolic cosine.")
 atanh = arctanh = float_function("atanh", "The inverse hyperbolic tangent.")
 erf = float_function("erf", "The error function.")
 erfc = float_function("erfc", "1 - erf(x), exact for large x.")
+digamma = float_function("digamma", "The derivative of `lgamma`.")
 lgamma = float_function("lgamma", "The logarithm of the absolute value of the gamma function.")
 sigmoid = float_function("sigmoid", "1 / (1 + exp(-x)).")
 popcount = _unary("popcount", "Number of bits that are 1.")
@@ -510,7 +511,7 @@ __all__ = [
     "bitwise_xor", "cbrt", "ceil", "clip", "clz", "conj", "copysign", "cos", "cosh", "deg2rad", "degrees", "divide",
     "divmod", "equal", "erf", "erfc", "exp", "exp2", "expm1", "fabs", "fix", "floor", "floor_divide", "fmax",
     "fmin", "fmod", "greater", "greater_equal", "heaviside", "hypot", "imag", "invert", "isclose", "isfinite",
-    "isinf", "isnan", "isneginf", "isposinf", "isscalar", "ldexp", "left_shift", "less", "less_equal", "lgamma",
+    "isinf", "isnan", "isneginf", "isposinf", "isscalar", "ldexp", "left_shift", "less", "less_equal", "lgamma", "digamma",
     "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or",
     "logical_xor", "maximum", "minimum", "mod", "modf", "multiply", "nan_to_num", "negative", "nextafter",
     "not_equal", "popcount", "positive", "pow", "power", "rad2deg", "radians", "real", "reciprocal", "remainder",
