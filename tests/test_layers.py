@@ -19,7 +19,25 @@ ROOT = Path(__file__).resolve().parent.parent / "fluxir"
 
 LEAVES = {"errors", "config", "target"}
 COMPILER = {"frontend", "passes", "schedule", "codegen"}
-EVERYTHING = LEAVES | COMPILER | {"ir", "ops", "runtime", "driver", "dump", "embed", "transform", "batching", "gradcheck", "custom", "linalg", "report", "errors_catalog"}
+EVERYTHING = (
+    LEAVES
+    | COMPILER
+    | {
+        "ir",
+        "ops",
+        "runtime",
+        "driver",
+        "dump",
+        "embed",
+        "transform",
+        "batching",
+        "gradcheck",
+        "custom",
+        "linalg",
+        "report",
+        "errors_catalog",
+    }
+)
 LIBRARY = {"nn", "optim", "data", "train", "ode"}
 
 ALLOWED: dict[str, set[str]] = {

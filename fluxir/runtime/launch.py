@@ -124,7 +124,9 @@ class GpuProgram:
                 m = Memory(0, d, shape)
                 outputs.append(Memory(allocate(m.nbytes), d, shape))
             self.run_on(inputs, outputs, known)
-            for j, i in self.spec.get("donated", ()):  # on a device the host's array is only read: nothing is given away
+            for j, i in self.spec.get(
+                "donated", ()
+            ):  # on a device the host's array is only read: nothing is given away
                 outputs[j] = inputs[i]
             results = [np.empty(m.shape, m.dtype) for m in outputs]
             for a, m in zip(results, outputs):
