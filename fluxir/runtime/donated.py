@@ -33,10 +33,12 @@ def user_line() -> Location | None:
     return None
 
 
-def mark(a: Any, name: str) -> None:
-    """Remember that the memory of `a` belongs to a result now."""
-    key = id(a)
-    DONATED[key] = (weakref.ref(a, lambda _: DONATED.pop(key, None)), name, user_line())
+def mark(taken: Iterable[tuple[Any, str]]) -> None:
+    """Remember that the memory of these arrays, donated by the line of the user that runs, belongs to results now."""
+    line = user_line()
+    for a, name in taken:
+        key = id(a)
+        DONATED[key] = (weakref.ref(a, lambda _, key=key: DONATED.pop(key, None)), name, line)
 
 
 def revive(a: Any) -> None:

@@ -180,8 +180,8 @@ class Program:
             arguments.check_out(self.spec, plan.outputs, results, given)
         arena = self._arena(plan.arena) if plan.arena else 0
         pointers = [a.ctypes.data for a in (*given, *results, *self.constants)]
-        for a, name in taken:
-            donated.mark(a, name)
+        if taken:
+            donated.mark(taken)
         status = self._raw((ctypes.c_void_p * max(1, len(pointers)))(*pointers), plan.dims, arena, self._runtime())
         if status:
             raise self._failure(status)
