@@ -4,7 +4,8 @@ A task computes a block of output rows of one image (and group). It first copies
 its stack, with the padding and the zeros of a transposed convolution in place, and with the columns sorted by their
 remainder modulo the stride, so that every read of the main loop is a whole vector of neighbouring pixels. The main loop
 then keeps `channels` x `vectors` accumulators in registers while it walks the input channels and the window; weights
-are packed beforehand into panels of `channels` outputs. Sizes other than the batch must be known.
+are packed beforehand into panels of `channels` outputs. Where the rows of the image are shorter than a vector, the lanes are
+output channels instead, and the tile is `vectors` single pixels by them. Sizes other than the batch must be known.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ UNROLL = 9  # window places whose code is written out
 
 @dataclass(frozen=True)
 class ConvSchedule(Schedule):
-    """`channels` x `vectors` x `lanes`: the register tile. `rows`: output rows of a task. `buffer`: bytes of input kept."""
+    """`channels` x `vectors` x `lanes`: the register tile. `rows`: output rows of a task. `buffer`: bytes of input kept.
+    `across`: lanes that are output channels, where pixels have none; 0 where they have."""
 
     channels: int
     vectors: int
     lanes: int
     rows: int
     buffer: int
+    across: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,19 +106,36 @@ def choose(conv: Conv, target: Any) -> ConvSchedule | None:
     if 0 in (conv.channels, conv.outputs, conv.axes[0].out, line.out, *[x.window for x in conv.axes]) or line.out == 1:
         return None
     lanes = target.lanes(conv.dtype.bits)
+    if line.out <= lanes // 2 and conv.outputs >= lanes and conv.channels * line.window * conv.axes[0].window >= 64:
+        return _across(conv, lanes, target)
     while lanes > 2 and line.out <= lanes // 2:
         lanes //= 2
     options = [c for c in range(min(6, conv.outputs), 0, -1) if c >= min(4, conv.outputs)]
     channels = min(options, key=lambda c: (-(-conv.outputs // c) * c, -c))
     vectors = {1: 6, 2: 4, 3: 3}.get(channels, 2)
-    rows = conv.axes[0].out
-    total = rows * -(-line.out // lanes)
-    vectors = min(vectors, total)
-    size = conv.dtype.itemsize
+    vectors = min(vectors, conv.axes[0].out * -(-line.out // lanes))
+    rows, nbytes = _rows(conv, lanes)
+    return ConvSchedule(channels, vectors, lanes, rows, nbytes) if nbytes <= BUFFER else None
+
+
+def _across(conv: Conv, lanes: int, target: Any) -> ConvSchedule | None:
+    """The schedule with output channels in the lanes: two vectors of them by as many pixels as there are registers for, the
+    number that leaves the fewest tiles and pixels beyond the end."""
+    rows, nbytes = _rows(conv, 1)
+    if nbytes > BUFFER:
+        return None
+    pixels, most = rows * conv.axes[1].out, 12 if target.vector_registers >= 32 else 5
+    tile = min(range(min(most, pixels), 0, -1), key=lambda p: -(-pixels // p) * (p + 2))
+    vectors = 2 if conv.outputs >= 2 * lanes else 1
+    return ConvSchedule(vectors * lanes, tile, 1, rows, nbytes, lanes)
+
+
+def _rows(conv: Conv, lanes: int) -> tuple[int, int]:
+    """Output rows of a task, whose input stays in the second cache, and the bytes of that."""
+    rows, size = conv.axes[0].out, conv.dtype.itemsize
     while rows > 1 and (conv.axes[0].out % rows or _buffer(conv, rows, lanes) * size > COMFORT):
         rows -= 1
-    nbytes = _buffer(conv, rows, lanes) * size
-    return ConvSchedule(channels, vectors, lanes, rows, nbytes) if nbytes <= BUFFER else None
+    return rows, _buffer(conv, rows, lanes) * size
 
 
 def _columns(conv: Conv, lanes: int) -> int:
@@ -357,7 +377,8 @@ class _Conv:
         """The accumulators [channel][vector] after all input channels and window places."""
         conv, s = self.conv, self.schedule
         outer, line = conv.axes
-        zero = b.emit("splat", b.const(0, dtype=conv.dtype), lanes=s.lanes)[0]
+        lanes = s.across or s.lanes
+        zero = b.emit("splat", b.const(0, dtype=conv.dtype), lanes=lanes)[0]
 
         def place(ib: Builder, c: Value, kh: Value, kw: Value | int, acc: Sequence[Value]) -> list[Value]:
             if isinstance(kw, int):
@@ -373,12 +394,19 @@ class _Conv:
             xs = []
             for row, col in places:
                 r = ib.add(ib.mul(row, ib.index(outer.stride)), ib.mul(kh, ib.index(outer.step)))
-                xs.append(ib.emit("load", buffer, c, r, phase, ib.add(col, shift), lanes=s.lanes)[0])
-            out = []
-            for o in range(s.channels):
-                w = ib.emit("splat", ib.emit("load", weights, panel, k, ib.index(o))[0], lanes=s.lanes)[0]
-                for v, x in enumerate(xs):
-                    a = acc[o * s.vectors + v]
+                at = (c, r, phase, ib.add(col, shift))
+                if s.across:
+                    xs.append(ib.emit("splat", ib.emit("load", buffer, *at)[0], lanes=lanes)[0])
+                else:
+                    xs.append(ib.emit("load", buffer, *at, lanes=lanes)[0])
+            out: list[Value] = []
+            for o in range(0, s.channels, s.across or 1):
+                if s.across:
+                    w = ib.emit("load", weights, panel, k, ib.index(o), lanes=lanes)[0]
+                else:
+                    w = ib.emit("splat", ib.emit("load", weights, panel, k, ib.index(o))[0], lanes=lanes)[0]
+                for x in xs:
+                    a = acc[len(out)]
                     out.append(ib.fma(w, x, a) if self.fma else ib.add(ib.mul(w, x), a))
             return out
 
@@ -398,7 +426,7 @@ class _Conv:
                 return values
             return list(for_(ib, 0, outer.window, lambda jb, kh, *a: row(jb, c, kh, a), acc, vectorize=False))
 
-        start = [zero] * (s.channels * s.vectors)
+        start = [zero] * (s.channels // (s.across or 1) * s.vectors)
         return list(for_(b, 0, conv.channels, channel, start, name="c", vectorize=False))
 
     def finish(
@@ -421,6 +449,20 @@ class _Conv:
             channel = ib.add(ib.mul(g, ib.index(conv.outputs)), o)
             full = (n, channel, col) if one_dimensional else (n, channel, ib.add(first, row), col)
             post.store(ib, x, [full[k] for k in self.axes], col, lanes)
+
+        if s.across:
+            kept = b.alloc(type=MemType(conv.dtype, (s.vectors, s.channels), "local"))
+            for i, x in enumerate(acc):
+                vector, v = divmod(i, s.vectors)
+                b.store(kept, x, b.index(v), b.index(vector * s.across))
+            there = b.minimum(b.index(s.channels), b.sub(b.index(conv.outputs), o0))
+
+            def one(ib: Builder, r: Value) -> None:
+                for v, (row, col) in enumerate(places):
+                    put(ib, ib.emit("load", kept, ib.index(v), r)[0], ib.add(o0, r), row, col, 1)
+
+            for_(b, 0, there, one, vectorize=False)
+            return
 
         def channel(ib: Builder, r: int) -> None:
             o = ib.add(o0, ib.index(r))
