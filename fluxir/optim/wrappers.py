@@ -162,7 +162,7 @@ class LossScale(Wrapper):
     def update(self, model: Any, grads: Any, state: OptState) -> tuple[Any, OptState]:
         held = state.extra[self.key]
         scale = held["scale"]
-        one = scale / scale
+        one = fx.ones_like(scale)
         # Divided in the type in which updates are computed: in f16 a small gradient would be lost again.
         plain = fx.tree.map(
             lambda g: fx.astype(g, working_dtype(g)) * fx.astype(one / scale, working_dtype(g)) if is_float(g) else g,

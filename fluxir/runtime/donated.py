@@ -37,8 +37,12 @@ def mark(taken: Iterable[tuple[Any, str]]) -> None:
     """Remember that the memory of these arrays, donated by the line of the user that runs, belongs to results now."""
     line = user_line()
     for a, name in taken:
-        key = id(a)
-        DONATED[key] = (weakref.ref(a, lambda _, key=key: DONATED.pop(key, None)), name, line)
+        _mark(a, name, line)
+
+
+def _mark(a: Any, name: str, line: Location | None) -> None:
+    key = id(a)
+    DONATED[key] = (weakref.ref(a, lambda _: DONATED.pop(key, None)), name, line)
 
 
 def revive(a: Any) -> None:
