@@ -82,7 +82,8 @@ class custom_vjp(_Custom):
 
     `fwd(*args)` returns `(out, residuals)`; `bwd(residuals, cotangent)` returns a tuple with a cotangent (or None for zero)
     for each argument. With `nondiff_argnums` those arguments are Python values, which `bwd` gets first. The function may not
-    use traced values from outside: pass them as arguments. Works in forward mode too, by transposition. FX0413.
+    use traced values from outside: pass them as arguments. Works in forward mode too, by transposition, unless a loop or
+    branch in `bwd` is decided by the cotangent (an iterative solver). FX0413.
     """
 
     kind = "vjp"
@@ -144,7 +145,8 @@ def _cotangents(argument: Any, given: Any) -> list[Tensor]:
 
 class custom_jvp(_Custom):
     """A function whose forward derivative is given by `defjvp(rule)`, as in JAX: `rule(primals, tangents)` returns
-    `(out, tangent_out)`, linear in the tangents. Reverse mode transposes it. FX0413."""
+    `(out, tangent_out)`, linear in the tangents. Reverse mode transposes it, unless a tangent decides a loop or branch.
+    FX0413."""
 
     kind = "jvp"
     rule: Callable[..., Any] | None = None

@@ -580,6 +580,83 @@ def test_newton_by_implicit_differentiation() -> None:
     close(fx.grad(lambda a: fx.sum(fx.grad(lambda b: fx.sum(root(b)))(a)))(a), -0.25 * a**-1.5)
 
 
+def _solved(a: Any, x: Any) -> Any:
+    """y with y = x + a y, by iteration until it no longer changes: linear in x, and done at once where x is 0."""
+
+    def step(c: Any) -> Any:
+        return x + a * c[0], c[0]
+
+    return fx.while_loop(lambda c: fx.max(fx.abs(c[0] - c[1])) > 1e-15, step, (x + a * x, x))[0]
+
+
+def _solved_in_rounds(a: Any, x: Any) -> Any:
+    return fx.fori_loop(0, 80, lambda i, y: x + a * y, x)
+
+
+@pytest.mark.parametrize("solve", [_solved, _solved_in_rounds])
+def test_a_rule_with_a_solver_serves_its_mode_or_both(solve: Any) -> None:
+    """The transpose of a loop that its argument ends is not its derivative at 0: refused. One of fixed length is."""
+
+    @fx.custom_vjp
+    def reverse(a: Any, x: Any) -> Any:
+        return _solved(a, x)
+
+    def fwd(a: Any, x: Any) -> Any:
+        y = reverse(a, x)
+        return y, (a, y)
+
+    def bwd(kept: Any, ct: Any) -> Any:
+        u = fx.cond(kept[0] < 1, lambda a: solve(a, ct), lambda a: ct, kept[0])  # not decided by the cotangent
+        return fx.sum(u * kept[1]), u
+
+    reverse.defvjp(fwd, bwd)
+
+    @fx.custom_jvp
+    def forward(a: Any, x: Any) -> Any:
+        return _solved(a, x)
+
+    @forward.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        y = forward(*primals)
+        return y, solve(primals[0], tangents[1] + tangents[0] * y)
+
+    a, x = np.array(0.5), X
+    want = np.sum(x) / (1 - a) ** 2, np.full(3, 1 / (1 - a))
+    own = [lambda: fx.grad(lambda a, x: fx.sum(reverse(a, x)), (0, 1))(a, x),
+           lambda: fx.jvp(forward, (a, x), (np.array(1.0), x))[1]]  # fmt: skip
+    other = [lambda: fx.jvp(reverse, (a, x), (np.array(1.0), x))[1],
+             lambda: fx.grad(lambda a, x: fx.sum(forward(a, x)), (0, 1))(a, x)]  # fmt: skip
+    moved = x / (1 - a) + x / (1 - a) ** 2
+    for got, expected in zip((*own, *other), (want, moved, moved, want), strict=True):
+        if solve is _solved and got in other:
+            with pytest.raises(FluxError, match=r"how often a loop runs in it depends on the (co)?tangent") as e:
+                got()
+            assert e.value.code == "FX0413"
+        else:
+            for g, w in zip(fx.tree.leaves(got()), fx.tree.leaves(expected), strict=True):
+                close(g, w)
+    # Reverse mode twice needs no transpose.
+    second = fx.grad(lambda a: fx.grad(lambda a: fx.sum(reverse(a, x)))(a))(a)
+    close(second, 2 * np.sum(x) / (1 - a) ** 3)
+
+
+def test_a_rule_with_a_branch_on_its_cotangent_is_not_transposed() -> None:
+    @fx.custom_vjp
+    def f(x: Any) -> Any:
+        return x * 2
+
+    @fx.function
+    def bwd(_: Any, g: Any) -> Any:
+        if fx.max(fx.abs(g)) > 1:
+            g = g / 2
+        return (g * 2,)
+
+    f.defvjp(lambda x: (f(x), None), bwd)
+    assert fx.grad(lambda x: fx.sum(f(x)))(X) == pytest.approx(2)
+    with pytest.raises(FluxError, match="which branch runs in it depends on the cotangent"):
+        fx.jvp(f, (X,), (X,))
+
+
 def test_checkpoint_gives_the_same_and_keeps_less() -> None:
     def segment(ws: Any, x: Any) -> Any:
         for w in ws:

@@ -135,6 +135,9 @@ declare(
     they must: `fwd(*args)` returns `(out, residuals)`, `bwd(residuals, cotangent)` a tuple with one cotangent for each
     argument (None for zero), a jvp rule `rule(primals, tangents)` returns `(out, tangent_out)`. Structures, shapes and
     types are those of the function's result and arguments. Traced values from outside are passed as arguments.
+
+    A rule serves the other mode by its transpose, which needs a rule that is linear in the cotangent (tangent) from one op
+    to the next. A loop that runs until the cotangent's image no longer changes is not: such a rule serves its own mode.
     """,
 )
 

@@ -13,6 +13,7 @@ from fluxir.errors import error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Op, Value
 from fluxir.ops.adjoint import add, is_float, linear_jvp, zeros
+from fluxir.passes.linearity import require_linear
 from fluxir.passes.reverse import Context, Cotangents, Tape
 
 Tangent = Value | None
@@ -282,6 +283,11 @@ def _by_rule(
         (rule,) = rules["jvp"]
         out = b.emit("call", *operands, *moved, callee=rule, results=(*types, *moving), loc=op.loc)
         return out[:n], _spread(out[n:], of, n)
+    kept = len(dual.cx.functions.function(rules["vjp"][0]).outs) - n
+    require_linear(
+        dual.cx.functions, op, rules["vjp"][1], range(kept, kept + n), "cotangent",
+        "differentiate in reverse mode (fx.grad of fx.grad for a second derivative), or give the rule with fx.custom_jvp",
+    )  # fmt: skip
     results = b.clone(op, operands, rules=())
     name = _pulled(dual, op, rules["vjp"])
     starts = [zeros(b, r.type) for r in results]

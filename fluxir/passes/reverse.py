@@ -21,6 +21,7 @@ from fluxir.ir.dims import Dim, symbol
 from fluxir.ir.types import INDEX, TensorType, Type
 from fluxir.ops.adjoint import Into, is_float, zeros
 from fluxir.passes import residuals
+from fluxir.passes.linearity import require_linear
 
 Pull = Callable[[Builder, "Cotangents"], None]
 
@@ -480,6 +481,10 @@ def _with_jvp_rule(
     floats = [v for v in operands if is_float(v)]
     moving = [len(operands) + floats.index(operands[i]) for i in wrt]
     of = _floats(results)
+    require_linear(
+        tape.cx.functions, op, rule, range(len(operands), len(operands) + len(floats)), "tangent",
+        "differentiate in forward mode (fx.jvp), or give the rule with fx.custom_vjp",
+    )  # fmt: skip
 
     def pull(b: Builder, cts: Cotangents) -> None:
         starts = [zeros(b, v.type) for v in floats]
