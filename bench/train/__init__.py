@@ -139,7 +139,16 @@ def run(quick: bool) -> Report:
         for name, r in data[case].items():
             t = median(r["seconds"])
             ratio = f"{t / median(ours['seconds']):.2f}" if ours else "-"
-            rows.append([title, name, shown(t), ratio, shown(r["compile"]), f"{r['memory'] / 2**20:.1f} MiB"])
+            rows.append(
+                [
+                    title,
+                    name,
+                    shown(t),
+                    ratio,
+                    "-" if name == "torch" else shown(r["compile"]),
+                    f"{r['memory'] / 2**20:.1f} MiB",
+                ]
+            )
     notes += [
         "a ratio is the contender's median time over ours: above 1 we are faster",
         "compile: cold, without caches; of torch.compile, the first step less a later one",
