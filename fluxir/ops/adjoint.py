@@ -40,7 +40,7 @@ def zeros(b: Builder, t: Type) -> Value:
 def full(b: Builder, value: float, t: Type) -> Value:
     """A tensor of one number."""
     assert isinstance(t, TensorType)
-    if all(isinstance(d, int) for d in t.shape) and not t.shape:
+    if not t.shape:
         return b.const(value, dtype=t.dtype)  # type: ignore[no-any-return]
     return b.broadcast(b.const(value, dtype=t.dtype), shape=t.shape)  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Op, Value
 from fluxir.ops.adjoint import add, is_float, linear_jvp, zeros
 from fluxir.passes.linearity import require_linear
-from fluxir.passes.reverse import Context, Cotangents, Tape
+from fluxir.passes.reverse import Context, Cotangents, Tape, loop_flags, moving_results
 
 Tangent = Value | None
 
@@ -136,15 +136,6 @@ def transpose(
 # ---- control flow -----------------------------------------------------------------------------------------------------------
 
 
-def _moving_results(block: Block, flags: Sequence[bool]) -> list[bool]:
-    """Which results of a block move when the flagged arguments do."""
-    moving = {a for a, f in zip(block.args, flags, strict=True) if f}
-    for op in block.ops:
-        if not op.defn.constant and any(v in moving for v in op.operands):
-            moving.update(r for r in op.results if is_float(r))
-    return [v in moving for v in block.outs]
-
-
 def _indices(flags: Sequence[bool]) -> list[int]:
     return [i for i, f in enumerate(flags) if f]
 
@@ -160,7 +151,7 @@ def _if(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) -> t
     p, *xs = operands
     flags = [t is not None for t in tangents[1:]]
     moving = [i for i, t in enumerate(tangents[1:]) if t is not None]
-    of = _indices([any(f) for f in zip(*[_moving_results(k, flags) for k in op.blocks], strict=True)])
+    of = _indices([any(f) for f in zip(*[moving_results(k, flags) for k in op.blocks], strict=True)])
     given = [t for t in tangents[1:] if t is not None]
 
     def side(block: Block) -> Block:
@@ -175,24 +166,14 @@ def _if(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) -> t
     return out[:n], _spread(out[n:], of, n)
 
 
-def _loop_flags(body: Block, carry: int, flags: Sequence[bool]) -> list[bool]:
-    """Which arguments of a loop body move, through any number of rounds."""
-    flags = list(flags)
-    while True:
-        more = [a or b for a, b in zip(flags, _moving_results(body, flags)[:carry], strict=False)]
-        if more == flags[:carry]:
-            return flags
-        flags = [*more, *flags[carry:]]
-
-
 def _scan(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) -> tuple[Sequence[Value], list[Tangent]]:
     nc, nk, (body,) = op.attrs["carry"], op.attrs["consts"], op.blocks
     b = dual.b
-    flags = _loop_flags(body, nc, [t is not None for t in tangents])
+    flags = loop_flags(body, nc, [t is not None for t in tangents])
     moving = _indices(flags)
     groups = [[i for i in moving if lo <= i < hi] for lo, hi in ((0, nc), (nc, nc + nk), (nc + nk, len(operands)))]
     given = [[_whole(b, tangents[i], operands[i]) for i in g] for g in groups]
-    ys = [j for j in _indices(_moving_results(body, flags)) if j >= nc]
+    ys = [j for j in _indices(moving_results(body, flags)) if j >= nc]
     length = op.attrs["length"] if op.attrs["length"] is not None else operands[nc + nk].shape[0]
     bounds = [0, nc, nc + nk, len(operands)]
     mixed = [v for k in range(3) for v in (*operands[bounds[k] : bounds[k + 1]], *given[k])]
@@ -230,7 +211,7 @@ def _scan(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) ->
 def _while(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) -> tuple[Sequence[Value], list[Tangent]]:
     nc, (cond, body) = op.attrs["carry"], op.blocks
     b = dual.b
-    flags = _loop_flags(body, nc, [t is not None for t in tangents])
+    flags = loop_flags(body, nc, [t is not None for t in tangents])
     moving = _indices(flags)
     carries = [i for i in moving if i < nc]
     consts = [i for i in moving if i >= nc]

@@ -291,16 +291,21 @@ def _if(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Sequenc
     return results[:n]
 
 
-def _active_carry(block: Block, carry: int, flags: Sequence[bool]) -> list[bool]:
-    """Which arguments of a loop body depend on what is differentiated, through any number of rounds."""
-    flags = [f and is_float(a) for f, a in zip(flags, block.args, strict=True)]
+def moving_results(block: Block, flags: Sequence[bool]) -> list[bool]:
+    """Which results of a block depend on the flagged arguments in a way that has a derivative."""
+    moving = {a for a, f in zip(block.args, flags, strict=True) if f}
+    for op in block.ops:
+        if not op.defn.constant and any(v in moving for v in op.operands):
+            moving.update(r for r in op.results if is_float(r))
+    return [v in moving for v in block.outs]
+
+
+def loop_flags(body: Block, carry: int, flags: Sequence[bool]) -> list[bool]:
+    """Which arguments of a loop body depend on the flagged ones, through any number of rounds."""
+    flags = list(flags)
     while True:
-        active = {a for a, f in zip(block.args, flags, strict=True) if f}
-        for op in block.ops:
-            if not op.defn.constant and any(v in active for v in op.operands):
-                active.update(r for r in op.results if is_float(r))
-        more = [flags[i] or block.outs[i] in active for i in range(carry)]
-        if more == list(flags[:carry]):
+        more = [a or b for a, b in zip(flags, moving_results(body, flags)[:carry], strict=False)]
+        if more == flags[:carry]:
             return flags
         flags = [*more, *flags[carry:]]
 
@@ -309,7 +314,7 @@ def _scan(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
     """The reverse of a scan is a scan in the other direction: its carry are the cotangents of the carry and the totals of
     those of the constants, its sequences what the forward pass kept."""
     nc, nk, (body,) = op.attrs["carry"], op.attrs["consts"], op.blocks
-    flags = _active_carry(body, nc, flags)
+    flags = loop_flags(body, nc, flags)
     carries = [i for i in range(nc) if flags[i]]
     consts = [i for i in range(nc, nc + nk) if flags[i]]
     slices = [i for i in range(nc + nk, len(operands)) if flags[i]]
@@ -386,7 +391,7 @@ def _while(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Sequ
     regions = [_counting(cond, False), _counting(body, True)]
     counted = b.emit("while", b.index(0), *operands, blocks=regions, carry=n + 1, loc=op.loc)
     rounds, results = counted[0], counted[1:]
-    flags = _active_carry(body, n, flags)
+    flags = loop_flags(body, n, flags)
     wrt = [i for i, f in enumerate(flags) if f]
     of = [i for i in range(n) if flags[i]]
     functions = tape.cx.functions
@@ -506,4 +511,14 @@ FORWARD: Mapping[str, Callable[[Tape, Op, list[Value], list[bool]], Sequence[Val
     "call": _call,
 }
 
-__all__ = ["Context", "Cotangents", "Functions", "Halves", "Tape", "halves", "vjp_block"]
+__all__ = [
+    "Context",
+    "Cotangents",
+    "Functions",
+    "Halves",
+    "Tape",
+    "halves",
+    "loop_flags",
+    "moving_results",
+    "vjp_block",
+]
