@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.ir import interp
-from fluxir.ir.core import Attrs, Block, Op
+from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.dims import Dim, require_equal
 from fluxir.ir.opdef import op
 from fluxir.ir.types import BOOL, TensorType, Type
@@ -66,6 +67,12 @@ def scan_parts(o: Op) -> tuple[list[Any], list[Any], list[Any]]:
     nc, nk = o.attrs["carry"], o.attrs["consts"]
     rest = list(o.operands)
     return rest[:nc], rest[nc : nc + nk], rest[nc + nk :]
+
+
+def scan_length(a: Attrs, operands: Sequence[Value]) -> Dim:
+    """How many rounds a scan runs: as stated, or as many as its sequences are long."""
+    length: Dim = a.length if a.length is not None else operands[a.carry + a.consts].shape[0]
+    return length
 
 
 def _check_carry(name: str, count: int, *parts: int) -> None:

@@ -20,6 +20,7 @@ from fluxir.ir.dims import Dim, Poly, symbol, symbols_of
 from fluxir.ir.types import INDEX, TensorType, Type
 from fluxir.ops.adjoint import is_float, zeros
 from fluxir.ops.batching import aligned, elementwise, lanes, moved, one_by_one, whole
+from fluxir.ops.control import scan_length
 from fluxir.ops.maps import is_elementwise
 from fluxir.passes.reverse import Context
 
@@ -250,7 +251,7 @@ class Lanes:
         operands = self.spread(b, xs, flags, want)
         for i in range(first, len(xs)):
             operands[i] = moved(b, operands[i], 0, 1) if flags[i] else operands[i]
-        out = b.clone(op, operands, [self.region(op.blocks[0], want, of)], length=_length(op))
+        out = b.clone(op, operands, [self.region(op.blocks[0], want, of)], length=scan_length(op.attrs, op.operands))
         return [moved(b, r, 1, 0) if of[j] and j >= nc else r for j, r in enumerate(out)], of
 
     def masked_scan(
@@ -264,7 +265,7 @@ class Lanes:
         how = _guard(body, want)
         carry, consts, sequences = xs[:nc], xs[nc : nc + nk], list(xs[nc + nk :])
         sequences = [moved(b, x, 0, 1) if f else x for x, f in zip(sequences, flags[nc + nk :], strict=True)]
-        rounds = b.iota(shape=(_length(op),), axis=0, dtype="i64")
+        rounds = b.iota(shape=(scan_length(op.attrs, op.operands),), axis=0, dtype="i64")
         operands = [*self.spread(b, carry, flags[:nc], want[:nc]), count, *consts, rounds, *sequences]
 
         def step(k: Builder, *args: Value) -> list[Value]:
@@ -279,7 +280,7 @@ class Lanes:
         inner = self.types(body.args, want)
         types = [*inner[:nc], count.type, *inner[nc : nc + nk], INDEX, *inner[nc + nk :]]
         out = b.emit("scan", *operands, blocks=[b.block(types, step)], carry=nc, consts=nk + 1,
-                     reverse=op.attrs["reverse"], length=_length(op), loc=op.loc)  # fmt: skip
+                     reverse=op.attrs["reverse"], length=scan_length(op.attrs, op.operands), loc=op.loc)  # fmt: skip
         return [moved(b, r, 1, 0) if j >= nc else r for j, r in enumerate(out)], [True] * len(out)
 
     def op_while(self, op: Op, xs: Sequence[Value], flags: Flags) -> tuple[Sequence[Value], Sequence[bool]]:
@@ -349,15 +350,9 @@ class Lanes:
 # ---- sizes that are the value of an argument ----------------------------------------------------------------------------------
 
 
-def _length(op: Op) -> Dim:
-    """The number of rounds of a scan."""
-    length: Dim | None = op.attrs["length"]
-    return length if length is not None else op.operands[op.attrs["carry"] + op.attrs["consts"]].shape[0]
-
-
 def _length_symbol(op: Op) -> str:
     """The symbol that a scan runs for, or that a `dim` reads; "" for any other size and op."""
-    d = _length(op) if op.name == "scan" else op.attrs["value"] if op.name == "dim" else 0
+    d = scan_length(op.attrs, op.operands) if op.name == "scan" else op.attrs["value"] if op.name == "dim" else 0
     return str(d) if isinstance(d, Poly) and str(d).isidentifier() else ""
 
 
@@ -373,7 +368,7 @@ def _keeps_apart(cx: Context, op: Op, names: set[str]) -> bool:
     if not _of_op(cx, op) & names:
         return True
     if op.name in ("scan", "dim"):
-        d = _length(op) if op.name == "scan" else op.attrs["value"]
+        d = scan_length(op.attrs, op.operands) if op.name == "scan" else op.attrs["value"]
         return not symbols_of(d) & names or _length_symbol(op) in names
     return is_elementwise(op) or op.name in ("broadcast", "transpose", "iota", "stop_gradient")
 

@@ -13,6 +13,7 @@ from fluxir.errors import error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Op, Value
 from fluxir.ops.adjoint import add, is_float, linear_jvp, zeros
+from fluxir.ops.control import scan_length
 from fluxir.passes.linearity import require_linear
 from fluxir.passes.reverse import Context, Cotangents, Tape, loop_flags, moving_results
 
@@ -174,7 +175,7 @@ def _scan(dual: Dual, op: Op, operands: list[Value], tangents: list[Tangent]) ->
     groups = [[i for i in moving if lo <= i < hi] for lo, hi in ((0, nc), (nc, nc + nk), (nc + nk, len(operands)))]
     given = [[_whole(b, tangents[i], operands[i]) for i in g] for g in groups]
     ys = [j for j in _indices(moving_results(body, flags)) if j >= nc]
-    length = op.attrs["length"] if op.attrs["length"] is not None else operands[nc + nk].shape[0]
+    length = scan_length(op.attrs, operands)
     bounds = [0, nc, nc + nk, len(operands)]
     mixed = [v for k in range(3) for v in (*operands[bounds[k] : bounds[k + 1]], *given[k])]
 

@@ -23,6 +23,7 @@ from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dims import Dim, prove_le
 from fluxir.ir.rewrite import rewrite_func
 from fluxir.ops.contract import dot_axes
+from fluxir.ops.control import scan_length
 from fluxir.passes.manager import PassContext, pass_
 
 MOVES = ("transpose", "reshape")  # what may stand between a contraction and the sum it is added to
@@ -139,9 +140,7 @@ class _Loop:
         dropped = {self.yields[j] for j in self.late}
         yields = list(dict.fromkeys([v for v in self.yields if v not in dropped] + list(self.stacked)))
         block = self.body(kept, yields)
-        length = self.op.attrs["length"]
-        if length is None:
-            length = self.sequences[0].type.shape[0]
+        length = scan_length(self.op.attrs, self.op.operands)
         results = b.emit(
             "scan", *[self.carry[k] for k in kept], *self.consts, *sequences, blocks=[block],
             carry=len(kept), consts=len(self.consts), reverse=self.op.attrs["reverse"],

@@ -13,6 +13,7 @@ from typing import Any
 from fluxir.ir.build import Builder, clone_ops
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.rewrite import has_effects
+from fluxir.ops.control import scan_length
 from fluxir.passes.cleanup import op_key
 from fluxir.passes.manager import PassContext, pass_
 
@@ -66,8 +67,8 @@ def _merge_block(block: Block, cx: PassContext) -> Block:
 
 def _key(op: Op) -> Any:
     attrs = dict(op.attrs)
-    if op.name == "scan" and attrs["length"] is None:  # the length of its sequences
-        attrs["length"] = op.operands[attrs["carry"] + attrs["consts"]].type.shape[0]
+    if op.name == "scan":
+        attrs["length"] = scan_length(op.attrs, op.operands)
     attrs = {k: str(v) for k, v in sorted(attrs.items())}
     return op.name, op.operands, tuple(attrs.items())
 

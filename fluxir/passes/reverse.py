@@ -20,6 +20,7 @@ from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dims import Dim, symbol
 from fluxir.ir.types import INDEX, TensorType, Type
 from fluxir.ops.adjoint import Into, is_float, zeros
+from fluxir.ops.control import scan_length
 from fluxir.passes import residuals
 from fluxir.passes.linearity import require_linear
 
@@ -319,7 +320,7 @@ def _scan(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Seque
     consts = [i for i in range(nc, nc + nk) if flags[i]]
     slices = [i for i in range(nc + nk, len(operands)) if flags[i]]
     stacked = [j for j in range(nc, len(op.results)) if is_float(op.results[j])]
-    length: Dim = op.attrs["length"] if op.attrs["length"] is not None else operands[nc + nk].shape[0]
+    length: Dim = scan_length(op.attrs, operands)
     wrt = [*carries, *consts, *slices]
     h = halves(tape.cx, body, wrt, [*carries, *stacked], range(nc, len(operands)), consts, range(nc, len(op.results)))
     n = len(op.results)

@@ -13,8 +13,8 @@ import numpy as np
 
 from fluxir.ir.build import Builder, inline
 from fluxir.ir.core import Block, Op, Value, _hash_block
-from fluxir.ir.dims import Dim
 from fluxir.ir.types import TensorType
+from fluxir.ops.control import scan_length
 from fluxir.passes.rules import Match, RuleSet, constant_like, scalar_of
 
 RULES = RuleSet()
@@ -190,22 +190,13 @@ def _scan(
     )
 
 
-def length_of(m: Match) -> Dim:
-    length: Dim | None = m.attrs["length"]
-    if length is not None:
-        return length
-    sequence = m.operands[m.attrs["carry"] + m.attrs["consts"]].type
-    assert isinstance(sequence, TensorType)
-    return sequence.shape[0]
-
-
 @rewrite(
     "scan",
     sample=lambda b, c, x: list(_scan(b, [c], [], [x], lambda k, c, e: (k.add(c, e), k.neg(e)))),
     types=(("f32[3]", "f32[0,3]"), ("i32", "i32[0]")),
 )
 def scan_of_nothing(m: Match) -> Any:
-    if length_of(m) != 0:
+    if scan_length(m.attrs, m.operands) != 0:
         return None
     nc = m.attrs["carry"]
     empty = []
@@ -221,7 +212,7 @@ def scan_of_nothing(m: Match) -> Any:
     types=(("f32[3]", "f32[1,3]"), ("i32", "i32[1]")),
 )
 def scan_of_one(m: Match) -> Any:
-    if length_of(m) != 1:
+    if scan_length(m.attrs, m.operands) != 1:
         return None
     nc, head = m.attrs["carry"], m.attrs["carry"] + m.attrs["consts"]
     slices = [m.b.reshape(x, shape=x.type.shape[1:]) for x in m.operands[head:]]
@@ -277,7 +268,7 @@ def scan_of_unused(m: Match) -> Any:
     outs = [*carries, *outputs]
     attrs = {**m.attrs, "carry": len(carries), "consts": sum(nc <= i < nc + nk for i in args)}
     if all(i < nc + nk for i in args):  # no sequence is left to say how long
-        attrs["length"] = length_of(m)
+        attrs["length"] = scan_length(m.attrs, m.operands)
     results = m.b.emit("scan", *[m.operands[i] for i in args], blocks=[rebuilt(body, args, outs)], **attrs)
     return spread(results, outs, {}, m.op.results)
 

@@ -25,7 +25,7 @@ from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
 from fluxir.ir.dims import Dim, assuming
 from fluxir.ir.rewrite import has_effects
 from fluxir.ir.types import MemType
-from fluxir.ops.control import scan_parts
+from fluxir.ops.control import scan_length, scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
     conv_cpu,
     gpu_matmul,
@@ -377,7 +377,7 @@ class Region:
     def scan(self, op: Op) -> None:
         carry, consts, sequences = scan_parts(op)
         nc = len(carry)
-        length: Dim = op.attrs["length"] if op.attrs["length"] is not None else sequences[0].type.shape[0]
+        length: Dim = scan_length(op.attrs, op.operands)
         kept, fixed = [self.mem(v) for v in consts], [self.mem(v) for v in sequences]
         state = self.initial_state(op.results[:nc], carry)
         stacked = [self.place(r) for r in op.results[nc:]]
