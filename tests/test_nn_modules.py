@@ -388,6 +388,50 @@ def test_attention_weights_and_masks() -> None:
     assert cross(x, draw(2, 7, 4), draw(2, 7, 6)).shape == (2, 5, 3)
 
 
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_bias_goes_through_the_fused_op(kind: str, causal: bool) -> None:
+    """Without returned weights a bias is part of the op's mask; with them the scores are written out. Both agree."""
+    m = nn.MultiHeadAttention((6, 4, 5), 2, inner=8, inner_value=4, outputs=3, key=KEY, dtype="f64")
+    q, k, v = (draw(2, s, d).astype(np.float64) for s, d in ((5, 6), (7, 4), (7, 5)))
+    bias = np.sin(np.arange(70.0)).reshape(2, 5, 7)
+    mask = {"none": None, "bool": np.arange(35).reshape(5, 7) % 3 > 0, "float": np.cos(np.arange(7.0))}[kind]
+    if kind == "bool":
+        mask[2] = False  # a query that may attend to nothing gives the output's bias alone
+
+    def loss(both: Any, weights: bool) -> Any:
+        y = both[0](q, k, v, bias=both[1], mask=mask, causal=causal, return_weights=weights)
+        return fx.sum((y[0] if weights else y) ** 2)
+
+    fused = fx.value_and_grad(lambda both: loss(both, False))((m, bias))
+    plain = fx.value_and_grad(lambda both: loss(both, True))((m, bias))
+    for a, b in zip(fx.tree.leaves(fused), fx.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    text = fx.jit(lambda b: m(q, k, v, bias=b, mask=mask, causal=causal)).lower(fx.f64[2, 5, 7]).as_text("traced")
+    assert "attention(" in text
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AdaptiveMeanPool(1), nn.AdaptiveMaxPool(1), nn.Upsample(size=5), nn.Upsample(2, "bilinear"),
+        nn.Upsample(size=(9, 4), mode="bilinear"), nn.Upsample(size=5, mode="bilinear", align_corners=True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_resizing_takes_symbolic_sizes(layer: Any) -> None:
+    compiled = fx.jit(lambda x: layer(x)).lower(fx.f32["B", 2, "H", "W"]).compile()
+    for h, w in ((3, 7), (8, 5), (1, 9)):
+        x = draw(2, 2, h, w)
+        np.testing.assert_allclose(compiled(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_resizing_names_the_axis_of_unknown_size() -> None:
+    for layer in (nn.AdaptiveMeanPool(3), nn.AdaptiveMaxPool(3), nn.Upsample(1.5)):
+        with pytest.raises(fx.errors.UserError, match=r"axis 3 of \[B, 2, 6, W\]"):
+            nn.outputsize(layer, ("B", 2, 6, "W"))
+
+
 def test_embedding_bags() -> None:
     bag = nn.EmbeddingBag(5, 3, "mean", key=KEY)
     i, there = np.array([[0, 1, 2], [4, 4, 4]]), np.array([[True, True, False], [False] * 3])

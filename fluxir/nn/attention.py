@@ -61,8 +61,8 @@ class MultiHeadAttention(Module):
         dropping = train and self.dropout > 0
         if dropping:
             require_key("MultiHeadAttention", key)
-        if bias is None and not dropping and not return_weights:
-            y = fx.functional.attention(q, k, v, mask, is_causal=causal)
+        if not dropping and not return_weights:
+            y = fx.functional.attention(q, k, v, _added(mask, bias, q.dtype), is_causal=causal)
             return self.output(self._join(y))
         scores = fx.matmul(q, fx.matrix_transpose(k)) * (1 / math.sqrt(fx.shape(q)[-1]))
         if bias is not None:
@@ -94,6 +94,18 @@ class MultiHeadAttention(Module):
 
     def about(self) -> str:
         return f"heads={self.heads}" + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+def _added(mask: Any, bias: Any, dtype: Any) -> Any:
+    """Mask and bias as the one mask of the fused op: a bias is a mask that is added, and -inf is not allowed."""
+    if bias is None:
+        return mask
+    bias = fx.astype(fx.asarray(bias), dtype)
+    if mask is None:
+        return bias
+    if fx.isdtype(fx.dtype(mask.dtype), "bool"):
+        return fx.where(mask, bias, -math.inf)
+    return bias + mask
 
 
 __all__ = ["MultiHeadAttention"]

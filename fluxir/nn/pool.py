@@ -106,14 +106,24 @@ class _Adaptive(Module):
         name = type(self).__name__
         n = _spatial(name, x)
         sizes = per_axis(self.size, n, name, "size")
-        space = fx.shape(x)[2:]
-        if any(not isinstance(d, int) for d in space):
-            raise fx.error("FX1002", f"{name} needs spatial axes of known size and is given {list(fx.shape(x))}")
-        for k, (d, o) in enumerate(zip(space, sizes, strict=True)):
-            x = self._axis(x, 2 + k, int(d), o)
+        shape = fx.shape(x)
+        for k, (d, o) in enumerate(zip(shape[2:], sizes, strict=True)):
+            if o == 1:
+                # One window, the whole axis, whatever its size.
+                x = self._whole(x, 2 + k)
+                continue
+            if not isinstance(d, int):
+                raise fx.error(
+                    "FX1002",
+                    f"{name} to {o} windows needs an axis of known size: axis {2 + k} of {list(shape)} is {d}",
+                )
+            x = self._axis(x, 2 + k, d, o)
         return x
 
     def _axis(self, x: Any, axis: int, size: int, out: int) -> Any:
+        raise NotImplementedError
+
+    def _whole(self, x: Any, axis: int) -> Any:
         raise NotImplementedError
 
     def _split(self, x: Any, axis: int, size: int, out: int) -> Any:
@@ -134,6 +144,9 @@ class AdaptiveMaxPool(_Adaptive):
         index = np.array([[min(a + j, b - 1) for j in range(widest)] for a, b in bounds])
         return fx.max(fx.take(x, index, axis=axis), axis=axis + 1)
 
+    def _whole(self, x: Any, axis: int) -> Any:
+        return fx.max(x, axis=axis, keepdims=True)
+
 
 class AdaptiveMeanPool(_Adaptive):
     """Mean over windows chosen so that the spatial sizes become `size`: [N, C, space...] -> [N, C, size...]."""
@@ -145,6 +158,9 @@ class AdaptiveMeanPool(_Adaptive):
         for i, (a, b) in enumerate(_bounds(size, out)):
             weight[a:b, i] = 1 / (b - a)
         return fx.moveaxis(fx.matmul(fx.moveaxis(x, axis, -1), fx.astype(weight, x.dtype)), -1, axis)
+
+    def _whole(self, x: Any, axis: int) -> Any:
+        return fx.mean(x, axis=axis, keepdims=True)
 
 
 __all__ = ["AdaptiveMaxPool", "AdaptiveMeanPool", "GlobalMaxPool", "GlobalMeanPool", "MaxPool", "MeanPool"]

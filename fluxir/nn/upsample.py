@@ -43,24 +43,25 @@ class Upsample(Module):
         n = len(fx.shape(x)) - 2
         if n < 1 or _AXES[self.mode] not in (None, n):
             raise fx.error("FX1002", f"Upsample by {self.mode} is given {list(fx.shape(x))}: [N, C, space...]")
-        for k in range(n):
-            d = fx.shape(x)[2 + k]
+        shape = fx.shape(x)
+        for k, d in enumerate(shape[2:]):
             scale = self.scale[k] if isinstance(self.scale, tuple) else self.scale
             if self.size is not None:
                 out: Any = per_axis(self.size, n, "Upsample", "size")[k]
-                if not isinstance(d, int) and not self.align_corners:
-                    raise fx.error("FX1002", f"Upsample to a size needs known sizes, not {list(fx.shape(x))}")
-                ratio = d / out if isinstance(d, int) else 1.0
+                # Of a symbolic size the ratio is computed when the program runs.
+                ratio: Any = d / out if isinstance(d, int) else (fx.ones((), dtype="f64") * d) / out
             elif isinstance(scale, int) or float(scale).is_integer():
                 out, ratio = d * int(scale), 1 / scale
             elif isinstance(d, int):
                 out, ratio = math.floor(d * scale), 1 / scale
             else:
-                raise fx.error("FX1002", f"Upsample by {scale} needs known sizes, not {list(fx.shape(x))}")
+                raise fx.error(
+                    "FX1002", f"Upsample by {scale} needs axis {2 + k} of {list(shape)} of known size, not {d}"
+                )
             x = self._axis(x, 2 + k, d, out, ratio)
         return x
 
-    def _axis(self, x: Any, axis: int, d: Any, out: Any, ratio: float) -> Any:
+    def _axis(self, x: Any, axis: int, d: Any, out: Any, ratio: Any) -> Any:
         if self.mode == "nearest" and self.scale is not None and float(1 / ratio).is_integer():
             return fx.repeat(x, round(1 / ratio), axis=axis)
         at = fx.astype(fx.arange(out), "f64")
