@@ -110,7 +110,8 @@ def build(include: Path, folder: Path) -> Path:
     stub = folder / "stub"
     stub.mkdir()
     (stub / "cudaProfiler.h").write_text(PROFILER)
-    run([compiler, "-shared", "-x", "c", "/dev/null", "-Wl,-soname,libcuda.so.1", "-o", str(stub / "libcuda.so")], folder, log)  # fmt: skip
+    library = ["-Wl,-soname,libcuda.so.1", "-o", str(stub / "libcuda.so")]
+    run([compiler, "-shared", "-x", "c", "/dev/null", *library], folder, log)
     (source / "siteconf.py").write_text(
         f"CUDA_INC_DIR = [{str(include)!r}, {str(stub)!r}]\n"
         f"CUDADRV_LIB_DIR = [{str(stub)!r}]\n"
@@ -119,8 +120,8 @@ def build(include: Path, folder: Path) -> Path:
         "LDFLAGS = ['-Wl,--no-as-needed']\n"
     )
     setup = source / "setup.py"
-    text = setup.read_text()
-    setup.write_text(text.replace("from __future__ import annotations\n", "from __future__ import annotations\n" + PARALLEL, 1))  # fmt: skip
+    first = "from __future__ import annotations\n"
+    setup.write_text(setup.read_text().replace(first, first + PARALLEL, 1))
     run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder / "wheels"), str(source)], folder, log)
     return next((folder / "wheels").glob("*.whl"))
 
