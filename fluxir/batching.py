@@ -171,8 +171,11 @@ def jacrev(fun: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False)
         f = c.close()
         out_tree, count = _value_part(f, has_aux)
         rows = []
+        _require_float(f.fn_name, f.types[:count])
         for j, t in enumerate(f.types[:count]):
-            _require_float(f.fn_name, t)
+            if not t.dtype.is_float:
+                rows.append(_still(c, t))
+                continue
             pull = vmap(lambda e, j=j: derived.call_derived(f, c.tensors, "pullback", c.wrt, [j], [e]))
             grads = pull(_basis(t))
             rows.append(c.gathered([_unflat(g, t.shape, 0) for g in grads], t.shape))
@@ -192,15 +195,15 @@ def jacfwd(fun: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False)
         c = Arguments(fun, args, kwargs, argnums)
         f = c.close()
         out_tree, count = _value_part(f, has_aux)
-        for t in f.types[:count]:
-            _require_float(f.fn_name, t)
-        n, of = len(f.types), list(range(count))
+        _require_float(f.fn_name, f.types[:count])
+        n, of = len(f.types), [j for j, t in enumerate(f.types[:count]) if t.dtype.is_float]
         columns = []
         for k in c.wrt:
             t = c.tensors[k].type
             push = vmap(lambda e, k=k: derived.call_derived(f, c.tensors, "jvp", [k], of, [e])[n:], out_axes=-1)
             columns.append([_unflat(v, t.shape, v.ndim - 1) for v in push(_basis(t))])
-        jac = out_tree.unflatten([c.gathered([col[j] for col in columns], f.types[j].shape) for j in of])
+        rows = {j: c.gathered([col[i] for col in columns], f.types[j].shape) for i, j in enumerate(of)}
+        jac = out_tree.unflatten([rows[j] if j in rows else _still(c, t) for j, t in enumerate(f.types[:count])])
         return (jac, f.out_tree.unflatten(derived.call(f, c.tensors))[1]) if has_aux else jac
 
     return run
@@ -225,10 +228,18 @@ def _value_part(f: derived.Closed, has_aux: bool) -> tuple[tree.TreeDef, int]:
     return f.out_tree.children[0], f.out_tree.children[0].leaf_count
 
 
-def _require_float(name: str, t: TensorType) -> None:
-    if not t.dtype.is_float:
-        raise error("FX0411", f"{name!r} returns {t}: a Jacobian is that of floats", loc=here(),
+def _require_float(name: str, types: Sequence[TensorType]) -> None:
+    """FX0411 unless there is a float among the results. Leaves beside it that are none get zeros, as in gradients."""
+    if not any(t.dtype.is_float for t in types):
+        shown = ", ".join(map(str, types)) or "nothing"
+        raise error("FX0411", f"{name!r} returns {shown}: a Jacobian is that of floats", loc=here(),
                     help="return it as aux with has_aux=True")  # fmt: skip
+
+
+def _still(c: Arguments, t: TensorType) -> Any:
+    """The Jacobian of a result that is no float: zeros of its type."""
+    zeros = [api_creation.zeros((*t.shape, *c.tensors[k].shape), dtype=t.dtype) for k in c.wrt]
+    return c.gathered(zeros, t.shape)
 
 
 def _basis(t: TensorType) -> Tensor:

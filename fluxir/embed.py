@@ -16,6 +16,7 @@ from fluxir.driver import Compiled, Lowered
 from fluxir.errors import error
 from fluxir.frontend import tree
 from fluxir.ir.core import Attrs, Module
+from fluxir.ir.dtypes import DType
 from fluxir.ir.verify import verify_module
 
 if TYPE_CHECKING:
@@ -72,13 +73,14 @@ class Jit:
         fn: Callable[..., Any],
         *,
         target: str | None = None,
-        static_argnames: Sequence[str] = (),
+        static_argnames: str | Sequence[str] = (),
         signature: Sequence[Any] | None = None,
         facts: Any = None,
         donate_argnums: int | Sequence[int] = (),
     ) -> None:
         functools.update_wrapper(self, fn)
-        self.fn, self.target, self.static = fn, target, frozenset(static_argnames)
+        self.fn, self.target = fn, target
+        self.static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self.signature, self.facts = signature, facts
         self.donate = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
         self._programs: dict[Any, Compiled] = {}
@@ -101,20 +103,30 @@ class Jit:
         static = {k: v for k, v in kwargs.items() if k in self.static}
         traced = {k: v for k, v in kwargs.items() if k not in self.static}
         leaves, structure = tree.flatten((args, traced))
+        if any(isinstance(x, DType) for x in leaves):
+            # In a call a dtype is a choice; only where types are given (`lower`) it is the type of a scalar.
+            args, traced = tree.map(lambda x: tree.fixed(x) if isinstance(x, DType) else x, (args, traced))
+            leaves, structure = tree.flatten((args, traced))
         if any(isinstance(x, Tensor) for x in leaves):
             return self.fn(*args, **kwargs)  # inside another trace: part of that program
         compiled = self._compiled(args, traced, static, leaves, structure)
         arrays = [x if hasattr(x, "__dlpack__") or hasattr(x, "__array__") else _scalar(x) for x in leaves]
         results = compiled.program.call_flat(arrays)
         assert compiled.out_tree is not None
-        if not kwargs and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
+        # A program made for a Python number is another than that for an array of no dimension: only arrays go the fast way.
+        plain = not kwargs and all(hasattr(x, "dtype") for x in leaves)
+        if plain and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
             flat = compiled.out_tree == tree.flatten(0)[1]
             self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
+        else:
+            self._last = None
         return compiled.out_tree.unflatten(results)
 
     def _compiled(
         self, args: Any, traced: Any, static: dict[str, Any], leaves: list[Any], structure: tree.TreeDef
     ) -> Compiled:
+        from fluxir.frontend.trace import here
+
         for name, value in static.items():
             try:
                 hash(value)
@@ -131,7 +143,11 @@ class Jit:
             )
         if key not in self._programs:
             if self.signature is not None:
-                args = tuple(self.signature)
+                declared = tuple(self.signature)
+                if len(args) == len(declared):
+                    a, b = tree.flatten(args)[1], tree.flatten(declared)[1]
+                    tree.check_same(a, b, "the arguments", "the signature", loc=here())
+                args = declared
             self._programs[key] = self.lower(*args, **traced, **static).compile(self.target)
         return self._programs[key]
 
@@ -163,7 +179,7 @@ def jit(
     fn: Callable[..., Any] | None = None,
     *,
     target: str | None = None,
-    static_argnames: Sequence[str] = (),
+    static_argnames: str | Sequence[str] = (),
     signature: Sequence[Any] | None = None,
     facts: Any = None,
     donate_argnums: int | Sequence[int] = (),

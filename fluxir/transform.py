@@ -102,6 +102,7 @@ class Arguments:
         kwargs: dict[str, Any],
         argnums: ArgNums | None,
         name: Any = None,
+        everything: bool = False,
     ) -> None:
         self.fn, self.name = fn, name or fn
         self.leaves, self.structure = tree.flatten((tuple(args), kwargs))
@@ -123,7 +124,8 @@ class Arguments:
             self.parts.append((tree.flatten(args[n])[1], [self.position.get(i) for i in range(lo, hi)]))
         self.wrt = [k for _, ks in self.parts for k in ks if k is not None and self.tensors[k].dtype.is_float]
         for n, (_, ks) in zip(self.argnums, self.parts, strict=True):
-            if not any(k in self.wrt for k in ks):
+            # Where all arguments are differentiated, nobody asked for those without floats: their derivatives are zeros.
+            if not any(k in self.wrt for k in ks) and not (everything and self.wrt):
                 self._refuse(n, ks)
 
     def _checked(self, n: int, count: int) -> int:
@@ -247,7 +249,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
             return go(primals, ct) if is_tracing() else evaluate(go, (primals, ct), {})
 
         return (out, later, aux) if has_aux else (out, later)
-    c = Arguments(fun, primals, {}, tuple(range(len(primals))))
+    c = Arguments(fun, primals, {}, tuple(range(len(primals))), everything=True)
     f = c.close()
     results = derived.call(f, c.tensors)
     whole = f.out_tree.unflatten(results)
@@ -275,7 +277,7 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
     `tangents` has the structure and types of `primals`; of what is no float the tangent is ignored.
     """
     primals, tangents = tuple(primals), tuple(tangents)
-    c = Arguments(fun, primals, {}, tuple(range(len(primals))))
+    c = Arguments(fun, primals, {}, tuple(range(len(primals))), everything=True)
     f = c.close()
     types = [t.type for t in c.tensors]
     whole = tree.flatten(primals)[1]
@@ -298,9 +300,15 @@ def linearize(fun: Callable[..., Any], *primals: Any) -> Any:
 
 def hvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The Hessian of the scalar function `fun` times a vector: forward over reverse, without the matrix."""
-    argnums = tuple(range(len(primals)))
-    out = jvp(grad(fun, argnums), primals, tangents)[1]
-    return out[0] if len(argnums) == 1 else out
+
+    def gradient(*xs: Any) -> Any:
+        out, pull = vjp(fun, *xs)
+        if tree.flatten(out)[1] != tree.LEAF or out.shape or not out.dtype.is_float:
+            return grad(fun)(*xs)  # which refuses it
+        return pull(api_creation.ones((), dtype=out.dtype))
+
+    out = jvp(gradient, primals, tangents)[1]
+    return out[0] if len(primals) == 1 else out
 
 
 __all__ = ["evaluate", "grad", "hvp", "jvp", "linearize", "value_and_grad", "vjp"]

@@ -107,3 +107,13 @@ declare(
     covered, so this concerns PTX from elsewhere: rewrite the instruction, or run the kernel on a real device.
     """,
 )
+
+declare(
+    "FX0711",
+    "PTX does not parse",
+    "user",
+    """
+    The text given to the virtual GPU is not PTX that it can read, or it does not fit together: a name is used that is not
+    declared, an operand has the wrong kind, a kernel is asked for that is not there. The message names the line.
+    """,
+)

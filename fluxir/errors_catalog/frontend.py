@@ -40,8 +40,9 @@ declare(
     "argument of this type cannot be traced",
     "user",
     """
-    Arguments are arrays, Python numbers and bools, None, and nested dicts, lists, tuples, named tuples and dataclasses of
-    those. Anything else is either configuration, then make it static: `@fx.jit(static=("mode",))`, or a container, then
+    Arguments are arrays, Python numbers and bools, and nested dicts, lists, tuples, named tuples and dataclasses of those.
+    None, text, enum members, dtypes, classes and functions may stand in them too, and a program is compiled for each.
+    Anything else is either configuration, then make it static: `@fx.jit(static_argnames=("mode",))`, or a container, then
     register it with `fx.tree.register`.
     """,
     "pass arrays, numbers or trees of them, and make configuration static",

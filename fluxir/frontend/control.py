@@ -25,7 +25,17 @@ from fluxir.frontend.tensor import (
     promote_operands,
     result_dtype,
 )
-from fluxir.frontend.trace import Region, close_regions, function_name, here, inside, public, scope, trace_region
+from fluxir.frontend.trace import (
+    Region,
+    close_regions,
+    function_name,
+    here,
+    inside,
+    is_ours,
+    public,
+    scope,
+    trace_region,
+)
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, Poly, maximum, require_equal
 from fluxir.ir.dtypes import bool_, i64, scalar_dtype
@@ -62,12 +72,27 @@ def _emit(name: str, operands: Sequence[Value], blocks: Any, **attrs: Any) -> li
     return [Tensor(v, s) for v in s.emit(name, operands, blocks, attrs)]
 
 
+def _staged(fn: Any) -> Any:
+    """The user's function with its own control flow staged, as `fx.jit` does with the function it is given."""
+    from fluxir.frontend.staging import staged  # it needs this module
+
+    return staged(fn)
+
+
+def _entered(e: BaseException) -> bool:
+    """Whether the user's own code ran on the way to an exception."""
+    tb = e.__traceback__
+    while tb is not None and is_ours(tb.tb_frame.f_code):
+        tb = tb.tb_next
+    return tb is not None
+
+
 def _call(what: str, fn: Callable[..., Any], *args: Any) -> Any:
     """Call the user's function; a wrong number of arguments is FX0319 with the function's name."""
     try:
         return fn(*args)
     except TypeError as e:
-        if "positional argument" in str(e) and e.__traceback__ is not None and e.__traceback__.tb_next is None:
+        if "positional argument" in str(e) and not _entered(e):
             raise error(
                 "FX0319", f"{what} {function_name(fn)!r} is called with {len(args)} arguments: {e}", loc=here()
             ) from None
@@ -118,6 +143,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     """
     if isinstance(pred, bool):
         return true_fn(*operands) if pred else false_fn(*operands)
+    true_fn, false_fn = _staged(true_fn), _staged(false_fn)
     p = _scalar_condition("the condition of cond", pred)
     tensors, structure = _leaves("operand", operands)
     types, weak = [t.type for t in tensors], [t.weak for t in tensors]
@@ -136,7 +162,7 @@ def unify_branches(regions: Sequence[Region], names: Sequence[str]) -> Callable[
 
     Leaves that are no data (strings, functions) must be the same in all branches and pass by the program (FX0322).
     """
-    flat = [tree.flatten(r.out, tree.is_function) for r in regions]
+    flat = [tree.flatten(r.out, tree.is_static) for r in regions]
     tree.check_same(flat[0][1], flat[1][1], names[0], names[1], "FX0212")
     structure = flat[0][1]
     slots: list[tuple[bool, Any]] = []  # (is data, the static value or whether the result is weak)
@@ -297,6 +323,7 @@ def scan(
     the compiler. FX0222 for sequences of different lengths, FX0213 for a carry that changes, FX0319 for a body that does
     not return a pair.
     """
+    f = _staged(f)
     carry, structure = _leaves("init", init)
     sequences, x_structure = _leaves("xs", xs)
     n = _length(sequences, x_structure, length)
@@ -360,6 +387,7 @@ def _length(sequences: Sequence[Tensor], structure: tree.TreeDef, length: Any) -
 @public
 def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init: Any) -> Any:
     """`val = init; while cond_fun(val): val = body_fun(val)`; the last value, a tree of constant structure and types."""
+    cond_fun, body_fun = _staged(cond_fun), _staged(body_fun)
     carry, structure = _leaves("init", init)
     for _ in range(4):
         types, weak = [t.type for t in carry], [t.weak for t in carry]
@@ -392,6 +420,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
 
     Bounds that are known when tracing (or sizes) make a `scan`, which can be differentiated; others a `while`.
     """
+    body_fun = _staged(body_fun)
     if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
         from fluxir.frontend.api_creation import as_shape
 
@@ -421,6 +450,7 @@ def as_counter(t: Tensor) -> Tensor:
 @public
 def map(f: Callable[[Any], Any], xs: Any) -> Any:
     """`f` of each slice along the leading axis of `xs`, the results stacked; one after the other."""
+    f = _staged(f)
     return scan(lambda carry, x: (carry, f(x)), (), xs)[1]
 
 

@@ -1,5 +1,8 @@
 """`fx.random`: random numbers from an explicit key (u32[2]), the same bits on every target.
 
+In eager mode too where only exact operations follow the bits; the distributions that take a logarithm or a cosine use
+numpy's there, which differ from the compiled ones in the last places.
+
 Everything is composed from one op, `random_bits` (Philox 4x32-10, Salmon et al. 2011), element by element from its
 position, so results do not depend on the number of threads. A key is used once: make new ones with `split` or `fold_in`.
 """

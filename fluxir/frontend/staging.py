@@ -220,6 +220,8 @@ def staged(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     if isinstance(fn, Function) or not inspect.isfunction(fn) or fn.__name__ == "<lambda>" or is_ours(fn.__code__):
         return fn
+    if fn.__qualname__.startswith("__fx_factory."):
+        return fn  # defined inside a rewritten function, and rewritten with it
     made = Function(fn)
     try:
         _ = made.converted

@@ -1,8 +1,8 @@
 """Trees: nested containers of tensors, their structure as a value, and paths into them.
 
-Owns `flatten`/`unflatten` over dict, list, tuple, namedtuple, dataclass, None and registered classes. A function in a tree
-(an activation in a model) belongs to the structure. A `TreeDef` is the structure without the leaves; equal structures
-compare equal. Invariants: `unflatten(flatten(x)) == x`; dict keys are
+Owns `flatten`/`unflatten` over dict, list, tuple, namedtuple, dataclass, None and registered classes. What names a choice
+belongs to the structure: a function (an activation in a model), text, an enum member, a dtype, a class. A `TreeDef` is the
+structure without the leaves; equal structures compare equal. Invariants: `unflatten(flatten(x)) == x`; dict keys are
 visited in sorted order, so two dicts with the same keys have one structure; a structure turns into plain JSON and back
 without naming code to import (a dataclass of an unknown class comes back as a dict, a namedtuple as a fresh one).
 """
@@ -10,12 +10,15 @@ without naming code to import (a dataclass of an unknown class comes back as a d
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
+
+import numpy as np
 
 from fluxir.errors import Location, error
 from fluxir.frontend.undefined import Undefined
@@ -33,7 +36,7 @@ class TreeDef:
     keys: tuple[Any, ...] = ()
     children: tuple[TreeDef, ...] = ()
     cls: Any = None  # the class of a namedtuple, dataclass or registered container
-    aux: Any = None  # what a registered container needs besides its children; the function that is static
+    aux: Any = None  # what a registered container needs besides its children; what is static
 
     @property
     def leaf_count(self) -> int:
@@ -82,7 +85,8 @@ class TreeDef:
         if self.kind in ("leaf", "none"):
             return self.kind
         if self.kind == "static":
-            return "none"  # code is not data: nothing stands in its place
+            # Text is data. Code is not: nothing stands in its place.
+            return {"kind": "text", "text": self.aux.x} if type(self.aux.x) is str else "none"
         out: dict[str, Any] = {"kind": self.kind, "children": [c.to_json() for c in self.children]}
         if self.kind not in ("list", "tuple"):
             out["keys"] = list(self.keys)
@@ -109,7 +113,8 @@ class TreeDef:
 
 
 class _Static:
-    """A function as a part of a structure: equal to itself, and a bound method to the same method of the same object."""
+    """A part of a structure. A function is equal to itself, and a bound method to the same method of the same object; text and
+    what else names a choice is equal to what Python says, if of one class."""
 
     __slots__ = ("x",)
 
@@ -122,15 +127,34 @@ class _Static:
         a, b = self.x, other.x
         if isinstance(a, MethodType) and isinstance(b, MethodType):
             return a.__func__ is b.__func__ and a.__self__ is b.__self__
-        return a is b
+        return a is b or type(a) is type(b) and isinstance(a, _CHOICES) and bool(a == b)
 
     def __hash__(self) -> int:
         x = self.x
+        if isinstance(x, _CHOICES):
+            return hash((type(x), x))
         return hash((id(x.__func__), id(x.__self__))) if isinstance(x, MethodType) else id(x)
 
     @property
     def name(self) -> str:
+        if isinstance(self.x, _CHOICES):
+            return repr(self.x)
         return str(getattr(self.x, "__name__", None) or type(self.x).__name__)
+
+
+_CHOICES = (str, bytes, enum.Enum, np.dtype, DType)
+"""Classes whose values name a choice. A `DType` is one where it is `fixed`; elsewhere it is the type of a scalar."""
+
+
+def fixed(x: Any) -> Any:
+    """Something that stands for `x` in a tree and makes it a part of the structure: the tree is built with `x` in its place."""
+    return _Static(x)
+
+
+def is_static(x: Any) -> bool:
+    """Whether `x` in a tree belongs to the structure: a function, text, an enum member, a dtype, a class."""
+    cls: Any = type(x)
+    return _kind(cls) == "static" or is_function(x)
 
 
 def is_function(x: Any) -> bool:
@@ -172,7 +196,7 @@ def is_namedtuple(x: Any) -> bool:
 
 
 def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeDef]:
-    """Leaves in order, and the structure. Whatever is no container and no function is a leaf; `is_leaf` can stop earlier."""
+    """Leaves in order, and the structure. Whatever is no container and not static is a leaf; `is_leaf` can stop earlier."""
     leaves: list[Any] = []
     return leaves, _flatten(tree, leaves, is_leaf, 0)
 
@@ -200,6 +224,8 @@ def _flatten(x: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None, d
                 leaves.append(x)
                 return LEAF
             return TreeDef("static", aux=_Static(x))
+        case "static":
+            return TreeDef("static", aux=x if cls is _Static else _Static(x))
         case "dict":
             keys, shown = _sorted_keys(x), None
             items = [x[k] for k in keys]
@@ -223,13 +249,15 @@ def _kind(cls: Any) -> str:
     """How instances of a class are taken apart; "callable" is a function, unless the instance has a dtype."""
     if cls in _CUSTOM:
         return "custom"
+    if issubclass(cls, _Static | str | bytes | enum.Enum | np.dtype | type):
+        return "static"
     if issubclass(cls, dict):
         return "dict"
     if issubclass(cls, list):
         return "list"
     if issubclass(cls, tuple):
         return "namedtuple" if hasattr(cls, "_fields") else "tuple"
-    if issubclass(cls, type | DType | TensorType | VectorType | MemType | Undefined):
+    if issubclass(cls, DType | TensorType | VectorType | MemType | Undefined):
         return "leaf"
     if dataclasses.is_dataclass(cls):
         return "dataclass"
@@ -306,7 +334,7 @@ def difference(a: TreeDef, b: TreeDef, path: Path = ()) -> str | None:
 
 def _noun(t: TreeDef) -> str:
     if t.kind == "static":
-        return f"the function {t.aux.name!r}"
+        return t.aux.name if isinstance(t.aux.x, _CHOICES) else f"the function {t.aux.name!r}"
     return {"leaf": "a tensor", "none": "None", "dict": "a dict", "list": "a list", "tuple": "a tuple"}.get(
         t.kind
     ) or f"a {t.cls.__name__}"
@@ -329,8 +357,10 @@ def from_json(data: Any) -> TreeDef:
     if data == "none":
         return NONE
     try:
-        children = tuple(from_json(c) for c in data["children"])
         kind = data["kind"]
+        if kind == "text":
+            return TreeDef("static", aux=_Static(str(data["text"])))
+        children = tuple(from_json(c) for c in data["children"])
         if kind in ("list", "tuple"):
             return TreeDef(kind, tuple(range(len(children))), children)
         keys = tuple(data["keys"])
@@ -349,6 +379,6 @@ def from_json(data: Any) -> TreeDef:
 register_tree = register
 
 __all__ = [
-    "LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "flatten", "from_json", "is_function", "leaves", "map",
-    "path_text", "register", "register_tree", "unflatten",
+    "LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "fixed", "flatten", "from_json", "is_function",
+    "is_static", "leaves", "map", "path_text", "register", "register_tree", "unflatten",
 ]  # fmt: skip

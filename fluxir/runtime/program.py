@@ -13,7 +13,6 @@ thread has its own arena.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import os
 import threading
@@ -209,14 +208,20 @@ class Program:
                 taken.append((a, name))
         spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, i) for i, a in enumerate(given) if a.nbytes)
         gone = set(self._donated.values())
-        for (_, end, i), (start, _, k) in itertools.pairwise(spans):
-            if start < end and (i in gone or k in gone):
+        # The furthest end so far, of all inputs and of the donated ones, and whose it is.
+        last = last_gone = (0, -1)
+        for start, end, k in spans:
+            reached, i = last if k in gone else last_gone
+            if start < reached:
                 names = [self.spec["inputs"][n]["name"] for n in ((i, k) if i in gone else (k, i))]
                 raise error(
                     "FX0614",
                     f"{self.spec['name']}: the donated input {names[0]} shares memory with {names[1]}",
                     help="pass a copy of one of them",
                 )
+            last = max(last, (end, k))
+            if k in gone:
+                last_gone = max(last_gone, (end, k))
         return {j: given[i].view() for j, i in self._donated.items()}, taken
 
     def _remember(self, plan: _Plan) -> None:

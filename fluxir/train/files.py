@@ -78,7 +78,7 @@ class Saved:
                 raise _wrong(self.path, f"it has no array {name!r}")
             if (tuple(y.shape), str(y.dtype)) != (tuple(x.shape), str(np.dtype(x.dtype))):
                 raise _wrong(self.path, f"{name!r} is {y.dtype}{list(y.shape)}, the model has {x.dtype}{list(x.shape)}")
-        leaves, structure = fx.tree.flatten(like)
+        leaves, structure = fx.tree.flatten(like, lambda x: isinstance(x, str))  # texts are as they are in the file
         numbers = _numbers(s, at)
         names = [fx.tree.path_text((*at, *p)) for p in structure.paths()]
         # Copies, each with memory of its own: a loaded model may be donated, and loaded twice from one file.
@@ -126,6 +126,8 @@ def _described(x: Any, path: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
     where = fx.tree.path_text(path)
     if s.kind == "none":
         return "none"
+    if isinstance(x, str):
+        return {"text": str(x)}
     if s.kind == "static":
         return {"function": str(getattr(x, "__name__", None) or type(x).__name__)}
     if s.kind == "leaf":
@@ -134,8 +136,6 @@ def _described(x: Any, path: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
                 raise fx.error("FX1107", f"two arrays have the path {where!r}", help="a key in a tree must hold no dot")
             arrays[where] = np.asarray(x)
             return "array"
-        if isinstance(x, str):
-            return {"text": x}
         if isinstance(x, bool | int | float):
             return {"number": x if not isinstance(x, float) or math.isfinite(x) else repr(x)}
         raise fx.error("FX1107", f"{where or 'the tree'} is a {type(x).__name__}, which cannot be saved",
