@@ -197,7 +197,7 @@ def test_second_derivative(name: str, k: int) -> None:
     both = derived(pull, "jvp", wrt, every)
     moved = run(both, [*args, *cts, *vs])[len(wrt) :]
     for a, b in zip(moved, numeric, strict=True):
-        agree(a, b, 1e-5)
+        agree(a, b, 1e-6)
     us = [rng.standard_normal(args[i].shape) for i in wrt]
     back = run(derived(pull, "pullback", wrt, every, twice=True), [*args, *cts, *us])
     lhs = sum(np.sum(g * v) for g, v in zip(back, vs, strict=True))
@@ -249,6 +249,31 @@ def test_powers() -> None:
     y = np.array([0.0, 2.0])
     np.testing.assert_array_equal(grad_of(lambda x: fx.sum(fx.pow(x, fx.asarray(y))), [0.0, 0.0]), 0)
     assert np.isfinite(grad_of(lambda e: fx.sum(fx.pow(fx.zeros(2, dtype=fx.float64), e)), [1.0, 2.0])).all()
+
+    mixed = fx.jacfwd(fx.grad(lambda x, y: fx.pow(x, y)), argnums=1)(np.float64(2), np.float64(0))
+    np.testing.assert_allclose(mixed, 0.5)  # the derivative by x is 0 at y = 0, its derivative by y is 1/x
+
+
+@pytest.mark.parametrize(
+    ("f", "at", "slope", "curvature"),
+    [
+        (lambda x, y: fx.sinc(x) + 0 * y, (0.0, 0.0), (0, 0), ((-(np.pi**2) / 3, 0), (0, 0))),
+        (fx.hypot, (0.0, -2.0), (0, -1), ((0.5, 0), (0, 0))),
+        (fx.hypot, (3.0, 3.0), (0.5**0.5, 0.5**0.5), np.array([[1, -1], [-1, 1]]) * 2**-1.5 / 3),
+        (fx.logaddexp, (1.0, 1.0), (0.5, 0.5), ((0.25, -0.25), (-0.25, 0.25))),
+        (fx.logaddexp2, (1.0, 1.0), (0.5, 0.5), np.array([[1, -1], [-1, 1]]) * np.log(2) / 4),
+    ],
+)
+def test_smooth_functions_where_their_formula_changes(f: Any, at: Any, slope: Any, curvature: Any) -> None:
+    xs = [np.float64(v) for v in at]
+    np.testing.assert_allclose(fx.grad(f, (0, 1))(*xs), slope, atol=1e-15)
+    np.testing.assert_allclose(fx.hessian(f, (0, 1))(*xs), curvature, atol=1e-14)
+
+
+def test_nan_that_is_left_out_has_no_part_in_derivatives() -> None:
+    x = np.array([1.0, np.nan, 3.0])
+    np.testing.assert_allclose(grad_of(fx.nanvar, x), [-1, 0, 1])
+    np.testing.assert_allclose(grad_of(fx.nanstd, x), [-0.5, 0, 0.5])
 
 
 def test_where_keeps_nan_out() -> None:

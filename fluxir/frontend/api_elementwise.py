@@ -180,9 +180,13 @@ radians, degrees = deg2rad, rad2deg
 def sinc(x: Any, /) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0."""
     a = float_operand("sinc", x)
-    zero = emit("eq", a, constant(0, a.dtype))
-    y = emit("mul", emit("select", zero, constant(1, a.dtype), a), constant(math.pi, a.dtype))
-    return emit("select", zero, constant(1, a.dtype), emit("div", emit("sin", y), y))
+    y = emit("mul", a, constant(math.pi, a.dtype))
+    near = emit("lt", emit("abs", y), constant(0.01, a.dtype))  # the series, whose derivatives are right at 0
+    square, series, one = emit("mul", y, y), constant(1, a.dtype), constant(1, a.dtype)
+    for n in (42, 20, 6):
+        series = emit("sub", one, emit("mul", emit("mul", square, constant(1 / n, a.dtype)), series))
+    safe = emit("select", near, one, y)
+    return emit("select", near, series, emit("div", emit("sin", safe), safe))
 
 
 @public
@@ -335,34 +339,42 @@ def _ignoring_nan(op: str, x1: Any, x2: Any) -> Tensor:
 @public
 def hypot(x1: Any, x2: Any, /) -> Tensor:
     """sqrt(x1**2 + x2**2) without overflow on the way."""
-    a, b = (emit("abs", float_operand("hypot", v)) for v in promote_operands(x1, x2))
-    big, small = emit("maximum", a, b), emit("minimum", a, b)
+    a, b = (float_operand("hypot", v) for v in promote_operands(x1, x2))
+    # Signed: through |x| the second derivative at x = 0 would be lost.
+    big, small = _ordered(emit("ge", emit("abs", a), emit("abs", b)), a, b)
     one = constant(1, big.dtype)
-    divisor = emit("select", emit("gt", big, constant(0, big.dtype)), big, one)
+    divisor = emit("select", emit("ne", big, constant(0, big.dtype)), big, one)
     ratio = emit("div", small, divisor)
-    r = emit("mul", big, emit("sqrt", emit("add", one, emit("mul", ratio, ratio))))
+    r = emit("mul", emit("abs", big), emit("sqrt", emit("add", one, emit("mul", ratio, ratio))))
     infinite = emit("logical_or", emit("isinf", a), emit("isinf", b))
     return emit("select", infinite, constant(math.inf, r.dtype), r)
+
+
+def _ordered(first: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) where `first` holds, else (b, a). Where both orders mean the same smooth function, so do all derivatives at ties."""
+    return emit("select", first, a, b), emit("select", first, b, a)
+
+
+def _log_of_sum(a: Tensor, b: Tensor, exp: str, scale: float) -> Tensor:
+    top, low = _ordered(emit("ge", a, b), a, b)
+    same = emit("logical_and", emit("eq", a, b), emit("isinf", a))  # equal infinities: their gap would be NaN
+    gap = emit("select", same, constant(0, a.dtype), emit("sub", low, top))
+    part = emit("log1p", emit(exp, gap))
+    return emit("add", top, part if scale == 1 else emit("mul", part, constant(scale, a.dtype)))
 
 
 @public
 def logaddexp(x1: Any, x2: Any, /) -> Tensor:
     """log(exp(x1) + exp(x2)) without overflow."""
     a, b = (float_operand("logaddexp", v) for v in promote_operands(x1, x2))
-    top, gap = emit("maximum", a, b), emit("neg", emit("abs", emit("sub", a, b)))
-    r = emit("add", top, emit("log1p", emit("exp", gap)))
-    return emit(
-        "select", emit("eq", a, b), emit("add", a, constant(math.log(2), a.dtype)), r
-    )  # equal infinities: the gap is NaN
+    return _log_of_sum(a, b, "exp", 1)
 
 
 @public
 def logaddexp2(x1: Any, x2: Any, /) -> Tensor:
     """log2(2**x1 + 2**x2) without overflow."""
     a, b = (float_operand("logaddexp2", v) for v in promote_operands(x1, x2))
-    top, gap = emit("maximum", a, b), emit("neg", emit("abs", emit("sub", a, b)))
-    r = emit("add", top, emit("mul", emit("log1p", emit("exp2", gap)), constant(1 / math.log(2), a.dtype)))
-    return emit("select", emit("eq", a, b), emit("add", a, constant(1, a.dtype)), r)
+    return _log_of_sum(a, b, "exp2", 1 / math.log(2))
 
 
 @public

@@ -25,8 +25,10 @@ from fluxir.ir.dtypes import i64
 def nanvar(x: Any, /, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -> Tensor:
     """The variance of the elements that are not NaN."""
     t = as_tensor(x)
-    centred = t - nanmean(t, axis=axis, keepdims=True)
-    n = nansum(cast(emit("logical_not", isnan(t)), t.dtype), axis=axis, keepdims=keepdims)
+    # NaN is taken out before it is computed with: in the derivative 0 times NaN would be no zero.
+    none = isnan(t)
+    centred = where(none, 0, where(none, 0, t) - nanmean(t, axis=axis, keepdims=True))
+    n = nansum(cast(emit("logical_not", none), t.dtype), axis=axis, keepdims=keepdims)
     return emit("div", nansum(centred * centred, axis=axis, keepdims=keepdims), as_tensor(n - ddof))
 
 

@@ -121,9 +121,11 @@ def _second_if(test: str) -> Any:
 
 
 def _power_by_base(b: Any, x: Any, y: Any, out: Any) -> Any:
-    """y x**(y-1); 0 for y = 0, at x = 0 too."""
+    """y x**(y-1); 0 for y = 0, at x = 0 too. For y = 0 only where 1/x is no number, so that the derivative by y stays."""
     zero = _like(b, 0, x)
-    return b.select(b.eq(y, zero), zero, b.mul(y, b.pow(x, b.sub(y, 1))))
+    inverse = b.div(_like(b, 1, x), x)
+    wild = b.logical_and(b.eq(y, zero), b.logical_not(b.isfinite(inverse)))
+    return b.mul(y, b.pow(b.select(wild, _like(b, 1, x), x), b.sub(y, 1)))
 
 
 def _power_by_exponent(b: Any, x: Any, y: Any, out: Any) -> Any:
