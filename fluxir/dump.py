@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxir.ir.core import Module
-from fluxir.ir.dims import Dim, assuming, evaluate, symbols_of
+from fluxir.ir.core import Block, Module
+from fluxir.ir.dims import Dim, assuming, evaluate, substitute, symbols_of
 from fluxir.ir.printer import print_func, print_module
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Cost:
     """Estimates for given sizes: floating-point operations, bytes of kernel arguments read and written, the planned
-    peak of temporary memory in bytes, and kernel launches on the straight path (a loop's body counts once)."""
+    peak of temporary memory in bytes, and kernel launches.
+
+    Operations count as often as they run: a scan's body for each of its rounds, a function for each of its calls. Where
+    that is not known before the run they count once: `while` is per iteration, a recursive function per frame, and all
+    branches of an `if` are added. Bytes and launches are those of the straight path: a loop's body counts once.
+    """
 
     flops: int | str
     bytes: int | str
@@ -28,17 +33,11 @@ class Cost:
 
 def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
     """The cost of a built program (see `Cost`)."""
-    flops: Dim = 0
     moved: Dim = 0
     kernels = 0
     fused, loops = b.stages["fused"], b.stages["loops"]
     with assuming(fused.facts):
-        for f in fused.funcs.values():
-            for op in f.walk():
-                if op.defn.cost is not None:
-                    flops = flops + op.defn.cost(op)
-                elif op.defn.category in ("elementwise", "compare") and op.results:
-                    flops = flops + op.results[0].type.size  # type: ignore[union-attr]
+        flops = _flops(fused, fused.entry.block, (fused.entry.name,))
         peak: Dim = loops.entry.attrs.get("arena", 0)
         for name in _with_arenas_of_their_own(loops):
             peak = peak + loops.funcs[name].attrs.get("arena", 0)
@@ -55,6 +54,26 @@ def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
         return evaluate(d, known) if symbols_of(d) <= set(known) else str(d)
 
     return Cost(value(flops), value(moved), value(peak), kernels)
+
+
+def _flops(module: Module, block: Block, inside: tuple[str, ...]) -> Dim:
+    """Floating-point operations of a block; `inside` are the functions that it is called from, itself included."""
+    total: Dim = 0
+    for op in block.ops:
+        if op.name == "call":
+            callee = op.attrs["callee"]
+            if callee not in inside:
+                body = _flops(module, module.funcs[callee].block, (*inside, callee))
+                total = total + substitute(body, dict(op.attrs["dims"]))
+            continue
+        if op.defn.cost is not None:
+            total = total + op.defn.cost(op)
+        elif op.defn.category in ("elementwise", "compare") and op.results:
+            total = total + op.results[0].type.size  # type: ignore[union-attr]
+        rounds = op.defn.rounds(op) if op.defn.rounds is not None else 1
+        for inner in op.blocks:
+            total = total + rounds * _flops(module, inner, inside)
+    return total
 
 
 def _with_arenas_of_their_own(loops: Module) -> list[str]:

@@ -85,6 +85,7 @@ class OpDef:
     )
     llvm: Any = None  # spelling by dtype kind, or a callable used by codegen
     cost: Callable[[Op], Dim] | None = None  # floating-point operations; default one per output element if elementwise
+    rounds: Callable[[Op], Dim] | None = None  # how often its regions run, where the operands' types say so
     vjp: Callable[..., Any] | None = None  # vjp(b, op, cotangents of results) -> of operands; see ops/adjoint.py
     jvp: Callable[..., Any] | None = None  # jvp(b, op, tangents of operands) -> of results
     linear: str = ""  # "all": linear in its float operands together; "each": in each of them, the others fixed

@@ -135,6 +135,7 @@ op(
     attrs={"carry": ("int", 0), "consts": ("int", 0), "reverse": ("bool", False), "length": ("dim", None)},
     category="control",
     regions=1,
+    rounds=lambda o: scan_length(o.attrs, o.operands),
     eval=_scan_eval,
     doc=(
         "scan(carry..., consts..., xs...) {(carry..., consts..., x...) -> yield carry..., y...}: a loop over "
