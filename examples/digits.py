@@ -1,7 +1,7 @@
 """A convolutional network that reads handwritten digits: the model of `fluxir demo`.
 
 Input: `x` f32[B,8,8], images with values from 0 (paper) to 1 (ink). Result: f32[B,10], one score (logit) per digit.
-The weights beside this file were made by `train_digits.py`.
+The weights are those in `digits.safetensors` beside this file, whose metadata say what made them.
 """
 
 from __future__ import annotations

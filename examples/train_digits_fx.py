@@ -3,6 +3,7 @@
 The network is that of `digits.py`. Everything in a step is one compiled program: moving, turning and noising the images, the
 network, its derivative, and AdamW with one cycle of the learning rate. Weights, order of the images and noise come from
 one key. It trains on one half of the digits and looks at the other, by other writers, once at the end.
+`fluxir demo` runs `train` too, and compiles `digits.py` with the weights.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import math
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # so that it runs in a checkout without installing FluxIR
+if __name__ == "__main__":  # so that it runs in a checkout without installing FluxIR
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
@@ -87,6 +87,12 @@ def train(epochs=EPOCHS, seed=SEED, **options):
     rate = fx.optim.one_cycle(PEAK_LEARNING_RATE, epochs * len(data))
     model = network(fx.random.key(seed))
     return fx.train.fit(model, loss, data, fx.optim.AdamW(rate, decay=WEIGHT_DECAY), epochs=epochs, key=seed, **options)
+
+
+def weights(model):
+    """The arrays of a trained network under the names that `digits.py` reads."""
+    layers = {"conv1": model[0], "conv2": model[1], "dense1": model[5], "dense2": model[6]}
+    return {f"{n}.{part}": np.asarray(getattr(x, part)) for n, x in layers.items() for part in ("weight", "bias")}
 
 
 def main():

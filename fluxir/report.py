@@ -11,6 +11,7 @@ import base64
 import difflib
 import hashlib
 import html
+import math
 import os
 import re
 import secrets
@@ -21,7 +22,16 @@ from typing import NotRequired, TypedDict
 
 from .errors import error
 
-__all__ = ["KernelReport", "PassReport", "ReportData", "SourceReport", "SummaryItem", "render_report", "write_report"]
+__all__ = [
+    "CurveReport",
+    "KernelReport",
+    "PassReport",
+    "ReportData",
+    "SourceReport",
+    "SummaryItem",
+    "render_report",
+    "write_report",
+]
 
 
 class SummaryItem(TypedDict):
@@ -68,12 +78,22 @@ class SourceReport(TypedDict):
     text: str
 
 
+class CurveReport(TypedDict):
+    """A curve: a finite value for each x = 1, 2, ..., and what the axes mean."""
+
+    title: str
+    x: str
+    y: str
+    values: list[float]
+
+
 class ReportData(TypedDict):
     """Everything the page shows, in the order in which it shows it."""
 
     title: str
     subtitle: str
     summary: list[SummaryItem]
+    curve: NotRequired[CurveReport]
     passes: list[PassReport]
     kernels: list[KernelReport]
     sources: list[SourceReport]
@@ -109,6 +129,7 @@ def render_report(data: ReportData) -> str:
         title=_escape(data["title"]),
         subtitle=_escape(data["subtitle"]),
         summary="\n".join(map(_card, data["summary"])),
+        curve=_curve(data["curve"]) if "curve" in data else "",
         passes=_passes(data["passes"]),
         kernels=_kernels(data["kernels"], data["sources"]),
         sources=_sources(data["sources"], data["kernels"]),
@@ -134,6 +155,37 @@ def _card(item: SummaryItem) -> str:
 
 def _facts(facts: dict[str, str]) -> str:
     return "".join(f"<dt>{_escape(name)}</dt><dd>{_escape(value)}</dd>" for name, value in facts.items())
+
+
+# -- curve -------------------------------------------------------------------------------------------------------------
+
+
+def _curve(curve: CurveReport) -> str:
+    """A section with the curve as SVG, from 0 (or the least value below it) to the greatest value."""
+    width, height, left, bottom = 720, 200, 48, 30
+    values = [v for v in curve["values"] if math.isfinite(v)]
+    if len(values) < 2:
+        return ""
+    low, high = min(0.0, *values), max(0.0, *values)
+    span, last = high - low or 1.0, len(curve["values"])
+
+    def place(x: float, v: float) -> str:
+        return f"{left + (x - 1) / (last - 1) * (width - left - 8):.1f},{8 + (high - v) / span * (height - bottom - 8):.1f}"
+
+    points = " ".join(place(n, v) for n, v in enumerate(curve["values"], 1) if math.isfinite(v))
+    floor = height - bottom
+    label = f"{curve['y']} by {curve['x']}, from {curve['values'][0]:.3g} to {curve['values'][-1]:.3g}"
+    return (
+        f'<section id="curve"><h2>{_escape(curve["title"])}</h2>'
+        f'<svg class=curve viewBox="0 0 {width} {height}" role=img aria-label="{_escape(label)}">'
+        f'<path d="M{left},8V{floor}H{width - 8}"></path><polyline points="{points}"></polyline>'
+        f'<text x="{left - 6}" y="16" text-anchor="end">{high:.3g}</text>'
+        f'<text x="{left - 6}" y="{floor}" text-anchor="end">{low:.3g}</text>'
+        f'<text x="{left}" y="{height - 10}">1</text>'
+        f'<text x="{width - 8}" y="{height - 10}" text-anchor="end">{last}</text>'
+        f'<text x="{(left + width) // 2}" y="{height - 10}" text-anchor="middle">{_escape(label)}</text>'
+        "</svg></section>"
+    )
 
 
 # -- passes ------------------------------------------------------------------------------------------------------------

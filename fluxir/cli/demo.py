@@ -1,8 +1,8 @@
 """The verb ``demo``: the main job on real data, start to end.
 
-A convolutional network classifies scanned digits natively on the CPU, checked against the numpy interpreter; its PTX
-for two GPU generations is written and checked beside dumps of every stage and a report page. A number that is printed
-was measured in this run.
+A convolutional network is trained to read scanned digits, and reads those of other writers natively on the CPU, checked
+against the numpy interpreter; its PTX for two GPU generations is written and checked beside dumps of every stage and a
+report page. A number that is printed was measured in this run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import click
 
 from ..errors import error
 from .common import Output, bytes_text, table, verb
+from .demo_train import EPOCHS, example, train
 
 __all__ = ["command"]
 
@@ -26,7 +27,7 @@ TOLERANCE = 1e-4  # of the largest logit: f32 sums in another order
 @verb(
     "demo",
     settings=("num_threads",),
-    help="Compile a real model, run it on real images, and write its PTX and a report.",
+    help="Train a real model, compile it, run it on real images, and write its PTX and a report.",
 )
 @click.option(
     "-o",
@@ -34,17 +35,25 @@ TOLERANCE = 1e-4  # of the largest logit: f32 sums in another order
     default="fluxir-demo",
     type=click.Path(file_okay=False),
     show_default=True,
-    help="Folder for dumps, PTX and report.",
+    help="Folder for weights, dumps, PTX and report.",
 )
-def command(output: Output, out: str) -> int:
-    result, text = run(Path(out), output)
+@click.option(
+    "--epochs",
+    default=EPOCHS,
+    type=click.IntRange(1, 10_000),
+    show_default=True,
+    help="How often training goes through its half of the digits.",
+)
+@click.option("--pretrained", is_flag=True, help="Train nothing: take the weights that come with FluxIR.")
+def command(output: Output, out: str, epochs: int, pretrained: bool) -> int:
+    result, text = run(Path(out), output, None if pretrained else epochs)
     output.result(result, text)
     return 0
 
 
-def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
-    """Do it all; returns the figures as JSON-ready data and as text. FX0403 where the CPU's answer is not the
-    interpreter's."""
+def run(folder: Path, output: Output, epochs: int | None = EPOCHS) -> tuple[dict[str, Any], str]:
+    """Do it all; returns the figures as JSON-ready data and as text. Without ``epochs`` the weights are those that come
+    with FluxIR. FX0403 where the CPU's answer is not the interpreter's."""
     import numpy as np
 
     from .. import data
@@ -52,7 +61,7 @@ def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
     from ..ir.interp import interpret
     from .models import load_entry
 
-    model = example("digits.py")
+    model, training = (example("digits.py"), None) if epochs is None else train(folder, epochs, output)
     output.progress("tracing the model")
     digits = data.load_digits()
     images, labels = data.scale_digits(digits["test_images"]), digits["test_labels"]
@@ -99,6 +108,7 @@ def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
     gpus = [_gpu(lowered, name, folder, output) for name in GPUS]
     result = {
         "model": str(model),
+        "training": training,
         "images": len(images),
         "correct": correct,
         "accuracy": correct / len(images),
@@ -117,17 +127,6 @@ def run(folder: Path, output: Output) -> tuple[dict[str, Any], str]:
     }
     _write_report(folder / "report.html", model, lowered, dumped, result)
     return result, _text(result)
-
-
-def example(name: str) -> Path:
-    """An example file: beside the package in a checkout, inside it when installed. FX0803 where it is missing."""
-    package = Path(__file__).resolve().parent.parent
-    for place in (package.parent / "examples", package / "examples"):
-        if (place / name).is_file():
-            return place / name
-    raise error(
-        "FX0803", f"the example {name} is not installed", help="reinstall fluxir, or run the demo in a checkout"
-    )
 
 
 def _median_us(program: Any, x: Any) -> float:
@@ -177,6 +176,7 @@ def vars_of(x: Any) -> dict[str, Any]:
 
 def _text(r: dict[str, Any]) -> str:
     rows = [
+        *_training_rows(r["training"]),
         ("accuracy", f"{100 * r['accuracy']:.2f} %", f"{r['correct']} of {r['images']} test images"),
         (
             "against the interpreter",
@@ -203,7 +203,17 @@ def _text(r: dict[str, Any]) -> str:
     for g in r["gpu"]:
         checked = "assembled by ptxas" if g["ptxas"] is not None else "checked; ptxas is not installed"
         rows.append((f"PTX for {g['target']}", f"{len(g['kernels'])} kernels", f"{checked}; {g['compile_ms']:.0f} ms"))
-    return table(rows) + f"\n\n{r['folder']}/ holds every stage, the PTX and report.html"
+    weights = "" if r["training"] is None else "the weights, "
+    return table(rows) + f"\n\n{r['folder']}/ holds {weights}every stage, the PTX and report.html"
+
+
+def _training_rows(t: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    if t is None:
+        return []
+    return [
+        ("training", f"{t['seconds']:.1f} s", f"{t['epochs']} epochs, {t['steps']:,} steps; compilation included"),
+        ("training loss", f"{t['loss'][-1]:.3f}", f"{t['loss'][0]:.3f} in the first epoch"),
+    ]
 
 
 def _write_report(path: Path, model: Path, lowered: Any, compiled: Any, r: dict[str, Any]) -> None:
@@ -280,6 +290,9 @@ def _write_report(path: Path, model: Path, lowered: Any, compiled: Any, r: dict[
         "sources": [{"path": str(model), "text": model.read_text()}],
         "facts": {k: str(v) for k, v in versions().items()},
     }
+    if r["training"] is not None:
+        data["summary"][:0] = [{"label": a, "value": b, "detail": c} for a, b, c in _training_rows(r["training"])]
+        data["curve"] = {"title": "Training", "x": "epoch", "y": "loss", "values": r["training"]["loss"]}
     write_report(path, data)
 
 
