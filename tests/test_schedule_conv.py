@@ -106,12 +106,57 @@ def test_rows_shorter_than_a_vector_with_what_follows() -> None:
     assert sum(op.name == "launch" for op in low.entry.walk()) == 2
 
 
-def test_rows_in_blocks() -> None:
+WIDE_WINDOWS = [  # what gradients of weights are: [input channel, image, places], [output channel, image, places]
+    ("f32[3,2,6,6]", "f32[16,2,6,6]", PLAIN, {}),
+    ("f32[3,B,5,5]", "f32[20,B,5,5]", PLAIN, {}),  # the last panel of channels is not full, the batch is a symbol
+    ("f32[4,2,9,11]", "f32[8,2,5,6]", PLAIN, {"rhs_dilation": (2, 2)}),  # of a strided convolution
+    ("f32[3,1,6,7]", "f32[9,1,7,6]", PLAIN, {"lhs_dilation": (2, 1), "padding": (-1, -1, 0, 0)}),
+    ("f32[3,1,3,4]", "f32[8,1,5,9]", PLAIN, {"lhs_dilation": (2, 3), "padding": (1, 1, 1, 1)}),
+    ("f32[4,2,9,9]", "f32[8,2,5,5]", PLAIN, {"strides": (2, 2), "padding": (0, 0, 0, 0)}),
+    ("f32[4,4,5,6]", "f32[16,2,4,4]", PLAIN, {"groups": 2, "padding": (0, 0, 0, 0)}),
+    ("f32[2,1,10,10]", "f32[8,1,8,8]", PLAIN, {}),  # 25 places: a tile is a row of them
+    ("f32[3,3,16]", "f32[8,3,14]", LINE, {}),
+    ("f64[3,2,6,6]", "f64[9,2,6,6]", PLAIN, {}),
+    ("f16[3,2,6,6]", "f16[8,2,6,6]", PLAIN, {}),
+    ("i32[3,2,6,6]", "i32[8,2,6,6]", PLAIN, {}),
+]
+
+
+@pytest.mark.parametrize(("x", "w", "base", "changes"), WIDE_WINDOWS)
+def test_windows_larger_than_the_result(x: str, w: str, base: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Output channels are the lanes, the sums stay with a task. f16 differs from the interpreter in how sums are rounded
+    last."""
+    tolerance = 2e-2 if x.startswith("f16") else 1e-4
+    low = check(func([x, w], conv(**{**base, **changes})), {"B": 3}, rtol=tolerance, atol=20 * tolerance)
+    assert any("images=" in f.attrs.get("schedule", "") for f in low.funcs.values())
+
+
+def test_a_wide_window_with_what_follows() -> None:
+    def body(b: Any, x: Any, w: Any, bias: Any) -> Any:
+        y = b.emit("conv", x, w, **PLAIN)[0]
+        return b.mul(b.add(y, y), b.reshape(bias, shape=(1, 24, 1, 1)))
+
+    low = check(fused(["f32[3,B,8,8]", "f32[24,B,8,8]", "f32[24]"], body, "conv"), rtol=1e-4, atol=1e-3)
+    assert sum(op.name == "launch" for op in low.entry.walk()) == 2
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attrs"),
+    [
+        ((2, 64, 33, 30), (9, 64, 3, 3), PLAIN),
+        ((2, 2, 200, 130), (16, 2, 200, 130), PLAIN),  # rows of the window, in blocks
+        # Several tasks, the last of which has fewer images.
+        ((101, 2, 12, 6), (16, 2, 10, 4), {**PLAIN, "padding": (0, 0, 0, 0)}),
+    ],
+)
+def test_rows_in_blocks(x: Any, w: Any, attrs: Any) -> None:
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 64, 33, 30)).astype("f"), rng.standard_normal((9, 64, 3, 3)).astype("f")
-    m = module(func(["f32[B,64,33,30]", "f32[9,64,3,3]"], conv(**PLAIN)))
-    got = np.asarray(native(m)(x, w)).reshape(2, 9, 33, 30)
-    np.testing.assert_allclose(got, interpret(m, [x, w])[0], rtol=1e-3, atol=1e-3)
+    given = [rng.standard_normal(s).astype("f") for s in (x, w)]
+    types = [f"f32[{','.join(map(str, s))}]" for s in (("B", *x[1:]), w)]
+    m = module(func(types if w[2] == 3 else [types[0].replace("B", str(x[0])), types[1]], conv(**attrs)))
+    got = np.asarray(native(m)(*given))
+    want = interpret(m, given)[0]
+    np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-3, atol=1e-3)
 
 
 WINDOWS = [

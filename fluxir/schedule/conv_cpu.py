@@ -48,7 +48,7 @@ class ConvSchedule(Schedule):
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """One spatial axis with all that is known about it."""
 
     size: int
@@ -58,6 +58,15 @@ class _Axis:
     low: int
     spread: int  # lhs_dilation
     step: int  # rhs_dilation
+
+    def source(self, b: Builder, p: Value) -> tuple[Value, Value]:
+        """Whether position `p` of the spread-out axis holds an element, and which."""
+        reach = (self.size - 1) * self.spread + 1 if self.size else 0
+        there = b.logical_and(b.le(b.index(0), p), b.lt(p, b.index(reach)))
+        if self.spread == 1:
+            return there, p
+        step = b.index(self.spread)
+        return b.logical_and(there, b.eq(b.fmod(p, step), b.index(0))), b.div(p, step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +78,7 @@ class Conv:
     groups: int
     channels: int  # of the input, in a group
     outputs: int  # of the result, in a group
-    axes: tuple[_Axis, ...]
+    axes: tuple[Axis, Axis]
 
     @property
     def dtype(self) -> DType:
@@ -79,25 +88,21 @@ class Conv:
 
 def read_conv(op: Op) -> Conv | None:
     """The numbers of a conv; None where a size that must be known is a symbol, or it has three spatial axes."""
-    x, w, y, a = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result), op.attrs
-    space = len(x) - 2
-    if space > 2 or not all(isinstance(d, int) for d in (*x[1:], *w, *y[1:])):
+    x, w, y = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result)
+    if len(x) > 4 or not all(isinstance(d, int) for d in (*x[1:], *w, *y[1:])):
         return None
-    axes = tuple(
-        _Axis(
-            int(x[i + 2]),
-            int(y[i + 2]),
-            int(w[i + 2]),
-            a.strides[i],
-            a.padding[2 * i],
-            a.lhs_dilation[i],
-            a.rhs_dilation[i],
-        )
-        for i in range(space)
-    )
-    if space == 1:
-        axes = (_Axis(1, 1, 1, 1, 0, 1, 1), *axes)
-    return Conv(op, x[0], a.groups, int(w[1]), int(w[0]) // a.groups, axes)
+    return Conv(op, x[0], op.attrs.groups, int(w[1]), int(w[0]) // op.attrs.groups, axes_of(op))
+
+
+def axes_of(op: Op) -> tuple[Axis, Axis]:
+    """The one or two spatial axes of a conv, whose sizes are known, as two: the outer one of size 1 where it has one."""
+    x, w, y, a = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result), op.attrs
+    axes = [
+        Axis(int(x[i + 2]), int(y[i + 2]), int(w[i + 2]), a.strides[i], a.padding[2 * i], a.lhs_dilation[i],
+             a.rhs_dilation[i])
+        for i in range(len(x) - 2)
+    ]  # fmt: skip
+    return (axes[0], axes[1]) if len(axes) == 2 else (Axis(1, 1, 1, 1, 0, 1, 1), axes[0])
 
 
 def choose(conv: Conv, target: Any) -> ConvSchedule | None:
@@ -322,7 +327,7 @@ class _Conv:
 
                 def place(jb: Builder, q: Value, phase: int = phase, ph: Value = ph) -> None:
                     p = jb.add(jb.mul(q, jb.index(line.stride)), jb.index(phase - line.low))
-                    there, i = self.source(jb, p, line)
+                    there, i = line.source(jb, p)
                     (v,) = if_(jb, there, lambda kb: read(kb, c, h, i), zero)
                     jb.store(buffer, v, c, r, ph, q)
 
@@ -334,20 +339,10 @@ class _Conv:
         def one(ib: Builder, at: tuple[Value, ...]) -> None:
             c, r = at
             p = ib.sub(ib.add(ib.mul(first, ib.index(outer.stride)), r), ib.index(outer.low))
-            there, h = self.source(ib, p, outer)
+            there, h = outer.source(ib, p)
             if_(ib, there, lambda jb: copy_line(jb, c, r, h), lambda jb: clear_line(jb, c, r))
 
         nest(b, shape[:2], one)
-
-    @staticmethod
-    def source(b: Builder, p: Value, axis: _Axis) -> tuple[Value, Value]:
-        """Whether position `p` of the spread-out axis holds an element, and which."""
-        reach = (axis.size - 1) * axis.spread + 1 if axis.size else 0
-        there = b.logical_and(b.le(b.index(0), p), b.lt(p, b.index(reach)))
-        if axis.spread == 1:
-            return there, p
-        step = b.index(axis.spread)
-        return b.logical_and(there, b.eq(b.fmod(p, step), b.index(0))), b.div(p, step)
 
     def tiles_of(
         self, b: Builder, buffer: Value, weights: Value, post: PostCode, n: Value, g: Value, first: Value
@@ -491,4 +486,4 @@ class _Conv:
                 if_(b, exists, functools.partial(channel, r=r))
 
 
-__all__ = ["Conv", "ConvSchedule", "choose", "conv", "read_conv"]
+__all__ = ["Axis", "Conv", "ConvSchedule", "axes_of", "choose", "conv", "read_conv"]
