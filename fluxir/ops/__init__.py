@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fluxir.ops import compare, contract, control, index, loop, math, nn, order, parts, random, reduce, shape  # isort: skip
+from fluxir.ops import gpu  # isort: skip
 from fluxir.ops import batching, batching_index  # isort: skip  (rules for ops that are declared by now)
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "compare",
     "contract",
     "control",
+    "gpu",
     "index",
     "loop",
     "math",

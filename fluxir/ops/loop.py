@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
+from fluxir.ir import simt
 from fluxir.ir.core import Attrs, Block, Op
 from fluxir.ir.dtypes import DTYPES, dtype_of
 from fluxir.ir.opdef import op, sample
@@ -396,9 +397,7 @@ op(
 def _launch_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]:
     kernel = it.module.funcs[a.callee]
     if "grid" in kernel.attrs:
-        from fluxir.ir.simt import run_grid
-
-        run_grid(it, kernel, args)
+        simt.run_grid(it, kernel, args)
     else:
         saved, it.dims = it.dims, dict(it.dims)
         it.run(kernel.block, args, {})
@@ -445,9 +444,17 @@ op(
     level="loop",
     category="gpu",
     effects=True,
-    eval=lambda it, o, a, args, env: it.simt_barrier(),
+    eval=lambda it, o, a, args, env: it.simt_meet(o, "block", None, args, None),
     doc="All threads of the block wait here for each other.",
 )
+
+simt.MEETINGS.update(("barrier", "shuffle_xor"))
+
+
+def _exchanged(a: Attrs, lanes: Any) -> Any:
+    """A lane whose partner does not exist keeps its value."""
+    return {i: lanes.get(i ^ a.mask, given) for i, given in lanes.items()}
+
 
 op(
     "shuffle_xor",
@@ -456,7 +463,7 @@ op(
     level="loop",
     category="gpu",
     effects=True,
-    eval=lambda it, o, a, args, env: [it.simt_shuffle_xor(args[0], a.mask)],
+    eval=lambda it, o, a, args, env: it.simt_meet(o, "warp", None, args, lambda lanes: _exchanged(a, lanes)),
     doc="The value of the lane whose index differs by xor `mask` (within a warp of 32; all lanes take part).",
 )
 
