@@ -18,12 +18,12 @@ import numpy as np
 from .rounding import to_odd, two_product, two_sum
 from .values import Array
 
-__all__ = ["DOUBLE", "fma_f64"]
+__all__ = ["DOUBLE", "fma_f64", "toward"]
 
 _BIG, _SMALL = 2.0**480, 2.0**-450
 
 
-def _toward(s: Array, e: Array, mode: str) -> Array:
+def toward(s: Array, e: Array, mode: str) -> Array:
     """s, whose exact value is s + e for some e of the sign given, rounded by `mode` instead of to nearest."""
     up, down = np.nextafter(s, np.inf), np.nextafter(s, -np.inf)
     if mode == "rp":
@@ -141,7 +141,7 @@ def _add(mode: str) -> Callable[[Array, Array], Array]:
         s, e = two_sum(a, b)
         if mode == "rm":
             s = np.where((s == 0) & (np.signbit(a) | np.signbit(b)), -0.0, s)
-        r = _toward(s, e, mode)
+        r = toward(s, e, mode)
         return _mend(r, ~((np.abs(s) > 2.0**1020) & np.isfinite(a) & np.isfinite(b)), _sum_exactly(mode), a, b)
 
     return add
@@ -159,7 +159,7 @@ def _mul(mode: str) -> Callable[[Array, Array], Array]:
         return np.multiply
 
     def mul(a: Array, b: Array) -> Array:
-        return _mend(_toward(*two_product(a, b), mode), _is_safe(a, b), _product_exactly(mode), a, b)
+        return _mend(toward(*two_product(a, b), mode), _is_safe(a, b), _product_exactly(mode), a, b)
 
     return mul
 
@@ -173,7 +173,7 @@ def _div(mode: str) -> Callable[[Array, Array], Array]:
         p, e = two_product(q, b)
         rest = ((a - p) - e) * np.copysign(1.0, b)
         safe = _is_safe(a, b, q) & (np.abs(q) < 2.0**400) & ((np.abs(q) > 2.0**-400) | (a == 0)) & (b != 0)
-        return _mend(_toward(q, rest, mode), safe, _quotient_exactly(mode), a, b)
+        return _mend(toward(q, rest, mode), safe, _quotient_exactly(mode), a, b)
 
     return div
 
@@ -185,7 +185,7 @@ def _sqrt(mode: str) -> Callable[[Array], Array]:
     def sqrt(a: Array) -> Array:
         s = np.sqrt(a)
         p, e = two_product(s, s)
-        return _mend(_toward(s, (a - p) - e, mode), _is_safe(a) & (a > 0), _root_exactly(mode), a)
+        return _mend(toward(s, (a - p) - e, mode), _is_safe(a) & (a > 0), _root_exactly(mode), a)
 
     return sqrt
 
@@ -204,7 +204,7 @@ def fma_f64(mode: str) -> Callable[[Array, Array, Array], Array]:
             s, e = two_sum(v, rest)
             if mode == "rm":
                 s = np.where((s == 0) & (np.signbit(a) ^ np.signbit(b) | np.signbit(c)), -0.0, s)
-            r = _toward(s, e, mode)
+            r = toward(s, e, mode)
         if mode != "rm":  # what the transformation did to the sign of zero
             plain = a * b + c
             r = np.where(r == 0, plain, r)
