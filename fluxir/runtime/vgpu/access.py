@@ -1,0 +1,340 @@
+"""Loads, stores and atomics of a wave: from addresses to bytes, with what the sanitizer checks and the counters count.
+
+`Memory` holds the three memories a thread sees: global (the device's heap), shared (one stretch for each block of the wave)
+and local (one for each thread). Everything here works on the *picked* threads of a mask: arrays with one element for each
+thread in the mask, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import memory as mem
+from .memory import ALLOCATED, FREED, GLOBAL_BASE, LOCAL_BASE, SHARED_BASE, WRITTEN, Region
+from .ptx import Instruction
+from .races import words
+from .values import Array, unsigned
+
+if TYPE_CHECKING:
+    from .wave import Mask, Wave
+
+__all__ = ["Memory"]
+
+_ONES = {n: int.from_bytes(b"\1" * n, "little") for n in (1, 2, 4, 8)}
+
+
+class Memory:
+    """What the threads of a wave can read and write."""
+
+    def __init__(self, wave: Wave) -> None:
+        launch = wave.launch
+        self.wave = wave
+        self.heap = launch.heap
+        self.checks = launch.check != "off"
+        self.global_races = launch.global_races if self.checks else None
+        self.stride = launch.shared_stride
+        self.shared = Region.zeros(wave.block_count * self.stride, 0)
+        self.sizes = {"shared": self.stride, "local": launch.local_stride}
+        if self.stride:
+            self.shared.shadow[: wave.block_count * self.stride].reshape(wave.block_count, -1)[:] = launch.shared_shadow
+        self.local = Region.zeros(wave.size * launch.local_stride, 0)
+        if launch.local_stride:
+            self.local.shadow[: wave.size * launch.local_stride].reshape(wave.size, -1)[:] = launch.local_shadow
+        self.pending_copies = False  # some shared bytes wait for an asynchronous copy
+
+    # ---- where
+    def parts(self, space: str, address: Any, m: Mask) -> Iterator[tuple[str, Mask, Array]]:
+        """(space, threads, byte offsets in its region) of the accesses; a generic address says by itself where it points.
+        Offsets of shared and local memory are those of the block's or thread's own stretch."""
+        a = m.picked(address).astype(np.uint64, copy=False)
+        if space in ("global", "const", "param"):
+            yield "global", m, (a - np.uint64(GLOBAL_BASE)).view(np.int64)
+        elif space != "generic":
+            base = SHARED_BASE if space == "shared" else LOCAL_BASE
+            inside = a >= np.uint64(mem.WINDOW)  # a generic address used as one of the space
+            if inside.any():
+                a = np.where(inside, a - np.uint64(base), a)
+            yield space, m, a.view(np.int64)
+        else:
+            window = a >> np.uint64(40)
+            kinds = (("shared", SHARED_BASE), ("local", LOCAL_BASE), ("global", GLOBAL_BASE))
+            first = window[0] if len(window) else 0
+            if (window == first).all():
+                for kind, base in kinds:
+                    if first == base >> 40:
+                        yield kind, m, (a - np.uint64(base)).view(np.int64)
+                        return
+                yield "global", m, (a - np.uint64(GLOBAL_BASE)).view(np.int64)  # nowhere: the check says so
+                return
+            rest = np.ones(len(a), bool)
+            for kind, base in kinds:
+                here = window == base >> 40 if kind != "global" else rest
+                rest = rest & ~here
+                if here.any():
+                    bits = np.zeros(self.wave.size, bool)
+                    bits[m.index[here]] = True
+                    yield kind, self.wave.mask(bits), (a[here] - np.uint64(base)).view(np.int64)
+
+    def region(self, kind: str) -> Region:
+        return self.heap.region if kind == "global" else self.shared if kind == "shared" else self.local
+
+    def place(self, kind: str, m: Mask, at: Array) -> Array:
+        """Offsets in the whole region from offsets in the block's or thread's stretch."""
+        if kind == "global":
+            return at
+        if kind == "shared":
+            return at + m.pick(self.wave.block) * self.stride
+        return at + m.index * self.sizes["local"]
+
+    # ---- checks
+    def good(
+        self, kind: str, m: Mask, at: Array, width: int, need: int, instruction: Instruction, align: int = 0
+    ) -> Array | None:
+        """Check accesses of `width` bytes at the offsets `at`: None where all are right, else which are (bool). `need`: the
+        shadow that every byte must have."""
+        if not len(at):
+            return None
+        size = self.sizes.get(kind, len(self.heap.region))
+        low, high = int(at.min()), int(at.max())
+        align = align or width
+        wrong_place = low < 0 or high > size - width
+        if not wrong_place and not int(np.bitwise_or.reduce(at)) & (align - 1):
+            if not self.checks:
+                return None
+            where = self.place(kind, m, at)
+            unit = min(width, 8) if width & (width - 1) == 0 and align >= min(width, 8) else 1
+            states = self.region(kind).states(unit)
+            want = _ONES[unit] * need
+            pattern = states.dtype.type(want)
+            first = where // unit
+            fine = True
+            for k in range(width // unit):
+                found = states[first + k]
+                if not ((found & pattern) == pattern).all() or (
+                    kind == "shared" and self.pending_copies and (found != pattern).any()
+                ):
+                    fine = False
+                    break
+            if fine:
+                return None
+        return self._diagnose(kind, m, at, width, need, instruction, align, size)
+
+    def _diagnose(
+        self, kind: str, m: Mask, at: Array, width: int, need: int, instruction: Instruction, align: int, size: int
+    ) -> Array:
+        w = self.wave
+        good = np.ones(len(at), bool)
+        base = GLOBAL_BASE if kind == "global" else 0
+
+        def tell(what: str, bad: Array, message: Callable[[int], str]) -> None:
+            bad = bad & good
+            if bad.any():
+                i = int(np.flatnonzero(bad)[0])
+                w.report(what, message(i), instruction, m.index[bad], int(at[i]) + base)
+
+        def place(i: int) -> str:
+            return (
+                f"{width} bytes at {int(at[i]) + base:#x}"
+                if kind == "global"
+                else f"{width} bytes at {int(at[i])} of {kind} memory"
+            )
+
+        outside = (at < 0) | (at > size - width)
+        inner = np.where(outside, 0, at)
+        states = np.zeros((len(at), width), np.uint8)
+        if size >= width:
+            states = self.region(kind).shadow[self.place(kind, m, inner)[:, None] + np.arange(width)]
+        states = np.where(outside[:, None], np.uint8(0), states)
+        freed = ((states & FREED) != 0).any(axis=1)
+        tell("use-after-free", freed, lambda i: f"{place(i)}: {self._owner(kind, int(at[i]))}")
+        good &= ~freed
+        nowhere = ((states & ALLOCATED) == 0).any(axis=1)
+        tell("out-of-bounds", nowhere, lambda i: f"{place(i)}: {self._owner(kind, int(at[i]), width)}")
+        good &= ~nowhere
+        crooked = (at % align) != 0
+        tell("misaligned", crooked, lambda i: f"{place(i)}: not a multiple of {align}")
+        good &= ~crooked
+        if not self.checks:
+            return good
+        if kind == "shared":
+            early = ((states & mem.PENDING) != 0).any(axis=1)
+            tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy into it was not waited for")
+        if need & WRITTEN:
+            empty = ((states & (WRITTEN | mem.PENDING)) == 0).any(axis=1)
+            tell(
+                "uninitialised",
+                empty,
+                lambda i: f"{place(i)}: nobody has written there; {self._owner(kind, int(at[i]))}",
+            )
+        return good
+
+    def _owner(self, kind: str, at: int, width: int = 1) -> str:
+        if kind != "global":
+            return self.wave.launch.describe(kind, at)
+        address = at + GLOBAL_BASE
+        near = self.heap.nearest(address)
+        after = self.heap.next_after(address)
+        if (
+            after is not None
+            and address < after.address
+            and (near is None or after.address - address < address - near.address - near.nbytes)
+        ):
+            return f"{after.address - address} bytes before the allocation {after}"
+        if near is None:
+            return "no allocation is near"
+        if address >= near.address + near.nbytes:
+            return f"{address - near.address - near.nbytes} bytes past the end of the allocation {near}"
+        if address + width > near.address + near.nbytes:
+            return f"{address + width - near.address - near.nbytes} bytes reach past the end of the allocation {near}"
+        return f"the allocation {near}"
+
+    # ---- accesses
+    def load(
+        self, m: Mask, space: str, address: Any, unit: int, count: int, instruction: Instruction, sync: bool = False
+    ) -> list[Array]:
+        """`count` elements of `unit` bytes for each thread, as unsigned integers over all threads of the wave."""
+        out: list[Array] | None = None
+        width = unit * count
+        for kind, part, at in self.parts(space, address, m):
+            good = self.good(kind, part, at, width, ALLOCATED | WRITTEN, instruction)
+            safe = at if good is None else np.where(good, at, 0)
+            where = self.place(kind, part, safe)
+            self.wave.counters.access(kind, "load", part, at, width)
+            if self.checks:
+                if kind == "shared":
+                    self.wave.races.load(where, width, part, instruction)
+                elif kind == "global" and self.global_races is not None:
+                    self._global(part, where, width, instruction, "load", sync=sync)
+            units = self.region(kind).units(unit)
+            first = where // unit
+            found = []
+            for k in range(count):
+                v = units[first + k] if len(units) > 0 else np.zeros(len(first), unsigned(unit))
+                if good is not None:
+                    v = np.where(good, v, v.dtype.type(0))
+                found.append(v)
+            if part is m:
+                return [m.spread(v) for v in found]
+            if out is None:
+                out = [np.zeros(self.wave.size, unsigned(unit)) for _ in range(count)]
+            for o, v in zip(out, found):
+                o[part.index] = v
+        return out if out is not None else [np.zeros(self.wave.size, unsigned(unit)) for _ in range(count)]
+
+    def store(
+        self,
+        m: Mask,
+        space: str,
+        address: Any,
+        unit: int,
+        values: list[Any],
+        instruction: Instruction,
+        sync: bool = False,
+    ) -> None:
+        """Store `values`, each an array over all threads or a scalar, as consecutive elements of `unit` bytes."""
+        width = unit * len(values)
+        for kind, part, at in self.parts(space, address, m):
+            good = self.good(kind, part, at, width, ALLOCATED, instruction)
+            mine = [np.asarray(part.pick(v)) for v in values]
+            if good is not None:
+                if not good.any():
+                    continue
+                bits = np.zeros(self.wave.size, bool)
+                bits[part.index[good]] = True
+                part, at = self.wave.mask(bits), at[good]
+                mine = [v if v.ndim == 0 else v[good] for v in mine]
+            if kind == "global" and self.checks:
+                self._writable(part, at, instruction)
+            where = self.place(kind, part, at)
+            self.wave.counters.access(kind, "store", part, at, width)
+            if self.checks:
+                if kind == "shared":
+                    self.wave.races.store(where, width, part, instruction, mine)
+                elif kind == "global" and self.global_races is not None:
+                    self._global(part, where, width, instruction, "store", mine, sync)
+            region = self.region(kind)
+            units, first = region.units(unit), where // unit
+            for k, v in enumerate(mine):
+                units[first + k] = v
+            self._written(region, where, width)
+
+    def _written(self, region: Region, where: Array, width: int) -> None:
+        unit = min(width, 8)
+        states = region.states(unit)
+        pattern = states.dtype.type(_ONES[unit] * (ALLOCATED | WRITTEN))
+        first = where // unit
+        for k in range(width // unit):
+            states[first + k] = pattern
+
+    def atomic(
+        self,
+        m: Mask,
+        space: str,
+        address: Any,
+        unit: int,
+        apply: Callable[[Any, Array, Mask], Array],
+        instruction: Instruction,
+    ) -> Array:
+        """`apply(units, index, threads)` changes the elements at `index` one thread after the other and returns what each
+        found. The result is over all threads."""
+        out = np.zeros(self.wave.size, unsigned(unit))
+        for kind, part, at in self.parts(space, address, m):
+            good = self.good(kind, part, at, unit, ALLOCATED | WRITTEN, instruction)
+            if good is not None:
+                if not good.any():
+                    continue
+                bits = np.zeros(self.wave.size, bool)
+                bits[part.index[good]] = True
+                part, at = self.wave.mask(bits), at[good]
+            if kind == "global" and self.checks:
+                self._writable(part, at, instruction)
+            where = self.place(kind, part, at)
+            self.wave.counters.access(kind, "atomic", part, at, unit)
+            if self.checks:
+                if kind == "shared":
+                    self.wave.races.store(where, unit, part, instruction, atomic=True)
+                elif kind == "global" and self.global_races is not None:
+                    self._global(part, where, unit, instruction, "atomic")
+            region = self.region(kind)
+            out[part.index] = apply(region.units(unit), where // unit, part)
+            self._written(region, where, unit)
+        return out
+
+    def _writable(self, m: Mask, at: Array, instruction: Instruction) -> None:
+        bad = self.heap.read_only(at)
+        if bad is not None:
+            i = int(np.flatnonzero(bad)[0])
+            self.wave.report("out-of-bounds", f"a store into constant memory: {self._owner('global', int(at[i]))}", instruction,
+                             m.index[bad], int(at[i]) + GLOBAL_BASE)  # fmt: skip
+
+    def _global(
+        self, m: Mask, at: Array, width: int, instruction: Instruction, what: str, values: list[Array] | None = None,
+        sync: bool = False,
+    ) -> None:  # fmt: skip
+        races = self.global_races
+        assert races is not None
+        block = self.wave.blocks[m.pick(self.wave.block)]
+
+        def report(rows: Array, kind: tuple[str, str], other: int) -> None:
+            gx, gy, _ = self.wave.launch.grid
+            name = (other % gx, other // gx % gy, other // (gx * gy))
+            did = "wrote" if kind[0] == "w" else "read"
+            self.wave.report("global-race", f"{words(kind)}: block {name} {did} there, and nothing orders the two", instruction,
+                             m.index[rows], int(at[rows[0]]) + GLOBAL_BASE)  # fmt: skip
+
+        if what == "load":
+            if sync:
+                races.touch(np.unique(block), False, True)
+            else:
+                races.load(at, width, block, report)
+        elif sync:
+            races.touch(np.unique(block), True, False)
+        else:
+            if what == "atomic":
+                races.touch(np.unique(block), True, True)
+            races.store(at, width, block, report, what == "atomic")
+            if values is not None:
+                races.same_instruction(at, width, block, values, report)

@@ -1,0 +1,15 @@
+"""The CUDA driver's interface in front of virtual GPUs: programs written for CUDA's driver run without a GPU.
+
+    gcc builds `libcuda.so.1` (library.py)  ->  callbacks  ->  `VirtualDriver.call` (state.py)  ->  entry points by their C names
+
+`devices`, `streams`, `transfers`, `modules` and `launches` hold the entry points; `order` says what runs when, `memory` what
+is where. PyCUDA runs on it unchanged. See docs/design/virtual-driver.md.
+"""
+
+from __future__ import annotations
+
+from .library import Library, entry_points
+from .results import CudaError, Result
+from .state import Context, VirtualDriver
+
+__all__ = ["Context", "CudaError", "Library", "Result", "VirtualDriver", "entry_points"]

@@ -1,0 +1,158 @@
+"""One launch: a kernel over a grid. Splits the grid into waves, runs them one after the other, and says what happened.
+
+The blocks of a wave are resident together; a wave takes as many as fit `LANES` threads and the memory limits below. A
+cooperative launch runs all its blocks as one wave.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .counters import Counters, Recorder
+from .findings import Finding, Findings, SanitizerError
+from .link import Code
+from .memory import ALLOCATED
+from .races import GlobalRaces
+from .wave import Stop, Wave
+
+if TYPE_CHECKING:
+    from .device import Kernel
+
+__all__ = ["Launch", "Report", "triple"]
+
+LANES = 1 << 16
+SHARED_LIMIT = 16 << 20  # bytes of shared memory of a wave's blocks
+LOCAL_LIMIT = 128 << 20
+STACK = 4096  # bytes of a thread's stack for real calls (recursion, pointers to functions)
+DEVICE_HEAP = 8 << 20  # bytes that kernels may `malloc` in a launch
+MAX_STEPS = 2_000_000_000
+MAX_IDLE = 200  # rounds in which every runnable thread spins
+
+Triple = tuple[int, int, int]
+
+
+@dataclass
+class Report:
+    """What a launch did. `findings`: what the sanitizer found (with check="collect"). `seconds`: it took on this machine,
+    which says nothing about a GPU."""
+
+    kernel: str
+    grid: Triple
+    block: Triple
+    counters: Counters
+    findings: list[Finding]
+    seconds: float
+    executor: str = "numpy"
+
+
+class Launch:
+    def __init__(
+        self,
+        kernel: Kernel,
+        grid: Triple,
+        block: Triple,
+        parameters: bytes,
+        shared_bytes: int,
+        check: str,
+        seed: int,
+        cooperative: bool,
+        max_steps: int | None = None,
+    ) -> None:
+        device = kernel.module.device
+        self.device, self.kernel, self.heap = device, kernel, device.heap
+        self.grid, self.block, self.parameters = grid, block, parameters
+        self.block_count = math.prod(grid)
+        self.check, self.seed, self.cooperative = check, seed, cooperative
+        self.max_steps, self.max_idle = max_steps or MAX_STEPS, MAX_IDLE
+        self.multiprocessors = device.multiprocessors
+        self.findings = Findings(kernel.name)
+        reach = self.heap.top + (DEVICE_HEAP if kernel.facts.calls else 0) + 1024
+        self.counters = Recorder(reach)
+        self.code: Code = kernel.code
+        self.shared_bytes = shared_bytes
+        image = kernel.image
+        self.shared_stride = -(-(image.dynamic_offset + shared_bytes) // 128) * 128
+        self.shared_shadow = np.zeros(self.shared_stride, np.uint8)
+        for offset, size, _ in image.shared:
+            self.shared_shadow[offset : offset + size] = ALLOCATED
+        self.shared_shadow[image.dynamic_offset : image.dynamic_offset + shared_bytes] = ALLOCATED
+        stack = STACK if kernel.facts.calls else 0
+        self.local_stride = -(-(self.code.local_bytes + stack) // 16) * 16
+        self.local_shadow = np.zeros(self.local_stride, np.uint8)
+        for offset, size, _ in self.code.locals:
+            self.local_shadow[offset : offset + size] = ALLOCATED
+        self.shared_granule = kernel.facts.granule
+        self.global_races: GlobalRaces | None = None
+        if check != "off" and self.block_count > 1 and kernel.facts.writes_global:
+            self.global_races = GlobalRaces(self, reach, kernel.facts.granule, kernel.facts.synchronises)
+        self.parameter_address = 0
+        self.allocated = self.allocations = 0
+
+    def describe(self, kind: str, at: int) -> str:
+        return self.kernel.image.describe(kind, at, self.code.locals, self.shared_bytes)
+
+    # ---- memory that kernels ask for
+    def device_malloc(self, nbytes: int) -> int:
+        """The address of new memory, 0 where there is none left."""
+        if self.allocated + nbytes > DEVICE_HEAP // 2 or self.allocations >= DEVICE_HEAP // 2048:
+            return 0
+        self.allocated, self.allocations = self.allocated + nbytes, self.allocations + 1
+        return self.heap.allocate(nbytes, "device malloc")
+
+    def device_free(self, address: int) -> bool:
+        """Whether there was such an allocation."""
+        if address not in self.heap.live:
+            return False
+        self.heap.free(address)
+        return True
+
+    @property
+    def wave_blocks(self) -> int:
+        """How many blocks a wave takes."""
+        if self.cooperative:
+            return self.block_count
+        threads = math.prod(self.block)
+        fit = [LANES // max(1, threads)]
+        if self.shared_stride:
+            fit.append(SHARED_LIMIT // self.shared_stride)
+        if self.local_stride:
+            fit.append(LOCAL_LIMIT // (self.local_stride * threads))
+        cluster = self.kernel.cluster_size
+        return max(1, min(fit) // cluster) * cluster
+
+    def run(self) -> None:
+        """Run all waves. Findings are in `self.findings` afterwards."""
+        if self.parameters:
+            self.parameter_address = self.heap.allocate(len(self.parameters), "kernel parameters", constant=True)
+            self.heap.write(self.parameter_address, self.parameters)
+        per = self.wave_blocks
+        try:
+            with np.errstate(all="ignore"):
+                for first in range(0, self.block_count, per):
+                    w = Wave(self, first, min(self.block_count, first + per))
+                    w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
+                    w.finish()
+        except Stop:
+            pass
+        finally:
+            if self.parameter_address:
+                self.heap.free(self.parameter_address)
+
+    def report(self, seconds: float) -> Report:
+        """The report; raises `SanitizerError` for findings under check="raise" (and for what ended the launch)."""
+        found = self.findings.list()
+        if found and self.check != "collect":
+            raise SanitizerError(found)
+        return Report(self.kernel.name, self.grid, self.block, self.counters.finish(), found, seconds)
+
+
+def triple(x: Any) -> Triple:
+    """A grid or block as given: an integer or up to three."""
+    items = [int(v) for v in (x if isinstance(x, tuple | list) else (x,))]
+    if not 1 <= len(items) <= 3:
+        raise ValueError(f"a grid or block has one to three sizes, not {len(items)}")
+    return tuple(items + [1] * (3 - len(items)))  # type: ignore[return-value]

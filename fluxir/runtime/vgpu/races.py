@@ -1,0 +1,344 @@
+"""Which accesses are ordered: shared memory between the threads of a block, global memory between blocks.
+
+Shared memory. Every warp has a vector clock: what it has seen of every warp of its block. A barrier joins the clocks of those
+who meet, an atomic operation or an mbarrier those who touch it, and starts a new period of the warp. A granule (the
+narrowest access of the kernel) remembers the last thread that wrote it and two threads that read it, with the period of each.
+Two accesses by different threads, one of them a write, are a race unless one had been seen by the other: threads of one
+warp see each other's after `bar.warp.sync` or any barrier. Several lanes that store one value at once are none.
+
+Global memory. The same between blocks, with one period for each fence: block b has seen what block a wrote if a has released
+it (an atomic or a volatile store after a fence) before b's last acquire (an atomic or a volatile load). All such accesses count
+as one channel, which may miss a race and invents none. Within a block global memory is not looked at.
+
+Source: C. Flanagan, S. Freund, FastTrack: efficient and precise dynamic race detection, 2009.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .ptx import Instruction
+from .values import Array
+
+if TYPE_CHECKING:
+    from .launch import Launch
+    from .wave import Mask, Wave
+
+__all__ = ["GlobalRaces", "SharedRaces"]
+
+_WORDS = {("r", "w"): "write after read", ("w", "r"): "read after write", ("w", "w"): "write after write"}
+
+
+class SharedRaces:
+    """The order of a wave's accesses to shared memory."""
+
+    def __init__(self, wave: Wave) -> None:
+        self.wave = wave
+        launch = wave.launch
+        self.on = launch.check != "off" and launch.shared_stride > 0 and wave.threads > 1
+        if not self.on:
+            return
+        self.granule = launch.shared_granule
+        n = wave.block_count * launch.shared_stride // self.granule
+        self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # thread in block, plus 1
+        self.written, self.read, self.other_read = (np.zeros(n, np.int32) for _ in range(3))  # its warp's clock
+        w = wave.stride // 32
+        self.clock = np.ones((wave.block_count, w), np.int32)  # a warp's own
+        self.seen = np.zeros((wave.block_count, w, w), np.int32)
+        self.now = np.ones(wave.block_count, np.int32)  # the newest clock of the block
+        self.floor = np.zeros(wave.block_count, np.int32)  # everybody has seen up to here
+        self.named: dict[tuple[int, int], Array] = {}
+        self.channels: dict[tuple[int, int], Array] = {}
+
+    # ---- synchronisation
+    def block_barrier(self, blocks: Array) -> None:
+        """All threads of these blocks (bool[blocks]) have met."""
+        if self.on and blocks.any():
+            self.floor[blocks] = self.now[blocks]
+            self.now[blocks] += 1
+            self.seen[blocks] = self.floor[blocks][:, None, None]
+            self.clock[blocks] = self.now[blocks][:, None]
+
+    def _warps(self, bits: Array) -> Array:
+        """(block, warp) of the threads `bits`, once each."""
+        return np.argwhere(bits.reshape(self.wave.block_count, -1, 32).any(axis=2))
+
+    def _renew(self, block: int, warp: int) -> None:
+        self.now[block] += 1
+        self.clock[block, warp] = self.now[block]
+
+    def _view(self, block: int, warp: int) -> Array:
+        """What a warp has seen, itself included."""
+        view = self.seen[block, warp].copy()
+        view[warp] = self.clock[block, warp]
+        return view
+
+    def warp_sync(self, bits: Array) -> None:
+        """The threads `bits` of each warp have met."""
+        if self.on:
+            met = bits.reshape(self.wave.block_count, -1, 32).any(axis=2)
+            some = met.any(axis=1)
+            self.now[some] += 1
+            self.clock = np.where(met, self.now[:, None], self.clock)
+
+    def named_barrier(self, bits: Array, number: int, blocks: Array) -> None:
+        """The threads `bits` of the blocks `blocks` (bool) have met at a barrier of some threads."""
+        if not self.on:
+            return
+        for block in np.flatnonzero(blocks):
+            warps = [int(x) for b, x in self._warps(bits) if b == block]
+            views = [self._view(block, x) for x in warps]
+            early = self.named.pop((int(block), number), None)
+            joined = np.maximum.reduce(views + ([early] if early is not None else []))
+            for x in warps:
+                self.seen[block, x] = joined
+                self._renew(int(block), x)
+
+    def arrive(self, m: Mask, number: Array) -> None:
+        if self.on:
+            first = {(int(b), int(x)): int(number[b * self.wave.stride + 32 * x]) for b, x in self._warps(m.bits)}
+            for (block, warp), at in first.items():
+                view = self._view(block, warp)
+                known = self.named.get((block, at))
+                self.named[block, at] = view if known is None else np.maximum(known, view)
+                self._renew(block, warp)
+
+    def channel(self, bits: Array, key: Array, release: bool, acquire: bool) -> None:
+        """Threads `bits` synchronise through the objects `key` (an integer of each thread): mbarriers, atomics."""
+        if not self.on:
+            return
+        lanes = np.flatnonzero(bits)
+        keys = np.broadcast_to(key, bits.shape)[lanes]
+        pairs = sorted(
+            {(int(b), int(t) // 32, int(k)) for b, t, k in zip(self.wave.block[lanes], self.wave.thread[lanes], keys)}
+        )
+        if release:
+            for block, warp, k in pairs:
+                view = self._view(block, warp)
+                known = self.channels.get((block, k))
+                self.channels[block, k] = view if known is None else np.maximum(known, view)
+        if acquire:
+            for block, warp, k in pairs:
+                known = self.channels.get((block, k))
+                if known is not None:
+                    np.maximum(self.seen[block, warp], known, out=self.seen[block, warp])
+        for block, warp in sorted({(b, x) for b, x, _ in pairs}):
+            self._renew(block, warp)
+
+    # ---- accesses
+    def granules(self, at: Array, width: int) -> Array:
+        """[lanes, granules] of the accesses of `width` bytes at the offsets `at` in the region."""
+        first = at // self.granule
+        n = max(1, width // self.granule)
+        return first[:, None] + np.arange(n) if n > 1 else first[:, None]
+
+    def load(self, at: Array, width: int, m: Mask, instruction: Instruction, convergent: bool = False) -> None:
+        """`at`: offsets of the threads of `m`, in order. `convergent`: all lanes of a warp read together (ldmatrix)."""
+        if not self.on:
+            return
+        w = self.wave
+        g = self.granules(at, width)
+        thread = m.pick(w.thread).astype(np.int32)[:, None] + np.int32(1)
+        block = m.pick(w.block)[:, None]
+        self._compare(self.writer[g], self.written[g], thread, block, convergent, ("w", "r"), m, instruction, at)
+        mine = self.clock[block, (thread - 1) >> 5]
+        who, when = np.broadcast_to(thread, g.shape), np.broadcast_to(mine, g.shape)
+        old, old_when = self.reader[g], self.read[g]
+        keep = (old != 0) & (old != who) & (((old - 1) >> 5 != (who - 1) >> 5) | (self.other[g] == 0))
+        if keep.any():
+            self.other[g[keep]], self.other_read[g[keep]] = old[keep], old_when[keep]
+        self.reader[g], self.read[g] = who, when
+        again = self.reader[g] != who  # several lanes read one granule: remember two of them
+        if again.any():
+            self.other[g[again]], self.other_read[g[again]] = who[again], when[again]
+
+    def store(
+        self,
+        at: Array,
+        width: int,
+        m: Mask,
+        instruction: Instruction,
+        values: list[Array] | None = None,
+        atomic: bool = False,
+    ) -> None:
+        if not self.on:
+            return
+        w = self.wave
+        g = self.granules(at, width)
+        thread = m.pick(w.thread).astype(np.int32)[:, None] + np.int32(1)
+        block = m.pick(w.block)[:, None]
+        if not atomic:
+            self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
+            self._compare(self.reader[g], self.read[g], thread, block, False, ("r", "w"), m, instruction, at)
+            self._compare(self.other[g], self.other_read[g], thread, block, False, ("r", "w"), m, instruction, at)
+        else:  # against plain accesses only: atomics leave no trace in `writer`
+            self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
+            return
+        who = np.broadcast_to(thread, g.shape)
+        self.writer[g] = who
+        self.written[g] = np.broadcast_to(self.clock[block, (thread - 1) >> 5], g.shape)
+        lost = (self.writer[g] != who).any(axis=1)
+        if lost.any() and values is not None:
+            self._same_instruction(at, values, lost, m, instruction)
+
+    def _same_instruction(self, at: Array, values: list[Array], lost: Array, m: Mask, instruction: Instruction) -> None:
+        """Several threads store to one place in one step: a race unless they store the same."""
+        order = np.argsort(at, kind="stable")
+        same = at[order][1:] == at[order][:-1]
+        differ = np.zeros_like(same)
+        for v in values:
+            x = np.broadcast_to(v, at.shape)[order]
+            differ |= x[1:] != x[:-1]
+        bad = np.flatnonzero(same & differ)
+        if len(bad):
+            first, second = order[bad[0]], order[bad[0] + 1]
+            lanes = m.index[order[bad + 1]]
+            _, other = self.wave.coordinates(int(m.index[first]))
+            self.wave.report("shared-race", f"write after write: thread {other} stores another value to the same place at once",
+                             instruction, lanes, self._address(int(at[second])))  # fmt: skip
+
+    def _address(self, at: int) -> int:
+        return at % self.wave.launch.shared_stride
+
+    def _compare(
+        self,
+        who: Array,
+        when: Array,
+        thread: Array,
+        block: Array,
+        convergent: bool,
+        kind: tuple[str, str],
+        m: Mask,
+        instruction: Instruction,
+        at: Array,
+    ) -> None:
+        maybe = (when > self.floor[block]) & (who != thread) & (who != 0)
+        if not maybe.any():
+            return
+        rows, columns = np.nonzero(maybe)
+        other, clock = who[rows, columns] - 1, when[rows, columns]
+        b, mine, theirs = block[rows, 0], (thread[rows, 0] - 1) >> 5, other >> 5
+        same = mine == theirs
+        ordered = np.where(same, convergent | (clock < self.clock[b, mine]), clock <= self.seen[b, mine, theirs])
+        if ordered.all():
+            return
+        bad = np.flatnonzero(~ordered)
+        lanes = m.index[rows[bad]]
+        _, t = self.wave.coordinates(int(b[bad[0]]) * self.wave.stride + int(other[bad[0]]))
+        self.wave.report(
+            "shared-race",
+            f"{_WORDS[kind]}: thread {t} {'wrote' if kind[0] == 'w' else 'read'} there, and nothing orders the two",
+            instruction,
+            np.unique(lanes),
+            self._address(int(at[rows[bad[0]]])),
+        )
+
+
+class GlobalRaces:
+    """The order of a launch's accesses to global memory, between blocks."""
+
+    PERIODS = 64  # fences of a block that are told apart
+
+    def __init__(self, launch: Launch, bytes_used: int, granule: int, synchronises: bool) -> None:
+        self.granule = granule
+        n = -(-bytes_used // granule)
+        self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # block plus 1
+        self.synchronises = synchronises
+        if synchronises:
+            blocks = launch.block_count
+            self.written, self.read, self.other_read = (np.zeros(n, np.int32) for _ in range(3))
+            self.period = np.zeros(blocks, np.int32)
+            self.released = np.full((blocks, self.PERIODS), np.iinfo(np.int64).max)  # when
+            self.acquired = np.zeros(blocks, np.int64)
+            self.now = 0
+
+    # ---- synchronisation, of blocks by their number in the launch
+    def fence(self, blocks: Array) -> None:
+        if self.synchronises:
+            self.period[blocks] = np.minimum(self.period[blocks] + 1, self.PERIODS - 1)
+
+    def touch(self, blocks: Array, release: bool, acquire: bool) -> None:
+        """An atomic or volatile access: what was written before the last fence is released, what is released acquired."""
+        if not self.synchronises:
+            return
+        self.now += 1
+        if release:
+            done = self.released[blocks]
+            before = (np.arange(self.PERIODS) < self.period[blocks][:, None]) & (done > self.now)
+            self.released[blocks] = np.where(before, self.now, done)
+        if acquire:
+            self.acquired[blocks] = self.now
+
+    # ---- accesses
+    def _granules(self, at: Array, width: int) -> Array:
+        first = at // self.granule
+        n = max(1, width // self.granule)
+        return first[:, None] + np.arange(n) if n > 1 else first[:, None]
+
+    def load(self, at: Array, width: int, block: Array, report: Any) -> None:
+        g = self._granules(at, width)
+        me = (block.astype(np.int32) + np.int32(1))[:, None]
+        writer = self.writer[g]
+        bad = (writer != me) & (writer != 0)
+        if bad.any():
+            self._check(bad, writer, self.written[g] if self.synchronises else None, block, ("w", "r"), report)
+        old = self.reader[g]
+        changed = (old != me) & (old != 0)
+        if changed.any():
+            self.other[g[changed]] = old[changed]
+            if self.synchronises:
+                self.other_read[g[changed]] = self.read[g[changed]]
+        self.reader[g] = np.broadcast_to(me, g.shape)
+        if self.synchronises:
+            self.read[g] = np.broadcast_to(self.period[block][:, None], g.shape)
+
+    def store(self, at: Array, width: int, block: Array, report: Any, atomic: bool = False) -> None:
+        g = self._granules(at, width)
+        me = (block.astype(np.int32) + np.int32(1))[:, None]
+        for who, when, kind in (
+            (self.writer, "written", ("w", "w")),
+            (self.reader, "read", ("r", "w")),
+            (self.other, "other_read", ("r", "w")),
+        ):
+            found = who[g]
+            bad = (found != me) & (found != 0)
+            if bad.any():
+                self._check(bad, found, getattr(self, when)[g] if self.synchronises else None, block, kind, report)
+        if atomic:
+            return
+        self.writer[g] = np.broadcast_to(me, g.shape)
+        if self.synchronises:
+            self.written[g] = np.broadcast_to(self.period[block][:, None], g.shape)
+
+    def same_instruction(self, at: Array, width: int, block: Array, values: list[Array], report: Any) -> None:
+        """Blocks of one wave store to one place in one step: a race unless they store the same."""
+        g = self._granules(at, width)
+        lost = (self.writer[g] != (block.astype(np.int32) + np.int32(1))[:, None]).any(axis=1)
+        if not lost.any():
+            return
+        order = np.argsort(at, kind="stable")
+        same = (at[order][1:] == at[order][:-1]) & (block[order][1:] != block[order][:-1])
+        differ = np.zeros_like(same)
+        for v in values:
+            x = np.broadcast_to(v, at.shape)[order]
+            differ |= x[1:] != x[:-1]
+        bad = np.flatnonzero(same & differ)
+        if len(bad):
+            report(order[bad + 1], ("w", "w"), int(block[order[bad[0]]]))
+
+    def _check(
+        self, bad: Array, who: Array, when: Array | None, block: Array, kind: tuple[str, str], report: Any
+    ) -> None:
+        rows, columns = np.nonzero(bad)
+        other = who[rows, columns] - 1
+        if when is not None:
+            ordered = self.released[other, when[rows, columns]] <= self.acquired[block[rows]]
+            rows, other = rows[~ordered], other[~ordered]
+        if len(rows):
+            report(np.unique(rows), kind, int(other[0]))
+
+
+def words(kind: tuple[str, str]) -> str:
+    return _WORDS[kind]
