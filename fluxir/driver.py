@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
 DERIVE = "derive"
-SIMPLIFY = "inline,expand,simplify,fold,cse,merge,hoist,lift,dce"
+SIMPLIFY = "inline,expand,conv,simplify,fold,cse,merge,hoist,lift,dce"
 FUSE = "layout,simplify,cse,fuse,dce"
 LOOPS = "plan"
 STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "llvm", "asm", "ptx")

@@ -33,62 +33,38 @@ def _prepared(
 
 def conv_vjp(b: Builder, o: Op, cts: Cotangents) -> list[Any]:
     """For the input a convolution with the flipped weight, dilated by the strides (Dumoulin & Visin, "A guide to convolution
-    arithmetic for deep learning", 2016); for the weight matrix products, or a convolution with the cotangent as window."""
+    arithmetic for deep learning", 2016); for the weight one with the cotangent as window. The pass `conv` puts them in a
+    form that is computed well."""
     x, w = o.operands
     if 0 in (*x.shape, *w.shape, *o.result.shape):
         return [zeros(b, x.type), zeros(b, w.type)]
     known = all(isinstance(n, int) for n in (*x.shape[1:], *w.shape))
-    places = prod(w.shape[2:]) if known else 0
-    channelwise = o.attrs.groups == w.shape[0] and w.shape[1] == 1
-    if not known or places > TAPS or (o.attrs.groups > MANY_GROUPS and not channelwise):
-        return [_conv_input(b, o, cts[0]), _conv_weight(b, o, cts[0])]
-    return [_conv_input(b, o, cts[0]), _conv_weight_by_place(b, o, cts[0])]
+    channelwise = known and o.attrs.groups == w.shape[0] and w.shape[1] == 1 and prod(w.shape[2:]) <= TAPS
+    return [_conv_input(b, o, cts[0]), (_channelwise_weight if channelwise else _conv_weight)(b, o, cts[0])]
 
 
-TAPS = 49  # places of a window for which a matrix product each is written out
-MANY_GROUPS = 8  # above, the products are too narrow
-NARROW = 256  # rows of the one product that takes all places together
+TAPS = 49  # places of a window for which a sum each is written out
 
 
-def _conv_weight_by_place(b: Builder, o: Op, ct: Value) -> Value:
-    """For each place in the window the product of the cotangent with what the window reads there, over batch and space. A
-    convolution with the cotangent as its window has results of a few places only, which leaves registers empty: this took a
-    fifth of its time on 64 channels of 32x32. With few channels the places are joined and one product takes them all."""
+def _channelwise_weight(b: Builder, o: Op, ct: Value) -> Value:
+    """Each channel by itself: for each place in the window the sum of the cotangent times what the window reads there, over
+    batch and space. There is nothing that a product of matrices would multiply twice."""
     x, w = o.operands
-    a, g, space = o.attrs, o.attrs.groups, len(x.shape) - 2
-    out, inner, *window = w.shape
+    a, space, window = o.attrs, len(x.shape) - 2, w.shape[2:]
     gaps = (0, 0, *[d - 1 for d in a.lhs_dilation])
     low, high = (0, 0, *a.padding[0::2]), (0, 0, *a.padding[1::2])
     if any((*gaps, *low, *high)):
         x = b.pad(x, number(b, 0, x), low=low, high=high, interior=gaps if any(gaps) else None)
-    read = []
+    wide = cast(b, ct, accumulator(ct.dtype))
+    lines = []
     for at in np.ndindex(*window):
         start = (0, 0, *[k * d for k, d in zip(at, a.rhs_dilation, strict=True)])
         extent = [(m - 1) * s + 1 for m, s in zip(ct.shape[2:], a.strides, strict=True)]
         limit = (*x.shape[:2], *[p + n for p, n in zip(start[2:], extent, strict=True)])
-        read.append(b.slice(x, start=start, limit=limit, stride=(1, 1, *a.strides)))
-    if g == out and inner == 1:  # each channel by itself: sums of products, in which there is nothing to multiply twice
-        wide = [cast(b, v, accumulator(ct.dtype)) for v in (ct, *read)]
-        sums = [b.sum(b.mul(wide[0], v), axes=(0, *range(2, 2 + space))) for v in wide[1:]]
-        lines = [b.reshape(cast(b, v, ct.dtype), shape=(g, 1)) for v in sums]
-        return b.reshape(lines[0] if len(lines) == 1 else b.concat(*lines, axis=1), shape=w.shape)  # type: ignore[no-any-return]
-    columns, rows = _grouped(b, ct, g), [_grouped(b, v, g) for v in read]
-    if len(rows) > 1 and inner * len(rows) <= NARROW:
-        rows = [b.concat(*rows, axis=len(columns.shape) - space - 1)]
-    over = (0, *range(len(columns.shape) - space, len(columns.shape)))
-    each = (1,) if g > 1 else ()
-    parts = [b.dot(columns, r, lhs_contract=over, rhs_contract=over, lhs_batch=each, rhs_batch=each) for r in rows]
-    # [(g,) O/g, places C/g], the places in one part or in as many
-    shape = (out, prod(window) // len(parts), inner)
-    joined = [b.reshape(p, shape=shape) for p in parts]
-    whole = joined[0] if len(joined) == 1 else b.concat(*joined, axis=1)
-    return b.reshape(b.transpose(whole, perm=(0, 2, 1)), shape=w.shape)  # type: ignore[no-any-return]
-
-
-def _grouped(b: Builder, v: Value, g: int) -> Value:
-    """[N, g C, space...] as [N, g, C, space...], where there is more than one group."""
-    n, c, *space = v.shape
-    return v if g == 1 else b.reshape(v, shape=(n, g, c // g, *space))
+        read = cast(b, b.slice(x, start=start, limit=limit, stride=(1, 1, *a.strides)), accumulator(ct.dtype))
+        total = b.sum(b.mul(wide, read), axes=(0, *range(2, 2 + space)))
+        lines.append(b.reshape(cast(b, total, ct.dtype), shape=(w.shape[0], 1)))
+    return b.reshape(lines[0] if len(lines) == 1 else b.concat(*lines, axis=1), shape=w.shape)  # type: ignore[no-any-return]
 
 
 def _conv_input(b: Builder, o: Op, ct: Value) -> Value:

@@ -354,13 +354,10 @@ def pairs(name: str, padding: Sequence[int], axes: int) -> list[tuple[int, int]]
 
 
 def pad_array(x: Any, padding: Sequence[tuple[int, int]], fill: Any) -> Any:
-    """A numpy array padded with `fill` on every axis; negative padding crops."""
-    x = x[tuple(slice(max(0, -lo), max(0, n + min(0, hi))) for n, (lo, hi) in zip(x.shape, padding, strict=True))]
-    return (
-        np.pad(x, [(max(0, lo), max(0, hi)) for lo, hi in padding], constant_values=fill)
-        if any(lo > 0 or hi > 0 for lo, hi in padding)
-        else x
-    )
+    """A numpy array padded with `fill` on every axis; negative padding crops, what was padded on the other side too."""
+    if any(lo > 0 or hi > 0 for lo, hi in padding):
+        x = np.pad(x, [(max(0, lo), max(0, hi)) for lo, hi in padding], constant_values=fill)
+    return x[tuple(slice(max(0, -lo), max(0, n + min(0, hi))) for n, (lo, hi) in zip(x.shape, padding, strict=True))]
 
 
 def windows_of(x: Any, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Any:

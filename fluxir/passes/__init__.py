@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fluxir.passes import cleanup, derive, expand, fuse, hoist, layout, lift, manager, merge, plan, simplify
+from fluxir.passes import cleanup, conv, derive, expand, fuse, hoist, layout, lift, manager, merge, plan, simplify
 
-__all__ = ["cleanup", "derive", "expand", "fuse", "hoist", "layout", "lift", "manager", "merge", "plan", "simplify"]
+__all__ = ["cleanup", "conv", "derive", "expand", "fuse", "hoist", "layout", "lift", "manager", "merge", "plan", "simplify"]
