@@ -86,8 +86,10 @@ class Memory:
         if kind == "global":
             return at
         if kind == "shared":
-            return at + m.pick(self.wave.block) * self.stride
-        return at + m.index * self.sizes["local"]
+            at = at + m.pick(self.wave.block) * self.stride
+        else:
+            at = at + m.index * self.sizes["local"]
+        return at
 
     # ---- checks
     def good(
@@ -110,15 +112,12 @@ class Memory:
             want = _ONES[unit] * need
             pattern = states.dtype.type(want)
             first = where // unit
-            fine = True
+            waits = states.dtype.type(_ONES[unit] * mem.PENDING) if kind == "shared" and self.pending_copies else None
             for k in range(width // unit):
                 found = states[first + k]
-                if not ((found & pattern) == pattern).all() or (
-                    kind == "shared" and self.pending_copies and (found != pattern).any()
-                ):
-                    fine = False
+                if not ((found & pattern) == pattern).all() or (waits is not None and (found & waits).any()):
                     break
-            if fine:
+            else:
                 return None
         return self._diagnose(kind, m, at, width, need, instruction, align, size)
 

@@ -59,7 +59,7 @@ class Barriers:
                 new = w.bits
                 known.number = np.where(new, w.number, known.number)
                 known.expected = np.where(new, w.expected, known.expected)
-                if w.member is not None:
+                if w.member is not None and known.member is not None:
                     known.member = np.where(new, w.member, known.member)
                 if w.value is not None:
                     known.value = np.where(new, w.value, known.value)

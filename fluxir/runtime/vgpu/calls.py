@@ -152,20 +152,24 @@ def _bytes(w: Wave, m: Mask, place: Place, n: int) -> tuple[Array, Array]:
 
 def _inputs(x: Instruction, scope: Scope, arguments: Any, kinds: list[str]) -> list[Any]:
     """Readers of the arguments, which lie in call parameters or registers."""
-    out = []
+    out: list[Any] = []
     for a, kind in zip(arguments, kinds):
         if isinstance(a, Symbol):
             place = scope.place(a.name, x)
             width = type_bytes(kind)
-            out.append(
-                lambda w, m, place=place, width=width: np.ascontiguousarray(_bytes(w, m, place, width)[0]).view(
-                    f"u{width}"
-                )[:, 0]
-            )
+            out.append(_from_memory(place, width))
         else:
             read = scope.read(a, kind, x)
-            out.append(lambda w, m, read=read: np.broadcast_to(read(w), (w.size,))[m.index])
+            out.append(_from_register(read))
     return out
+
+
+def _from_memory(place: Place, width: int) -> Any:
+    return lambda w, m: np.ascontiguousarray(_bytes(w, m, place, width)[0]).view(f"u{width}")[:, 0]
+
+
+def _from_register(read: Any) -> Any:
+    return lambda w, m: np.broadcast_to(read(w), (w.size,))[m.index]
 
 
 def _result(x: Instruction, scope: Scope, results: Any, kind: str) -> Any:
@@ -239,7 +243,7 @@ def _formatted(form: str, argument: Any, w: Wave) -> str:
         spec = "%" + (flags or "") + (width or "") + (f".{precision}" if precision is not None else "")
         if kind in "eEfFgGaA":
             value = struct.unpack("<d", struct.pack("<Q", take(8)))[0]
-            return value.hex() if kind in "aA" else (spec + kind) % value
+            return str(value.hex() if kind in "aA" else (spec + kind) % value)
         if kind == "s":
             return (spec + "s") % _text(w, take(8)).decode("utf-8", "replace")
         if kind == "p":
@@ -274,7 +278,7 @@ def _malloc(x: Instruction, scope: Scope, results: Any, arguments: Any) -> Step:
     result = _result(x, scope, results, "b64")
 
     def run(w: Wave, m: Mask) -> None:
-        out = [w.launch.device_malloc(int(n), x) for n in size(w, m)]
+        out = [w.launch.device_malloc(int(n)) for n in size(w, m)]
         result(w, m, np.array(out, np.uint64))
 
     return run

@@ -87,7 +87,7 @@ class Device:
         return [
             Finding("leak", f"allocation {a} was never freed", address=a.address)
             for a in self.heap.live.values()
-            if not a.label.startswith("\0")
+            if not a.internal
         ]
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Module:
         self.device = device
         self.ptx = parse(text)
         _check_target(self.ptx.target, device)
-        self.places = allocate_variables(self.ptx, _Labelled(device.heap))
+        self.places = allocate_variables(self.ptx, device.heap)
         self._kernels: dict[str, Kernel] = {}
 
     def __getitem__(self, name: str) -> Kernel:
@@ -174,16 +174,6 @@ class Module:
             if place.space == "global":
                 self.device.heap.free(place.offset)
         self.places = {}
-
-
-class _Labelled:
-    """The heap, for a module's variables: their allocations are no leaks."""
-
-    def __init__(self, heap: Heap) -> None:
-        self.heap, self.write = heap, heap.write
-
-    def allocate(self, nbytes: int, label: str, constant: bool = False) -> int:
-        return self.heap.allocate(nbytes, "\0" + label, constant)
 
 
 @dataclass(frozen=True)
@@ -348,16 +338,16 @@ def _argument(a: Any, v: Variable, what: str) -> bytes:
         and a.dtype.itemsize == kind.itemsize
         and kind.kind == "u"
     ):
-        return a.tobytes()  # the bits, as they are
+        return bytes(a.tobytes())  # the bits, as they are
     if not isinstance(a, int | float | np.number | np.bool_):
         raise error("FX0711", f"{what} takes .{v.type}, {type(a).__name__} was given",
                     help="pass a device array (`gpu.array(x)`) or a number")  # fmt: skip
     if v.type == "f16" or kind.kind == "f":
-        return kind.type(a).tobytes()
+        return bytes(kind.type(a).tobytes())
     number = int(a)
     if number != a:
         if v.type[0] == "b" and isinstance(a, float):  # an untyped parameter takes a float of its width
-            return np.dtype(f"f{kind.itemsize}").type(a).tobytes()
+            return bytes(np.dtype(f"f{kind.itemsize}").type(a).tobytes())
         raise error("FX0711", f"{what} takes .{v.type}, {a!r} is no integer")
     bits = 8 * kind.itemsize
     if not -(1 << (bits - 1)) <= number < 1 << bits:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-
 from .link import ZONE, Place
 from .ptx import Address, Function, Group, Module, Negated, Operand, Pair, Symbol, Variable, Vector
 
@@ -27,7 +26,9 @@ def allocate_variables(module: Module, heap: Heap) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for v in module.variables.values():
         if v.space in ("global", "const") and v.type not in ("texref", "samplerref", "surfref"):
-            places[v.name] = Place("global", heap.allocate(v.nbytes, v.name, constant=v.space == "const"))
+            places[v.name] = Place(
+                "global", heap.allocate(v.nbytes, v.name, constant=v.space == "const", internal=True)
+            )
     for i, name in enumerate(module.functions):
         places[name] = Place("function", FUNCTION_BASE + 16 * i)
     for v in module.variables.values():

@@ -50,6 +50,7 @@ Write = Callable[["Wave", Any, "Mask"], None]
 
 INLINE_LIMIT = 100_000  # instructions after inlining; beyond it calls stay calls
 ZONE = 128  # bytes that belong to nothing between two variables of shared or local memory
+CALL_ZONE = 16  # and between two arguments of a call
 FLOPS = {"fma": 2, "mad": 2}
 _SPIN = frozenset(("atom", "nanosleep", "mbarrier"))
 
@@ -116,7 +117,7 @@ class _Frame:
         align = max(v.align, 8)
         offset = -(-self.top // align) * align
         self.locals.append((offset, v.nbytes, v.name))
-        self.top = offset + -(-v.nbytes // 16) * 16 + ZONE
+        self.top = offset + -(-v.nbytes // 16) * 16 + (CALL_ZONE if v.space == "param" else ZONE)
         return Place("local", offset)
 
 
@@ -483,8 +484,9 @@ class _Joined(Scope):
         g = instruction.guard
         if g is None:
             return None
-        inner = self.source if _register(g).name in self.source.slots else super()
-        return inner.guard(instruction)
+        if _register(g).name in self.source.slots:
+            return self.source.guard(instruction)
+        return super().guard(instruction)
 
 
 def _register(g: Register | Negated) -> Register:
@@ -501,12 +503,14 @@ def call_parts(x: Instruction) -> tuple[tuple[Operand, ...], Symbol | Register, 
     rest = list(x.operands)
     results: tuple[Operand, ...] = ()
     if rest and isinstance(rest[0], Group):
-        results = rest.pop(0).items
+        results = rest[0].items
+        rest.pop(0)
     callee = rest.pop(0)
     assert isinstance(callee, Symbol | Register)
     arguments: tuple[Operand, ...] = ()
     if rest and isinstance(rest[0], Group):
-        arguments = rest.pop(0).items
+        arguments = rest[0].items
+        rest.pop(0)
     table = rest.pop(0) if rest else None
     assert table is None or isinstance(table, Symbol)
     return results, callee, arguments, table

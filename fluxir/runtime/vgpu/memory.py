@@ -77,7 +77,8 @@ class Allocation:
     nbytes: int
     label: str = ""
     freed: bool = False
-    constant: bool = False
+    constant: bool = False  # kernels may not write to it
+    internal: bool = False  # a module's variable, which nobody frees
 
     def __str__(self) -> str:
         name = f"`{self.label}`, " if self.label else ""
@@ -103,13 +104,12 @@ class Heap:
         self._quarantine: list[Allocation] = []
         self._holes: list[tuple[int, int]] = []  # (offset, bytes) to hand out again
 
-    def allocate(self, nbytes: int, label: str = "", constant: bool = False) -> int:
-        """The address of `nbytes` new bytes, aligned to 256; kernels may not write to `constant` ones. FX0706 where the device
-        is full."""
+    def allocate(self, nbytes: int, label: str = "", constant: bool = False, internal: bool = False) -> int:
+        """The address of `nbytes` new bytes, aligned to 256. FX0706 where the device is full. The flags: see `Allocation`."""
         size = -(-max(nbytes, 1) // ALIGN) * ALIGN + RED_ZONE
         offset = self._find(size)
         self.region.shadow[offset : offset + nbytes] = ALLOCATED
-        found = Allocation(GLOBAL_BASE + offset, nbytes, label, constant=constant)
+        found = Allocation(GLOBAL_BASE + offset, nbytes, label, constant=constant, internal=internal)
         if constant:
             self._constants.append((offset, offset + nbytes))
         self.live[found.address] = found

@@ -252,7 +252,8 @@ class _Parser:
         while self.take("["):
             count, is_array = (0 if self.word == "]" else self.integer()) * count, True
             self.expect("]")
-        initial, pointers = b"", []
+        initial: bytes = b""
+        pointers: list[tuple[int, Symbol]] = []
         if self.take("="):
             initial, pointers = self._initial(kind)
             if is_array and not count:
@@ -272,11 +273,15 @@ class _Parser:
                     one()
                     self.take(",")
                 return
-            mask = 0
-            if (
-                self.kinds[self.at] == "number" and self.words[self.at + 1] == "("
-            ):  # 0xFF(symbol): one byte of an address
-                mask = self.integer()
+            if self.kinds[self.at] == "number" and self.words[self.at + 1] == "(":
+                mask = self.integer()  # 0xFF00(symbol): one byte of an address; the first one stands for all
+                self.expect("(")
+                one_symbol()
+                self.expect(")")
+                if mask != 0xFF:
+                    pointers.pop()
+                data.extend(bytes(size))
+                return
             if self.take("("):
                 value = one_symbol()
                 self.expect(")")
@@ -288,7 +293,6 @@ class _Parser:
                 if kind[0] == "f" and number.bits != 8 * size:
                     real = struct.unpack("<d", struct.pack("<Q", value))[0] if number.bits else float(value)
                     value = int.from_bytes(struct.pack({2: "<e", 4: "<f", 8: "<d"}[size], real), "little")
-            del mask
             data.extend((value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
         def one_symbol() -> int:
@@ -532,8 +536,7 @@ class _Body:
         if name[0] == "%":
             if _SPECIAL.match(name):
                 return Special(name)
-            base, dot, part = name.rpartition(".")
-            if dot and base in self.registers:
+            if name.rpartition(".")[0] in self.registers:
                 self.p.fail(f"parts of vector registers ({name}) are not taken")
             return Register(name)  # a parameter of the function that is a register; `link` checks it
         if name == "WARP_SZ":

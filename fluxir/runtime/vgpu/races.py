@@ -37,7 +37,7 @@ class SharedRaces:
     def __init__(self, wave: Wave) -> None:
         self.wave = wave
         launch = wave.launch
-        self.on = launch.check != "off" and launch.shared_stride > 0 and wave.threads > 1
+        self.on: bool = launch.check != "off" and launch.shared_stride > 0 and wave.threads > 1
         if not self.on:
             return
         self.granule = launch.shared_granule
@@ -63,7 +63,8 @@ class SharedRaces:
 
     def _warps(self, bits: Array) -> Array:
         """(block, warp) of the threads `bits`, once each."""
-        return np.argwhere(bits.reshape(self.wave.block_count, -1, 32).any(axis=2))
+        found: Array = np.argwhere(bits.reshape(self.wave.block_count, -1, 32).any(axis=2))
+        return found
 
     def _renew(self, block: int, warp: int) -> None:
         self.now[block] += 1
@@ -71,7 +72,7 @@ class SharedRaces:
 
     def _view(self, block: int, warp: int) -> Array:
         """What a warp has seen, itself included."""
-        view = self.seen[block, warp].copy()
+        view: Array = self.seen[block, warp].copy()
         view[warp] = self.clock[block, warp]
         return view
 
@@ -79,7 +80,7 @@ class SharedRaces:
         """The threads `bits` of each warp have met."""
         if self.on:
             met = bits.reshape(self.wave.block_count, -1, 32).any(axis=2)
-            some = met.any(axis=1)
+            some = np.any(met, axis=1)
             self.now[some] += 1
             self.clock = np.where(met, self.now[:, None], self.clock)
 
@@ -87,14 +88,14 @@ class SharedRaces:
         """The threads `bits` of the blocks `blocks` (bool) have met at a barrier of some threads."""
         if not self.on:
             return
-        for block in np.flatnonzero(blocks):
+        for block in np.flatnonzero(blocks).tolist():
             warps = [int(x) for b, x in self._warps(bits) if b == block]
             views = [self._view(block, x) for x in warps]
-            early = self.named.pop((int(block), number), None)
+            early = self.named.pop((block, number), None)
             joined = np.maximum.reduce(views + ([early] if early is not None else []))
             for x in warps:
                 self.seen[block, x] = joined
-                self._renew(int(block), x)
+                self._renew(block, x)
 
     def arrive(self, m: Mask, number: Array) -> None:
         if self.on:
@@ -239,7 +240,7 @@ class SharedRaces:
 class GlobalRaces:
     """The order of a launch's accesses to global memory, between blocks."""
 
-    PERIODS = 64  # fences of a block that are told apart
+    PERIODS = 64  # fences of a block that are told apart; what comes after so many counts as ordered
 
     def __init__(self, launch: Launch, bytes_used: int, granule: int, synchronises: bool) -> None:
         self.granule = granule
@@ -251,6 +252,7 @@ class GlobalRaces:
             self.written, self.read, self.other_read = (np.zeros(n, np.int32) for _ in range(3))
             self.period = np.zeros(blocks, np.int32)
             self.released = np.full((blocks, self.PERIODS), np.iinfo(np.int64).max)  # when
+            self.released[:, -1] = 0
             self.acquired = np.zeros(blocks, np.int64)
             self.now = 0
 

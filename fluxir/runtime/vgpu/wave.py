@@ -103,9 +103,9 @@ class Wave:
         self.block_count = last - first
         bx, by, bz = launch.block
         gx, gy, _ = launch.grid
-        self.threads = bx * by * bz
-        self.stride = -(-self.threads // WARP) * WARP  # threads of a block, padded to warps
-        self.size = self.block_count * self.stride
+        self.threads: int = bx * by * bz
+        self.stride: int = -(-self.threads // WARP) * WARP  # threads of a block, padded to warps
+        self.size: int = self.block_count * self.stride
         self.warps = self.size // WARP
         t = np.tile(np.arange(self.stride, dtype=np.uint32), self.block_count)
         b = np.repeat(self.blocks.astype(np.uint32), self.stride)
@@ -129,7 +129,7 @@ class Wave:
         exists = t < u(self.threads)
         self.exists = exists
         self.live = exists.copy()
-        self.live_count = int(np.count_nonzero(exists))
+        self.live_count: int = int(np.count_nonzero(exists))
         self.registers: list[Any] = []
         self.code: Code | None = None
         self.pending: dict[int, Array] = {}  # where threads stand: basic block -> which
@@ -233,7 +233,7 @@ class Wave:
         everyone = list(self.pending.values()) + list(self.spinning.values())
         lanes = np.flatnonzero(np.logical_or.reduce(everyone)) if everyone else np.flatnonzero(self.live)
         where = min([*self.pending, *self.spinning], default=0)
-        first = self.code.blocks[where].first if everyone else None
+        first = self.code.blocks[where].first if everyone and self.code is not None else None
         self.report(kind, message, first, lanes)
         raise Stop
 

@@ -354,11 +354,11 @@ def _copy(form: Form, scope: Scope) -> Step:
                 data[reads] = np.ascontiguousarray(found).view(np.uint8)
             else:  # fewer bytes than the copy has: only those are read, the rest is zero
                 for k in range(nbytes):
-                    part = reads & (count > k)
+                    there = reads & (count > k)
                     bits = np.zeros(w.size, bool)
-                    bits[m.index[part]] = True
+                    bits[m.index[there]] = True
                     one = w.mask(bits)
-                    data[part, k] = one.pick(w.memory.load(one, "global", address + np.uint64(k), 1, 1, x)[0])
+                    data[there, k] = one.pick(w.memory.load(one, "global", address + np.uint64(k), 1, 1, x)[0])
         for kind, part, at in w.memory.parts("shared", to(w), m):
             good = w.memory.good(kind, part, at, nbytes, 1, x)
             if good is not None and not good.all():
