@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from .rounding import Format, spacing
+from .rounding import Format, round_to, spacing
 from .values import Array
 
 __all__ = ["absolute", "relative", "seeded", "ulps"]
@@ -44,19 +44,24 @@ def _noise(*operands: Array) -> Array | float:
     return (h >> np.uint64(11)).astype(np.float64) * 2.0**-52 - (1 - 2.0**-53)
 
 
+def _moved(x: Array, by: Array) -> Array:
+    return np.where(np.isfinite(x) & (x != 0), x + by, x)
+
+
 def ulps(x: Array, bound: float, to: Format, *operands: Array) -> Array:
-    """`x` (f64, exact) moved such that it is within `bound` units in the last place of the format once it is rounded to it."""
-    moved = x + _noise(*operands) * (bound - 0.5) * spacing(x, to)
-    return np.where(np.isfinite(x), moved, x)
+    """A number of the format within `bound` (1 or more) of its units in the last place of `x` (f64, exact). As f64."""
+    step = spacing(x, to)
+    y = round_to(_moved(x, _noise(*operands) * (bound - 0.5) * step), to)
+    far = np.abs(y - x) > bound * step  # above a power of two units are longer
+    return np.where(far, round_to(x, to), y) if far.any() else y
 
 
 def relative(x: Array, bound: float, to: Format, *operands: Array) -> Array:
-    """The same for an error of `bound` times the value; where the format's numbers are sparser, of one unit in the last place."""
-    move = np.maximum(bound - 2.0**-to.precision, 0.0) * np.abs(x)
-    return np.where(np.isfinite(x), x + _noise(*operands) * move, x)
+    """`x` moved such that its error is at most `bound` times its value once it is rounded to the format; where the format's
+    numbers are sparser than that, it is rounded only."""
+    return _moved(x, _noise(*operands) * max(bound - 2.0**-to.precision, 0.0) * np.abs(x))
 
 
 def absolute(x: Array, bound: float | Array, to: Format, *operands: Array) -> Array:
     """The same for an error of `bound`, where |x| is at most 1."""
-    moved = x + _noise(*operands) * (bound - 2.0 ** -(to.precision + 1))
-    return np.where(np.isfinite(x), moved, x)
+    return _moved(x, _noise(*operands) * (bound - 2.0**-to.precision))

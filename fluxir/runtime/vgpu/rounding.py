@@ -126,7 +126,7 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """p, e: p is a * b rounded, p + e is a * b exactly. For |a|, |b| below 2**996 and |a * b| above 2**-960 (or a zero factor)."""
+    """p, e: p is a * b rounded, p + e is a * b exactly. For |a|, |b| < 2**996 and |a * b| > 2**-960 (or zero)."""
     p = a * b
     a_high, a_low = _halves(a)
     b_high, b_low = _halves(b)

@@ -232,9 +232,9 @@ def _together(codes: list[Array], kind: str) -> Array:
     """Codes, the first one highest, in the register that `_holder` names."""
     width = 4 if kind == "e2m1" else 8
     word = unsigned(width * len(codes) // 8)
-    result = word.type(0)
-    for code in codes:
-        result = (result << word.type(width if result.ndim else 0)) | code.astype(word)
+    result = codes[0].astype(word)
+    for code in codes[1:]:
+        result = (result << word.type(width)) | code.astype(word)
     return np.asarray(result)
 
 

@@ -294,14 +294,14 @@ def testp(form: Form) -> Any:
 
 
 # ---- minima
-def _extreme(form: Form, pick: Callable[..., Array], nan_wins: Callable[..., Array], join: Callable[..., Array]) -> Any:
-    """min or max: `pick` drops a NaN where the other operand is none, `nan_wins` does not; -0 is less than +0: `join` of the
-    bits of two zeros gives the right one."""
+def _extreme(form: Form, wins: Callable[[Array, Array], Array], join: Callable[..., Array]) -> Any:
+    """min or max: `wins(a, b)` says where a is the result for certain; -0 is less than +0: `join` of the bits of two zeros gives
+    the right one. (numpy's fmin is not the same for signalling NaN in an array's middle and at its end.)"""
     kind, _ = split(form.type)
-    choose, xorsign = nan_wins if form.has("NaN") else pick, form.has("xorsign")
+    nan_wins, xorsign = form.has("NaN"), form.has("xorsign")
 
     def two(a: Array, b: Array) -> Array:
-        r = choose(a, b)
+        r = np.where(wins(a, b) | (a != a if nan_wins else b != b), a, b)
         zeros = (a == 0) & (b == 0)
         if zeros.any():
             word = np.dtype(f"u{np.asarray(a).dtype.itemsize}")
@@ -335,11 +335,11 @@ _EXTREMES = """NAME[.ftz][.NaN][.xorsign.abs].{f32 f16 f16x2} NAME[.NaN][.xorsig
 def min_(form: Form) -> Any:
     """The smaller of two numbers, or of three f32. Of a number and NaN the number, with `.NaN` NaN. `.abs`: of the absolute
     values; `.xorsign` gives it the product of the signs."""
-    return _extreme(form, np.fmin, np.minimum, np.bitwise_or)
+    return _extreme(form, np.less, np.bitwise_or)
 
 
 @lanewise(_EXTREMES.replace("NAME", "max"), group, signature=_two_or_three, section="9.7.3.12")
 def max_(form: Form) -> Any:
     """The larger of two numbers, or of three f32. Of a number and NaN the number, with `.NaN` NaN. `.abs`: of the absolute
     values; `.xorsign` gives it the product of the signs."""
-    return _extreme(form, np.fmax, np.maximum, np.bitwise_and)
+    return _extreme(form, np.greater, np.bitwise_and)
