@@ -41,8 +41,9 @@ class _Turns:
         return out
 
 
-def update(units: Array, index: Array, operand: Array, combine: Combine, associative: bool) -> Array:
-    """`units[i] = combine(units[i], b)` for each thread in turn; returns what each found. All arrays have one dtype."""
+def update(units: Array, index: Array, operand: Array, combine: Combine, associative: bool, tiny: float = 0.0) -> Array:
+    """`units[i] = combine(units[i], b)` for each thread in turn; returns what each found. All arrays have one dtype. `tiny`:
+    `combine` is a sum that flushes what is smaller than this to zero."""
     if len(index) == 0:
         return units[index]
     t = _Turns(index)
@@ -59,14 +60,15 @@ def update(units: Array, index: Array, operand: Array, combine: Combine, associa
         old = np.where(t.rank == 0, base[t.group], combine(base[t.group], before)).astype(b.dtype)
         units[t.index[t.starts]] = combine(base, seen[t.ends])
         return t.unsorted(old)
-    if combine is np.add and len(t.starts) <= t.rounds:
-        old = np.empty_like(b)
-        for s, e in zip(t.starts, t.ends):
-            steps = np.add.accumulate(np.concatenate((units[t.index[s]][None], b[s : e + 1])))
-            old[s : e + 1] = steps[:-1]
-            units[t.index[s]] = steps[-1]
-        return t.unsorted(old)
     old = np.empty_like(b)
+    if (combine is np.add or tiny) and len(t.starts) <= t.rounds:
+        last = np.empty_like(base)
+        for i, (s, e) in enumerate(zip(t.starts, t.ends)):
+            steps = np.add.accumulate(np.concatenate((base[i : i + 1], b[s : e + 1])))
+            old[s : e + 1], last[i] = steps[:-1], steps[-1]
+        if not tiny or not any(((np.abs(v) < tiny) & (v != 0)).any() for v in (b, old, last)):
+            units[t.index[t.starts]] = last
+            return t.unsorted(old)
     for turn in range(t.rounds):
         mine = np.flatnonzero(t.rank == turn)
         old[mine] = units[t.index[mine]]

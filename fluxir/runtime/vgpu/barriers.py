@@ -67,6 +67,15 @@ class Barriers:
                 return
         self.waiting.append(w)
 
+    def meet_at_once(self, m: Mask, number: Any, expected: Any) -> bool:
+        """Whether all threads of all blocks are at one barrier of the whole block: then nobody has to wait."""
+        w = self.wave
+        whole = np.ndim(number) == 0 and np.ndim(expected) == 0 and not int(expected) and int(number) < self.NUMBERS
+        if not whole or m.count != w.exists_count or self.waiting or self.arrived is not None or w.depth:
+            return False
+        w.races.block_barrier(np.ones(w.block_count, bool))
+        return True
+
     def arrive(self, m: Mask, number: Array, expected: Array) -> None:
         """`bar.arrive`: counted, and the threads go on."""
         w = self.wave

@@ -128,6 +128,7 @@ class Wave:
             self.special["tid.x"] = t
         exists = t < u(self.threads)
         self.exists = exists
+        self.exists_count = int(np.count_nonzero(exists))
         self.live = exists.copy()
         self.live_count: int = int(np.count_nonzero(exists))
         self.registers: list[Any] = []

@@ -174,7 +174,7 @@ def _barrier(form: Form, scope: Scope) -> Step:
         return _warp_barrier(form, scope)
     guard, after = scope.guard(x), scope.next
     operands = list(x.operands)
-    kind = form.one_of("sync", "arrive", "red")
+    kind = form.one_of("sync", "arrive", "red", default="sync")
     aligned = x.name == "bar" or form.has("aligned")
     write = reduce = value = None
     if kind == "red":
@@ -197,6 +197,9 @@ def _barrier(form: Form, scope: Scope) -> Step:
             return
         mine = m if guard is None else w.mask(here)
         w.counters.count("barriers", mine.warp_count)
+        if kind == "sync" and write is None and w.barriers.meet_at_once(mine, number(w), count(w)):
+            w.go(after, here)
+            return
         numbers = np.broadcast_to(number(w), here.shape).astype(np.int64)
         expected = np.broadcast_to(count(w), here.shape).astype(np.int64)
         if (numbers[mine.index] > 15).any():

@@ -135,8 +135,11 @@ def _pairs(f: Any, part: Any) -> Any:
     return both
 
 
+_TINY = 2.0**-126  # sums of f32 in global memory flush what is smaller
+
+
 def _flush(x: Any) -> Any:
-    return np.where(np.abs(x) < np.float32(2.0**-126), np.copysign(np.float32(0), x), x)
+    return np.where(np.abs(x) < np.float32(_TINY), np.copysign(np.float32(0), x), x)
 
 
 def _inc(a: Any, b: Any) -> Any:
@@ -216,6 +219,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
 
         return swap
     combine, associative, view = _operation(form, space)
+    tiny = _TINY if form.has("add") and kind == "f32" and space != "shared" else 0.0
     sources = scope.items(operands[1])
     reads = [scope.read(o, kind, x) for o in sources]
     writes = [scope.write(o, kind, x) for o in targets]
@@ -226,7 +230,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
             b = np.broadcast_to(read(w), (w.size,))
 
             def apply(units: Array, index: Array, part: Mask, b: Array = b) -> Array:
-                old = update(units.view(view), index, np.ascontiguousarray(part.pick(b)), combine, associative)
+                old = update(units.view(view), index, np.ascontiguousarray(part.pick(b)), combine, associative, tiny)
                 return old.view(units.dtype)
 
             found = w.memory.atomic(m, space, at + np.uint64(i * unit), unit, apply, x)
