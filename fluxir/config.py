@@ -34,6 +34,8 @@ __all__ = [
     "wants_color",
 ]
 
+DEVICE = r"cpu|cuda(:\d{1,4})?|vgpu(:sm_\d{2,3}[af]?)?"
+"""What names a device may have, as a regular expression."""
 _PREFIX = "FLUXIR_"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _WORDS = {"1": True, "on": True, "true": True, "yes": True, "0": False, "off": False, "false": False, "no": False}
@@ -168,7 +170,8 @@ class Config:
         "What to compile for; `fluxir targets` lists the names.",
     )  # fmt: skip
     device: str = _setting(
-        "cpu", "cpu|cuda|cuda:N|vgpu", _text(r"cpu|cuda(:\d{1,4})?|vgpu", "choose cpu, cuda, cuda:N or vgpu"),
+        "cpu", "cpu|cuda|cuda:N|vgpu|vgpu:sm_NN",
+        _text(DEVICE, "choose cpu, cuda, cuda:N, vgpu or vgpu:sm_80"),
         "Where compiled programs run. A device that is not there is an error; nothing falls back to another one.",
     )  # fmt: skip
     opt_level: int = _setting(
@@ -181,6 +184,9 @@ class Config:
         "standard rounds every operation by itself; fast lets CPU code round x * y + z once.",
         in_key=True,
     )  # fmt: skip
+    sanitizer: bool = _setting(
+        True, "on|off", _switch, "Whether the virtual GPU checks every access of every thread, or only runs kernels."
+    )
     num_threads: int = _setting(
         0, "0..1024", _integer(0, 1024),
         "Threads a compiled program may use; 0 means every core this process may run on. Results do not depend on it.",
@@ -227,6 +233,18 @@ class Config:
         "path or empty",
         _path,
         "The ptxas program that checks PTX. Empty: look in PATH and in NVIDIA's Python wheels.",
+    )
+    gpu_graphs: bool = _setting(
+        True,
+        "on|off",
+        _switch,
+        "Whether programs on a GPU whose launches are always the same are replayed as CUDA graphs.",
+    )
+    gpu_sync: bool = _setting(
+        False,
+        "on|off",
+        _switch,
+        "Wait after every kernel on a GPU, so that an error names the kernel that failed. Slow.",
     )
     debug: bool = _setting(False, "on|off", _switch, "Show the Python traceback of fluxir itself with every error.")
 

@@ -150,15 +150,18 @@ class Lowered:
         self,
         target: str | Target | None = None,
         *,
+        device: str | None = None,
         dump_dir: str | Path | None = None,
         passes: str | None = None,
         verify: str | None = None,
         cache: bool | None = None,
     ) -> Compiled:
-        """Machine code for a target: from the compile cache when an equal program was compiled before."""
+        """Machine code for a target, to run on a device (`cpu`, `cuda:1`, `vgpu`, `vgpu:sm_80`): from the compile cache when
+        an equal program was compiled before. Either may be left out: see `as_target`."""
         return compile_module(
             self.module,
             target,
+            device=device,
             in_tree=self.in_tree,
             out_tree=self.out_tree,
             dump_dir=dump_dir,
@@ -168,11 +171,26 @@ class Lowered:
         )
 
 
-def as_target(target: str | Target | None) -> Target:
-    """A target from its name; None means the setting `target`."""
+def as_target(target: str | Target | None, device: str | None = None) -> Target:
+    """A target from its name. None means: what `device` runs, else the setting `target`, else (where that is at its default)
+    what the setting `device` names runs."""
     if target is None:
-        target = config.get().target
+        settings = config.get()
+        target = settings.target
+        if device is not None or (target == "cpu" and settings.device != "cpu"):
+            target = _target_on(device or settings.device, target)
     return parse_target(target) if isinstance(target, str) else target
+
+
+def _target_on(device: str, setting: str) -> str:
+    """What to compile for to run on `device`: the setting `target` where that is its kind and leaves it open."""
+    from fluxir.runtime.devices import target_of
+
+    if device == "vgpu" and setting.startswith("sm_"):
+        return setting
+    if device == "cpu" and setting.startswith("cpu"):
+        return setting
+    return target_of(device)
 
 
 # ---- machine code ---------------------------------------------------------------------------------------------------------
@@ -192,7 +210,8 @@ def generate(module: Module, target: Target) -> Any:
 
 
 class Compiled:
-    """Machine code for one target, with what was learned on the way. On a CPU target it is callable.
+    """Machine code for one target, with what was learned on the way. Callable where its device is there: `device`, or the
+    CPU for a CPU target, or else what the setting `device` names.
 
     `build` is None when the code came from the compile cache: nothing was compiled then.
     """
@@ -207,7 +226,9 @@ class Compiled:
         texts: Mapping[str, str],
         in_tree: tree.TreeDef | None = None,
         out_tree: tree.TreeDef | None = None,
+        device: str | None = None,
     ) -> None:
+        self.device = device
         self.target, self.spec, self.code, self.constants, self.build, self.texts = (
             target,
             spec,
@@ -220,24 +241,13 @@ class Compiled:
 
     @functools.cached_property
     def program(self) -> Program | GpuProgram:
-        """The loaded program, on the CPU or for a GPU target on the device of the setting `device`.
-
-        FX0703 for a GPU target while that is the CPU: nothing falls back to another device.
+        """The loaded program: on the device it was compiled for, else by its target on the CPU or the device of the setting
+        `device`. FX0703 for a GPU target while that is the CPU: nothing falls back to another device.
         """
-        device = config.get().device
-        if self.target.kind != "cpu" and device.startswith("cuda"):
-            from fluxir.runtime.cuda import load_program
+        from fluxir.runtime.devices import load_program
 
-            return load_program(self.spec, self.code, self.constants, device)
-        if self.target.kind != "cpu":
-            raise error(
-                "FX0703",
-                f"a program for {self.target.name} cannot run on the CPU",
-                help="compile with target='cpu', or run it with --device cuda",
-            )
-        from fluxir.runtime.program import Program
-
-        return Program(self.spec, self.code, self.constants)
+        device = self.device or ("cpu" if self.target.kind == "cpu" else config.get().device)
+        return load_program(self.spec, self.code, self.constants, device)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on arrays (trees of arrays where the traced function took trees)."""
@@ -258,6 +268,7 @@ def compile_module(
     module: Module,
     target: str | Target | None = None,
     *,
+    device: str | None = None,
     in_tree: tree.TreeDef | None = None,
     out_tree: tree.TreeDef | None = None,
     dump_dir: str | Path | None = None,
@@ -265,19 +276,20 @@ def compile_module(
     verify: str | None = None,
     cache: bool | None = None,
 ) -> Compiled:
-    """Compile a tensor module for a target.
+    """Compile a tensor module for a target, to run on a device.
 
     The compile cache is asked first, by the program's structure, the target, the pipeline, the settings that change code
     and the versions. With `dump_dir` everything is compiled anew and every stage is written there.
     """
     from fluxir.runtime.cache import open_cache
 
-    t = as_target(target)
+    t = as_target(target, device)
     dump_dir = dump_dir or config.get().dump_dir
     store = open_cache() if cache is not False and dump_dir is None else None
     parts = key_parts(module, t, passes)
     key = json.dumps(parts, default=str)
     if store is not None and (found := _from_cache(store.get(key), t, in_tree, out_tree)) is not None:
+        found.device = device
         return found
     b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir)
     code = generate(b.stages["loops"], t)
@@ -286,7 +298,7 @@ def compile_module(
     if in_tree is not None and out_tree is not None:
         spec |= {"in_tree": in_tree.to_json(), "out_tree": out_tree.to_json()}
     texts = {"program.fx": print_module(module)}
-    out = Compiled(t, spec, data, code.constants, b, texts, in_tree, out_tree)
+    out = Compiled(t, spec, data, code.constants, b, texts, in_tree, out_tree, device)
     if dump_dir is not None:
         write_dumps(Path(dump_dir), b, code)
     if store is not None:
@@ -340,11 +352,15 @@ def _from_cache(
     return Compiled(target, a.spec, a.code, a.constants, None, texts, in_tree, out_tree)
 
 
-def load(path: str | Path) -> Any:
-    """A `.fxb` artifact as a callable program (never imports the frontend or the passes)."""
-    from fluxir.runtime.program import Program
+def load(path: str | Path, device: str | None = None) -> Any:
+    """A `.fxb` artifact as a callable program on `device` (default: the CPU for CPU code, else the setting `device`). Never
+    imports the frontend or the passes."""
+    from fluxir.runtime.artifact import read_artifact
+    from fluxir.runtime.devices import load_program
 
-    return Program.load(path)
+    a = read_artifact(path)
+    device = device or ("cpu" if a.spec["target"]["kind"] == "cpu" else config.get().device)
+    return load_program(a.spec, a.code, a.constants, device)
 
 
 __all__ = [

@@ -73,25 +73,27 @@ class Jit:
         fn: Callable[..., Any],
         *,
         target: str | None = None,
+        device: str | None = None,
         static_argnames: str | Sequence[str] = (),
         signature: Sequence[Any] | None = None,
         facts: Any = None,
         donate_argnums: int | Sequence[int] = (),
     ) -> None:
         functools.update_wrapper(self, fn)
-        self.fn, self.target = fn, target
+        self.fn, self.target, self.device = fn, target, device
         self.static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self.signature, self.facts = signature, facts
         self.donate = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
         self._programs: dict[Any, Compiled] = {}
-        self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None] | None = None
+        # How many arguments the last call had, its program, its results' structure, the device it ran on.
+        self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None, str] | None = None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         last = self._last
-        if last is not None and not kwargs and len(args) == last[0]:
+        if last is not None and not kwargs and len(args) == last[0] and last[3] == (self.device or config.get().device):
             results = last[1].call_same(list(args))  # None unless the arguments look like those of the last call
             if results is not None:
                 return results[0] if last[2] is None else last[2].unflatten(results)
@@ -117,7 +119,8 @@ class Jit:
         plain = not kwargs and all(hasattr(x, "dtype") for x in leaves)
         if plain and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
             flat = compiled.out_tree == tree.flatten(0)[1]
-            self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
+            where = self.device or config.get().device
+            self._last = (len(args), compiled.program, None if flat else compiled.out_tree, where)
         else:
             self._last = None
         return compiled.out_tree.unflatten(results)
@@ -133,13 +136,14 @@ class Jit:
             except TypeError:
                 raise error("FX0318", f"the static argument {name!r} is a {type(value).__name__}") from None
         if self.signature is not None:
-            key: Any = (structure, tuple(sorted(static.items())), "signature")
+            key: Any = (structure, tuple(sorted(static.items())), "signature", config.get().device)
         else:
             key = (
                 structure,
                 tuple(sorted(static.items())),
                 tuple(_abstract_key(x) for x in leaves),
                 config.get().key(),
+                config.get().device,
             )
         if key not in self._programs:
             if self.signature is not None:
@@ -148,7 +152,7 @@ class Jit:
                     a, b = tree.flatten(args)[1], tree.flatten(declared)[1]
                     tree.check_same(a, b, "the arguments", "the signature", loc=here())
                 args = declared
-            self._programs[key] = self.lower(*args, **traced, **static).compile(self.target)
+            self._programs[key] = self.lower(*args, **traced, **static).compile(self.target, device=self.device)
         return self._programs[key]
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
@@ -179,6 +183,7 @@ def jit(
     fn: Callable[..., Any] | None = None,
     *,
     target: str | None = None,
+    device: str | None = None,
     static_argnames: str | Sequence[str] = (),
     signature: Sequence[Any] | None = None,
     facts: Any = None,
@@ -189,10 +194,13 @@ def jit(
     Without a signature the function is compiled once for each structure, dtype and shape of its arguments; with one (or
     annotations that are all tensor types) once for all sizes, which entry guards check. `static_argnames` are Python
     values that the trace may branch on. `donate_argnums`: positional arguments whose memory results of the same types take
-    over; using such an array afterwards is FX0614. Returns a `Jit`: callable, with `.lower(...)`.
+    over; using such an array afterwards is FX0614. `device`: where it runs (`cpu`, `cuda`, `cuda:1`, `vgpu`, `vgpu:sm_80`;
+    default: the setting `device`); it decides what is compiled for unless `target` does. Returns a `Jit`: callable, with
+    `.lower(...)`.
     """
     options: dict[str, Any] = {
         "target": target,
+        "device": device,
         "static_argnames": static_argnames,
         "signature": signature,
         "facts": facts,

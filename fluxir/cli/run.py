@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import config
-from ..errors import FluxError, error
+from ..errors import error
 from ..runtime import arguments, sizes
+from ..runtime.devices import load_program
 from .arrays import assignments, describe, dim_sizes, generate, read_array, summary, write_array
 from .common import Output, table, verb
 
@@ -150,46 +151,21 @@ def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mappin
 
 def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program | GpuProgram:
     device = config.get().device
-    if device == "vgpu":
-        raise _no_device(device)
     suffix = os.path.splitext(file)[1]
     if suffix == ".fxb":
         from ..runtime.artifact import read_artifact
 
         found = read_artifact(file)
-        return _on_device(device, found.spec, found.code, found.constants)
+        return load_program(found.spec, found.code, found.constants, device)
     if suffix not in (".py", ".fx"):
         raise error(
             "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py or .fx model"
         )
     from .models import load_entry
 
-    target = None
-    if device != "cpu":
-        from ..runtime import cuda
-
-        target = cuda.target_of(device)
     output.progress(f"compiling {file}")
-    compiled = load_entry(file, entry, trust).compile(target)
-    return compiled.program if device == "cpu" else _on_device(device, compiled.spec, compiled.code, compiled.constants)
-
-
-def _on_device(device: str, spec: Mapping[str, Any], code: bytes, constants: Sequence[Any]) -> Program | GpuProgram:
-    if device == "cpu":
-        from ..runtime.program import Program
-
-        return Program(spec, code, constants)
-    from ..runtime import cuda
-
-    return cuda.load_program(spec, code, constants, device)
-
-
-def _no_device(device: str) -> FluxError:
-    return error(
-        "FX0703",
-        f"the device {device} cannot run programs in this version",
-        help="use --device cpu; `fluxir compile` writes PTX",
-    )
+    compiled = load_entry(file, entry, trust).compile(device=device)
+    return load_program(compiled.spec, compiled.code, compiled.constants, device)
 
 
 def _wanted(spec: Mapping[str, Any], outputs: Mapping[str, str]) -> dict[str, str]:

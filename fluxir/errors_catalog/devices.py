@@ -117,3 +117,15 @@ declare(
     declared, an operand has the wrong kind, a kernel is asked for that is not there. The message names the line.
     """,
 )
+
+declare(
+    "FX0714",
+    "a kernel's threads do not work together as they must",
+    "device",
+    """
+    The virtual GPU stopped a kernel whose threads wait for each other in vain or read what is not there yet: a barrier that
+    only some threads of a block reach, a warp shuffle from a thread that does not take part, a loop that waits for memory
+    nobody writes, data of an asynchronous copy that was not waited for, a failed assertion or a trap. The message names
+    kernel, line of PTX and thread. For PTX made by fluxir this is a defect: please report it.
+    """,
+)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class Device:
         self.check = _checked(check)
         self.multiprocessors = multiprocessors
         self.output: list[str] = []
+        self.lock = threading.RLock()
+        """For drivers: memory and counters belong to one launch at a time."""
 
     def print(self, text: str) -> None:
         """What a kernel prints: kept in `output` and written to standard output."""

@@ -195,6 +195,12 @@ class Heap:
             self.region.data[where] = raw
             self.region.shadow[where] |= WRITTEN
 
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Copy between allocations; bytes that were not written at `source` are not written at `target` either."""
+        to, at = self.place(target, nbytes), self.place(source, nbytes)
+        self.region.data[to] = self.region.data[at]
+        self.region.shadow[to] = self.region.shadow[at]
+
     def read(self, address: int, nbytes: int) -> Array:
         return self.region.data[self.place(address, nbytes)].copy() if nbytes else np.zeros(0, np.uint8)
 
