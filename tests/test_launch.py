@@ -1,4 +1,5 @@
-"""GPU programs without a GPU: the launch list runs on a fake device whose kernels are interpreted, and PyCUDA's calls are seen.
+"""GPU programs without a GPU: the launch list runs on a fake device whose kernels are interpreted. `tests/cuda` has the real
+PyCUDA on the virtual GPU.
 
 What the runtime does for a real device is done in full: sizes, guards, packed parameters, arena, branches, loops, recursion,
 sizes known at run time.
@@ -6,9 +7,6 @@ sizes known at run time.
 
 from __future__ import annotations
 
-import contextlib
-import struct
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,7 +115,7 @@ def test_an_assertion_stops_the_program_and_frees_its_memory() -> None:
 
 
 def test_endless_recursion_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fluxir.runtime.launch.MAX_DEPTH", 40)
+    monkeypatch.setattr("fluxir.runtime.frame.MAX_DEPTH", 40)
 
     @fx.function
     def down(x: Any, n: Any) -> Any:
@@ -137,154 +135,6 @@ def test_donated_arguments_are_read_back_from_their_own_memory() -> None:
     before = X.copy()
     program.call_flat([X, X[::-1].copy()])
     np.testing.assert_array_equal(X, before)  # the host's array is not touched
-
-
-# ---- PyCUDA -----------------------------------------------------------------------------------------------------------------
-
-
-class Log(list[Any]):
-    """Every call of the fake PyCUDA, in order."""
-
-
-def fake_pycuda(log: Log, capability: tuple[int, int] = (9, 0), room: int = 1 << 20) -> Any:
-    """The part of `pycuda.driver` that we use, on host memory."""
-
-    class Error(Exception):
-        pass
-
-    class OutOfMemory(Error):
-        pass
-
-    memory: dict[int, np.ndarray[Any, Any]] = {}
-
-    class Allocation:
-        def __init__(self, nbytes: int) -> None:
-            if nbytes > room:
-                raise OutOfMemory("cuMemAlloc failed: out of memory")
-            self.address = 4096 + sum(len(a) + 256 for a in memory.values())
-            memory[self.address] = np.zeros(nbytes, np.uint8)
-            log.append(("alloc", nbytes))
-
-        def __int__(self) -> int:
-            return self.address
-
-        def free(self) -> None:
-            log.append(("free", self.address))
-
-    class Function:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def prepare(self, formats: list[str]) -> None:
-            self.size = struct.calcsize(formats[0])
-
-        def prepared_async_call(self, grid: Any, block: Any, stream: Any, parameters: bytes) -> None:
-            assert len(parameters) == self.size and len(grid) == len(block) == 3
-            log.append(("launch", self.name, grid, block))
-
-    class Context:
-        def push(self) -> None:
-            log.append("push")
-
-        @staticmethod
-        def pop() -> None:
-            log.append("pop")
-
-        @staticmethod
-        def get_device() -> Any:
-            return Device(0)
-
-    class Device:
-        def __init__(self, number: int) -> None:
-            self.number = number
-
-        @staticmethod
-        def count() -> int:
-            return 1
-
-        def compute_capability(self) -> tuple[int, int]:
-            return capability
-
-        def name(self) -> str:
-            return "Fake GPU"
-
-        def total_memory(self) -> int:
-            return room
-
-        multiprocessor_count = 1
-
-        def retain_primary_context(self) -> Context:
-            return Context()
-
-    def load(ptx: bytes, message_handler: Any) -> Any:
-        assert ptx.endswith(b"\0")
-        if b"reject me" in ptx:
-            message_handler(False, "", "ptxas: line 1 is no PTX")
-            raise Error("device kernel image is invalid")
-        return SimpleNamespace(get_function=Function)
-
-    def copied(target: Any, source: Any, stream: Any) -> None:
-        log.append("copy")
-        if isinstance(target, np.ndarray):
-            target[:] = memory[source][: len(target)]
-        else:
-            memory[target][: len(source)] = source
-
-    stream = SimpleNamespace(synchronize=lambda: log.append("synchronize"))
-    return SimpleNamespace(
-        Error=Error, MemoryError=OutOfMemory, Context=Context, Device=Device, Stream=lambda: stream, init=lambda: None,
-        module_from_buffer=load, mem_alloc=Allocation, mem_get_info=lambda: (room, room), memcpy_htod_async=copied,
-        memcpy_dtoh_async=copied, memset_d8_async=lambda *a: log.append("clear"),
-        memcpy_dtod_async=lambda *a: log.append("copy"),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def pycuda(monkeypatch: pytest.MonkeyPatch) -> Any:
-    @contextlib.contextmanager
-    def use(**options: Any) -> Any:
-        log = Log()
-        module = fake_pycuda(log, **options)
-        monkeypatch.setattr(cuda, "require", lambda: module)
-        cuda._context.cache_clear()
-        yield log
-        cuda._context.cache_clear()
-
-    return use
-
-
-def compiled(target: str = "sm_90") -> Any:
-    return fx.jit(lambda x: fx.sum(fx.exp(x), axis=1)).lower(fx.f32[4, 8]).compile(target)
-
-
-def test_pycuda_is_called_in_order(pycuda: Any) -> None:
-    with pycuda() as log:
-        c = compiled()
-        program = cuda.load_program(c.spec, c.code, c.constants)
-        assert cuda.devices()[0].capability == 90 and cuda.target_of("cuda") == "sm_90"
-        program(np.ones((4, 8), np.float32))
-    launches = [e for e in log if isinstance(e, tuple) and e[0] == "launch"]
-    assert len(launches) == 1 and launches[0][1] in {k["name"] for k in c.spec["kernels"]}
-    assert log.count("push") == log.count("pop"), "the context is current only inside our calls"
-    kinds = [e if isinstance(e, str) else e[0] for e in log if e not in ("push", "pop")]
-    assert kinds.index("alloc") < kinds.index("copy") < kinds.index("launch") < len(kinds) - kinds[::-1].index("copy")
-    assert kinds.count("free") >= 2  # the input and the result of the call
-
-
-def test_what_the_device_refuses(pycuda: Any) -> None:
-    c = compiled()
-    for options, change, code in (
-        ({"capability": (8, 0)}, lambda ptx: ptx, "FX0707"),
-        ({}, lambda ptx: b"reject me" + ptx, "FX0704"),
-        ({"room": 16}, lambda ptx: ptx, "FX0706"),
-    ):
-        with pycuda(**options), pytest.raises(FluxError) as e:
-            cuda.load_program(c.spec, change(c.code), c.constants)(np.ones((4, 8), np.float32))
-        assert e.value.code == code
-        if code == "FX0704":
-            assert "line 1 is no PTX" in str(e.value), "the log of the just-in-time compiler is shown"
-    with pycuda(), pytest.raises(FluxError, match="FX0703"):
-        cuda.load_program(c.spec, c.code, c.constants, "cuda:3")
 
 
 @pytest.mark.parametrize(

@@ -84,21 +84,27 @@ def prepare(spec: Spec, dtypes: Sequence[np.dtype[Any]], given: Sequence[Any]) -
             f"{spec['name']} takes {len(dtypes)} arguments, {len(given)} given",
             help=f"it takes ({_signature(spec)})",
         )
-    return [_prepare(t, d, x) for t, d, x in zip(spec["inputs"], dtypes, given, strict=True)]
+    return [prepare_one(t, d, x) for t, d, x in zip(spec["inputs"], dtypes, given, strict=True)]
 
 
-def _prepare(t: Spec, want: np.dtype[Any], x: Any) -> Array:
+def prepare_one(t: Spec, want: np.dtype[Any], x: Any) -> Array:
+    """One input as a contiguous array of its dtype and rank."""
     a = as_array(t, want, x)
-    found = (t["name"], f"{a.dtype.name}{list(a.shape)}")
-    if a.dtype != want:
-        message = f"{t['name']}: {show_type(t)}, given {a.dtype.name}"
-        raise error("FX0603", message, labels=[found], help=f"convert it: {t['name']}.astype(np.{want.name})")
-    if a.ndim != len(t["shape"]):
-        message = f"{t['name']}: {show_type(t)}, given shape {a.shape}: rank {a.ndim} instead of {len(t['shape'])}"
-        raise error("FX0602", message, labels=[found])
+    check_type(t, want, a.dtype, a.shape)
     if type(a) is not np.ndarray or a.dtype is not want:
         a = a.view(want, np.ndarray)
     return a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", copy=True)
+
+
+def check_type(t: Spec, want: np.dtype[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """FX0603 for another dtype, FX0602 for another rank."""
+    found = (t["name"], f"{dtype.name}{list(shape)}")
+    if dtype != want:
+        message = f"{t['name']}: {show_type(t)}, given {dtype.name}"
+        raise error("FX0603", message, labels=[found], help=f"convert it: {t['name']}.astype(np.{want.name})")
+    if len(shape) != len(t["shape"]):
+        message = f"{t['name']}: {show_type(t)}, given shape {shape}: rank {len(shape)} instead of {len(t['shape'])}"
+        raise error("FX0602", message, labels=[found])
 
 
 def as_array(t: Spec, want: np.dtype[Any], x: Any) -> Array:

@@ -1,32 +1,39 @@
-"""NVIDIA GPUs through PyCUDA (extra `cuda`): devices, loading PTX, memory, launches. Nothing here falls back to a CPU.
+"""NVIDIA GPUs through PyCUDA (extra `cuda`): devices, programs on them, arrays on them. Nothing here falls back to a CPU.
 
-`CudaDriver` implements `launch.Driver` for one program on one device; `load_program` puts the two together. PyCUDA is
-imported when the first driver is made: importing this module costs nothing and needs no driver. Invariants:
-
-- One CUDA context for each device, the primary one, shared with other libraries of the process; it is current only
-  while one of our calls runs.
-- Every operation goes into the driver's own stream, in order.
+`CudaDriver` implements `launch.Driver` for one program; the device itself (context, stream, memory) is `cuda_device.Gpu`, which
+all programs on it share. `load_program` puts the two together. Importing this module costs nothing and needs no driver.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxir.errors import FluxError, error
+from fluxir.errors import error
+from fluxir.runtime.cuda_device import Gpu, close_all, gpu, no_device, require
+from fluxir.runtime.device_array import DeviceArray, Exchange
 from fluxir.runtime.launch import GpuProgram, parameter_format
+from fluxir.runtime.libcuda import Graph, capture, has_graphs
 from fluxir.target import GpuTarget, all_targets
 
-__all__ = ["CudaDriver", "Device", "devices", "load_program", "require", "runs_on", "target_of"]
+__all__ = [
+    "CudaDriver",
+    "Device",
+    "close_all",
+    "device_put",
+    "devices",
+    "load_program",
+    "require",
+    "runs_on",
+    "target_of",
+]
 
 Array = NDArray[Any]
 
@@ -42,48 +49,18 @@ class Device:
     multiprocessors: int
 
 
-def require() -> Any:
-    """PyCUDA's driver module, initialised. FX0701 without an NVIDIA driver or device, FX0702 without PyCUDA."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        raise error(
-            "FX0701",
-            "no CUDA driver (libcuda.so.1) was found",
-            help="use --device cpu; compiling for a GPU needs none",
-        ) from None
-    if find_spec("pycuda") is None:
-        raise error("FX0702", "PyCUDA is not installed", help="pip install 'fluxir[cuda]'")
-    import pycuda.driver as cuda
-
-    try:
-        cuda.init()
-    except cuda.Error as reason:
-        raise error("FX0701", f"the CUDA driver does not start: {reason}", help="`nvidia-smi` tells more") from None
-    return cuda
-
-
 def devices() -> list[Device]:
     """The GPUs of this machine, in the driver's order. FX0701 and FX0702."""
     cuda = require()
-    return [_describe(cuda.Device(i), i) for i in range(cuda.Device.count())]
+    try:
+        return [_describe(cuda.Device(i), i) for i in range(cuda.Device.count())]
+    except cuda.Error as reason:
+        raise error("FX0701", f"the CUDA driver does not answer: {reason}", help="`nvidia-smi` tells more") from None
 
 
 def _describe(d: Any, number: int) -> Device:
     major, minor = d.compute_capability()
     return Device(number, d.name(), 10 * major + minor, d.total_memory(), d.multiprocessor_count)
-
-
-@functools.cache
-def _context(number: int) -> Any:
-    """The primary context of a device, not current. FX0703 where there is no such device."""
-    cuda = require()
-    count = cuda.Device.count()
-    if number >= count:
-        raise error(
-            "FX0703", f"there is no device cuda:{number}: the driver reports {count}", help="`fluxir doctor` lists them"
-        )
-    return cuda.Device(number).retain_primary_context()
 
 
 def runs_on(target: str, capability: int) -> bool:
@@ -101,9 +78,8 @@ class CudaDriver:
     """One program's kernels on one device. Raises FX0704 where the PTX does not load, FX0707 where it is not for it."""
 
     def __init__(self, spec: Mapping[str, Any], ptx: bytes, device: int = 0) -> None:
-        self.cuda = require()
-        self.context = _context(device)
-        self.name = spec["name"]
+        self.gpu: Gpu = gpu(device)
+        self.cuda, self.name = self.gpu.cuda, str(spec["name"])
         with self.current():
             found = _describe(self.cuda.Context.get_device(), device)
             target = spec["target"]["name"]
@@ -114,14 +90,13 @@ class CudaDriver:
                     f"{self.name} was compiled for {target}, and {found.name} is {own}",
                     help=f"compile it with --target {own}",
                 )
-            self.stream = self.cuda.Stream()
-            self.module = self._load(ptx)
-            self.functions = {}
+            self.module: Any = self._load(ptx)
+            self.functions: dict[str, Any] = {}
             for k in spec["kernels"]:
                 f = self.module.get_function(k["name"])
                 f.prepare([f"{struct.calcsize(parameter_format(k['args']))}s"])  # the parameters come packed
                 self.functions[k["name"]] = f
-        self.memory: dict[int, Any] = {}
+        self.has_graphs = has_graphs()
 
     def _load(self, ptx: bytes) -> Any:
         log: list[str] = []
@@ -129,80 +104,76 @@ class CudaDriver:
             return self.cuda.module_from_buffer(
                 ptx + b"\0", message_handler=lambda ok, info, problem: log.append(problem or info)
             )
+        except self.cuda.MemoryError:
+            raise
         except self.cuda.Error as reason:
             raise error(
                 "FX0704", f"{self.name}: the driver rejects the PTX: {reason}", notes=[x for x in log if x]
             ) from None
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """The device's context current, and the driver's errors as ours."""
-        self.context.push()
-        try:
-            yield
-        except self.cuda.MemoryError as reason:
-            raise self.failure("FX0706", reason) from None
-        except self.cuda.Error as reason:
-            raise self.failure("FX0705", reason) from None
-        finally:
-            self.cuda.Context.pop()
-
-    def failure(self, code: str, reason: Exception) -> FluxError:
-        return error(code, f"{self.name}: {reason}")
+    def current(self) -> AbstractContextManager[None]:
+        return self.gpu.current(self.name)
 
     # ---- launch.Driver
     def allocate(self, nbytes: int) -> int:
-        with self.current():
-            free, total = self.cuda.mem_get_info()
-            try:
-                memory = self.cuda.mem_alloc(nbytes)
-            except self.cuda.MemoryError:
-                raise error("FX0706", f"{self.name} asks for {nbytes} bytes, {free} of {total} are free") from None
-        address = int(memory)
-        self.memory[address] = memory
-        return address
+        return self.gpu.allocate(nbytes, self.name)
 
     def free(self, address: int) -> None:
-        with self.current():
-            self.memory.pop(address).free()  # cuMemFree waits for the work that may use it
+        self.gpu.free(address)
 
     def upload(self, address: int, array: Array) -> None:
-        with self.current():
-            self.cuda.memcpy_htod_async(address, array.reshape(-1).view(np.uint8), self.stream)
-            self.stream.synchronize()  # the caller may change the array afterwards
+        self.gpu.upload(address, array, self.name)
 
     def download(self, array: Array, address: int) -> None:
-        with self.current():
-            self.cuda.memcpy_dtoh_async(array.reshape(-1).view(np.uint8), address, self.stream)
-            self.stream.synchronize()
+        self.gpu.download(array, address, self.name)
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        with self.current():
-            self.cuda.memcpy_dtod_async(target, source, nbytes, self.stream)
+        self.gpu.copy(target, source, nbytes, self.name)
 
     def clear(self, address: int, nbytes: int) -> None:
         with self.current():
-            self.cuda.memset_d8_async(address, 0, nbytes, self.stream)
+            self.cuda.memset_d8_async(address, 0, nbytes, self.gpu.stream)
 
     def launch(self, kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int], parameters: bytes) -> None:
         with self.current():
-            self.functions[kernel].prepared_async_call(grid, block, self.stream, parameters)
+            self.functions[kernel].prepared_async_call(grid, block, self.gpu.stream, parameters)
 
     def synchronize(self) -> None:
+        self.gpu.synchronize(self.name)
+
+    # ---- replay.Graphs
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """What `work` launches and copies, as a graph."""
         with self.current():
-            self.stream.synchronize()
+            return capture(self.gpu.stream.handle, work)
+
+    def replay(self, graph: Graph) -> None:
+        with self.current():
+            graph.launch(self.gpu.stream.handle)
+
+    def drop(self, graph: Graph) -> None:
+        with self.current():
+            graph.destroy()
 
     # ---- timing
     def elapsed(self, work: Callable[[], Any]) -> float:
         """Seconds on the device between the start and the end of what `work` puts into the stream."""
         with self.current():
             start, end = self.cuda.Event(), self.cuda.Event()
-            start.record(self.stream)
+            start.record(self.gpu.stream)
         work()
         with self.current():
-            end.record(self.stream)
+            end.record(self.gpu.stream)
             end.synchronize()
             return float(start.time_till(end)) / 1e3
+
+    # ---- the end
+    def close(self) -> None:
+        """Unload the kernels. The driver cannot be used any more."""
+        if self.module is not None and self.gpu.context is not None:
+            with self.current():
+                self.functions = {}
+                self.module = None
 
 
 def number_of(device: str) -> int:
@@ -214,9 +185,7 @@ def target_of(device: str) -> str:
     """The name of the newest target that runs on `cuda` or `cuda:N`. FX0701 to FX0703."""
     found, number = devices(), number_of(device)
     if number >= len(found):
-        raise error(
-            "FX0703", f"there is no device {device}: the driver reports {len(found)}", help="`fluxir doctor` lists them"
-        )
+        raise no_device(number, len(found))
     known = [
         t for t in all_targets() if isinstance(t, GpuTarget) and not t.variant and t.sm <= found[number].capability
     ]
@@ -234,4 +203,27 @@ def load_program(
     """A GPU program on `cuda` or `cuda:N`. FX0701 to FX0704, FX0707 where it cannot run there."""
     if spec["target"].get("kind") != "nvptx":
         raise error("FX0707", f"{spec['name']} was compiled for {spec['target'].get('name')}, which is no GPU")
-    return GpuProgram(spec, CudaDriver(spec, ptx, number_of(device)), constants)
+    driver = CudaDriver(spec, ptx, number_of(device))
+    program = GpuProgram(
+        spec, driver, constants, Exchange(driver.gpu), driver if driver.has_graphs else None, driver.gpu.lock
+    )
+    weakref.finalize(program, _end, driver, program.held)
+    return program
+
+
+def _end(driver: CudaDriver, held: Any) -> None:
+    """What a program had on the device, given back when nobody holds it any more."""
+    if driver.gpu.context is not None:
+        held.release()
+        driver.close()
+
+
+def device_put(array: Any, device: str = "cuda") -> DeviceArray:
+    """A copy of a numpy array on `cuda` or `cuda:N`. FX0701 to FX0706."""
+    a = np.asarray(array, order="C")
+    g = gpu(number_of(device))
+    address = g.allocate(a.nbytes, "device_put") if a.nbytes else 0
+    out = DeviceArray(g, address, a.dtype, a.shape)
+    if a.nbytes:
+        g.upload(address, a, "device_put")
+    return out
