@@ -108,7 +108,10 @@ def bits_of(x: Any) -> Any:
 
 
 # ---- forms
-def instruction(text: str, sources: int, destination: Operand = Register("d")) -> Instruction:
+_D = Register("d")
+
+
+def instruction(text: str, sources: int, destination: Operand = _D) -> Instruction:
     name, *modifiers = text.split(".")
     operands = (destination, *(Register(f"s{i}") for i in range(sources)))
     return Instruction(name, tuple(modifiers), operands, None, 1, text)

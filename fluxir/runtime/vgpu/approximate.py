@@ -30,12 +30,12 @@ def seeded(seed: int | None) -> Iterator[None]:
         _SEED.reset(token)
 
 
-def _noise(*operands: Array) -> Array | float:
+def _noise(*operands: Array) -> Array:
     """A number in (-1, 1) for each thread, from the bits of its operands (of 16, 32 or 64 bits) and the seed."""
     seed = _SEED.get()
     if seed is None:
-        return 0.0
-    h = np.uint64(seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+        return np.asarray(0.0)
+    h: Array = np.asarray(np.uint64(seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF))
     for x in operands:
         x = np.asarray(x)
         h = (h ^ x.view(np.dtype(f"u{x.dtype.itemsize}"))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -44,7 +44,7 @@ def _noise(*operands: Array) -> Array | float:
     return (h >> np.uint64(11)).astype(np.float64) * 2.0**-52 - (1 - 2.0**-53)
 
 
-def _moved(x: Array, by: Array) -> Array:
+def _moved(x: Array, by: Array | float) -> Array:
     return np.where(np.isfinite(x) & (x != 0), x + by, x)
 
 

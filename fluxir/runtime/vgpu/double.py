@@ -35,7 +35,7 @@ def toward(s: Array, e: Array, mode: str) -> Array:
 
 def _is_safe(*numbers: Array) -> Array:
     """Whether products and errors of these stay far from overflow and underflow."""
-    safe: Array = np.bool_(True)
+    safe: Array = np.asarray(True)
     for x in numbers:
         size = np.abs(x)
         safe = safe & ((size < _BIG) & (size > _SMALL) | (x == 0))
@@ -215,7 +215,8 @@ def fma_f64(mode: str) -> Callable[[Array, Array, Array], Array]:
 
 def _rcp(mode: str) -> Callable[[Array], Array]:
     div = _div(mode)
-    return lambda a: div(np.float64(1.0), a)
+    one = np.asarray(1.0)
+    return lambda a: div(one, a)
 
 
 # By name and direction: correctly rounded functions of f64.

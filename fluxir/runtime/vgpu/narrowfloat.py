@@ -43,7 +43,8 @@ def decode(of: Format) -> Array:
         value = np.where(exponent == 2**of.exponent_bits - 1, np.where(fraction == 0, np.inf, np.nan), value)
     elif of.special == "nan":
         value = np.where((codes & (2 ** (of.bits - 1) - 1)) == 2 ** (of.bits - 1) - 1, np.nan, value)
-    return np.where(codes >> (of.bits - 1), -value, value).astype(np.float32)
+    values: Array = np.where(codes >> (of.bits - 1), -value, value).astype(np.float32)
+    return values
 
 
 def encode_scale(x: Array, mode: str, satfinite: bool) -> Array:

@@ -94,8 +94,9 @@ _INTEGER: dict[str, Callable[[Array], Array]] = {
 
 def spacing(x: Array, to: Format) -> Array:
     """The distance of the format's numbers around `x` (f64)."""
-    exponent = np.maximum(x.view(np.int64) & _EXPONENT, np.int64((to.emin + 1023) << 52))
-    return (exponent - np.int64((to.precision - 1) << 52)).view(np.float64)
+    exponent: Array = np.maximum(x.view(np.int64) & _EXPONENT, np.int64((to.emin + 1023) << 52))
+    step: Array = (exponent - np.int64((to.precision - 1) << 52)).view(np.float64)
+    return step
 
 
 def round_to(x: Array, to: Format, mode: str = "rn") -> Array:

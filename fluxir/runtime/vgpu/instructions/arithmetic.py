@@ -98,8 +98,9 @@ def _high(a: Array, b: Array, kind: str) -> Array:
     """The upper half of the product."""
     if kind in _TWICE:
         wide = dtype(_TWICE[kind])
-        product = np.multiply(a, b, dtype=wide)
-        return (product >> wide.type(dtype(kind).itemsize * 8)).astype(dtype(kind))
+        product: Array = np.multiply(a, b, dtype=wide)
+        upper: Array = (product >> wide.type(dtype(kind).itemsize * 8)).astype(dtype(kind))
+        return upper
     u, v = np.asarray(a).view(np.uint64), np.asarray(b).view(np.uint64)
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     u0, u1, v0, v1 = u & low, u >> half, v & low, v >> half
@@ -107,7 +108,8 @@ def _high(a: Array, b: Array, kind: str) -> Array:
     high = u1 * v1 + (middle >> half) + ((middle & low) + u0 * v1 >> half)
     if kind == "s64":  # the unsigned product counts a negative factor 2**64 too large
         high = high - np.where(a < 0, v, np.uint64(0)) - np.where(b < 0, u, np.uint64(0))
-    return high.view(dtype(kind))
+    result: Array = high.view(dtype(kind))
+    return result
 
 
 def _multiply(form: Form) -> Any:
@@ -165,7 +167,7 @@ def _product_24(form: Form) -> Any:
     wide, shift = np.dtype(f"{kind.kind}8"), kind.type(8)
 
     def product(a: Array, b: Array) -> Array:
-        p = np.multiply((a << shift) >> shift, (b << shift) >> shift, dtype=wide)
+        p: Array = np.multiply((a << shift) >> shift, (b << shift) >> shift, dtype=wide)
         return (p >> wide.type(16) if form.has("hi") else p).astype(kind)
 
     return product

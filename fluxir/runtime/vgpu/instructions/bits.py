@@ -76,13 +76,15 @@ def _ones(count: Array, kind: np.dtype[Any]) -> Array:
     """The lowest `count` bits set, all of them where count is the width or more. `kind`: unsigned."""
     width = kind.itemsize * 8
     some = (kind.type(1) << np.minimum(count, width - 1).astype(kind)) - kind.type(1)
-    return np.where(count >= width, ~kind.type(0), some)
+    ones: Array = np.where(count >= width, ~kind.type(0), some)
+    return ones
 
 
 def _left(x: Array, n: Array) -> Array:
     kind = np.asarray(x).dtype
     width = kind.itemsize * 8
-    return np.where(n < width, x << np.minimum(n, width - 1).astype(kind), kind.type(0))
+    shifted: Array = np.where(n < width, x << np.minimum(n, width - 1).astype(kind), kind.type(0))
+    return shifted
 
 
 @lanewise(
@@ -97,6 +99,7 @@ def bfe(form: Form) -> Any:
     def extract(a: Array, b: Array, c: Array) -> Array:
         at, count = (b & np.uint32(255)).astype(np.int64), (c & np.uint32(255)).astype(np.int64)
         x = np.asarray(a).astype(wide)
+        field: Array
         if wide.kind == "u":
             field = np.where(at < 64, x >> np.minimum(at, 63).astype(wide), wide.type(0)) & _ones(count, wide)
         else:

@@ -132,7 +132,8 @@ def set_(form: Form) -> Any:
     yes, no = word.type(_ONE.get(element, (1 << 8 * width) - 1)), word.type(0)
 
     def flags(a: Array, b: Array, *c: Array) -> Array:
-        return np.where(combine(compare(a, b), *c), yes, no)
+        words: Array = np.where(combine(compare(a, b), *c), yes, no)
+        return words
 
     if packed == 2:
         return lambda a, b, *c: join(*(flags(x, y, *c) for x, y in zip(halves(a, kind), halves(b, kind)))).view(result)

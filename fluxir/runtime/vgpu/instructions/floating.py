@@ -23,7 +23,7 @@ __all__ = ["canonical", "finish", "flush", "group", "narrow", "widen"]
 
 _FORMATS: dict[str, Format] = {"f32": F32, "f16": F16, "bf16": BF16}
 _TINY = {"f16": 2.0**-14, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1022}
-_NAN = {
+_NAN: dict[Any, Any] = {
     np.dtype(np.float16): np.uint16(0x7FFF).view(np.float16),
     np.dtype(np.float32): np.uint32(0x7FFFFFFF).view(np.float32),
     np.dtype(np.float64): np.uint64(0xFFF8000000000000).view(np.float64),
@@ -61,7 +61,8 @@ def narrow(x: Array, kind: str) -> Array:
 
 def _saturate(x: Array) -> Array:
     zero, one = x.dtype.type(0), x.dtype.type(1)
-    return np.where(x > zero, np.minimum(x, one), zero)
+    r: Array = np.where(x > zero, np.minimum(x, one), zero)
+    return r
 
 
 def _relu(x: Array) -> Array:
@@ -208,7 +209,8 @@ def fma(form: Form) -> Any:
 
 def _is_outside(x: Array) -> Array:
     """Whether a 16-bit number is the NaN of out-of-bounds reads, 0xffff."""
-    return np.asarray(x).view(np.uint16) == np.uint16(0xFFFF)
+    outside: Array = np.asarray(x).view(np.uint16) == np.uint16(0xFFFF)
+    return outside
 
 
 @lanewise(f"mad[.{_MODES}][.ftz][.sat].f32 mad.{_MODES}.f64", group, 3, section="9.7.3.7")

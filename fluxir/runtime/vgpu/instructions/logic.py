@@ -133,7 +133,8 @@ def prmt(form: Form) -> Any:
 
     def permute(a: Array, b: Array, c: Array) -> Array:
         word = (np.asarray(b).astype(np.uint64) << np.uint64(32)) | np.asarray(a).astype(np.uint64)
-        selectors, result = _selectors(mode, c), np.uint32(0)
+        selectors = _selectors(mode, c)
+        result: Array = np.asarray(np.uint32(0))
         for i in range(4):
             nibble = (selectors >> np.uint32(4 * i)) & np.uint32(15)
             byte = ((word >> (np.uint64(8) * (nibble & np.uint32(7)).astype(np.uint64))).astype(np.uint32)) & np.uint32(

@@ -26,7 +26,8 @@ def join(low: Array, high: Array) -> Array:
     low, high = np.asarray(low), np.asarray(high)
     narrow, wide = np.dtype(f"u{low.dtype.itemsize}"), np.dtype(f"u{2 * low.dtype.itemsize}")
     shift = wide.type(8 * low.dtype.itemsize)
-    return (high.view(narrow).astype(wide) << shift) | low.view(narrow).astype(wide)
+    word: Array = (high.view(narrow).astype(wide) << shift) | low.view(narrow).astype(wide)
+    return word
 
 
 def lanes_of(kind: str, f: Callable[..., Any]) -> Callable[..., Any]:
