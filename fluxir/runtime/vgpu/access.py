@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory"]
 
+_NEAR = 1 << 20  # bytes: allocations further away are not named in a report
 _ONES = {n: int.from_bytes(b"\1" * n, "little") for n in (1, 2, 4, 8)}
 
 
@@ -176,6 +177,10 @@ class Memory:
         address = at + GLOBAL_BASE
         near = self.heap.nearest(address)
         after = self.heap.next_after(address)
+        if near is not None and address - near.address - near.nbytes > _NEAR:
+            near = None
+        if after is not None and after.address - address > _NEAR:
+            after = None
         if (
             after is not None
             and address < after.address

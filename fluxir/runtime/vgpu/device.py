@@ -240,13 +240,13 @@ class Kernel:
         args: Sequence[Any] = (),
         shared_bytes: int = 0,
         check: str | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         cooperative: bool = False,
         executor: str = "auto",
     ) -> Report:
         """Run the kernel. `grid`, `block`: an integer or up to three. `args`: device arrays, numbers, or bytes for structures,
         converted by the types of the kernel's parameters. `shared_bytes`: dynamic shared memory. `seed`: of the errors that
-        approximate instructions make. FX0711 for arguments that do not fit, `SanitizerError` for findings."""
+        approximate instructions make, None for none. FX0711 for arguments that do not fit, `SanitizerError` for findings."""
         return self.launch_packed(grid, block, self.pack(args), shared_bytes, check, seed, cooperative, executor)
 
     def pack(self, args: Sequence[Any]) -> bytes:
@@ -267,7 +267,7 @@ class Kernel:
         parameters: bytes,
         shared_bytes: int = 0,
         check: str | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         cooperative: bool = False,
         executor: str = "auto",
     ) -> Report:

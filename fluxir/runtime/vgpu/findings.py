@@ -59,7 +59,7 @@ class Findings:
 
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
-        self.items: dict[tuple[str, int], Finding] = {}
+        self.items: dict[tuple[str, int, str], Finding] = {}
 
     def add(
         self,
@@ -71,13 +71,14 @@ class Findings:
         address: int | None = None,
         count: int = 1,
     ) -> None:
-        line = instruction.line if instruction else 0
-        known = self.items.get((kind, line))
+        line, text, location = (
+            (instruction.line, instruction.text, instruction.location) if instruction else (0, "", None)
+        )
+        known = self.items.get((kind, line, text))
         if known is not None:
             known.count += count
         elif len(self.items) < self.LIMIT:
-            text, location = (instruction.text, instruction.location) if instruction else ("", None)
-            self.items[kind, line] = Finding(
+            self.items[kind, line, text] = Finding(
                 kind, message, self.kernel, block, thread, address, line, text, location, "", count
             )
 

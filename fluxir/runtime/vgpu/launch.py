@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .approximate import seeded
 from .counters import Counters, Recorder
 from .findings import Finding, Findings, SanitizerError
 from .link import Code
@@ -58,7 +59,7 @@ class Launch:
         parameters: bytes,
         shared_bytes: int,
         check: str,
-        seed: int,
+        seed: int | None,
         cooperative: bool,
         max_steps: int | None = None,
     ) -> None:
@@ -131,7 +132,7 @@ class Launch:
             self.heap.write(self.parameter_address, self.parameters)
         per = self.wave_blocks
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), seeded(self.seed):
                 for first in range(0, self.block_count, per):
                     w = Wave(self, first, min(self.block_count, first + per))
                     w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
