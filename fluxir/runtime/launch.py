@@ -114,7 +114,7 @@ class GpuProgram:
     def call_flat(self, arrays: Sequence[Any]) -> list[Any]:
         """Run on the inputs in order; returns the results in order: in host memory, or on the device where an input is
         there. Raises FX06xx and FX07xx."""
-        with self.lock:
+        with self.lock, self.naming():
             given = self._given(arrays)
             known = arguments.solve(self.spec, [a.memory.shape for a in given])
             stays = any(a.adopted is not None for a in given)
@@ -221,9 +221,8 @@ class GpuProgram:
         return results
 
     def wait(self) -> None:
-        """Wait for the device. FX0705 and FX0708, with the kernels that may have failed."""
-        with self.naming():
-            self.driver.synchronize()
+        """Wait for the device. FX0705 and FX0708 where it failed."""
+        self.driver.synchronize()
         self.launched.clear()
 
     @contextmanager

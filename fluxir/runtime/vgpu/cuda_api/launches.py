@@ -30,10 +30,13 @@ class Module:
         self.context = context
         try:
             self.loaded = context.gpu.load(text)
+            for name in self.loaded:
+                self.loaded[name].code  # linked here, as a driver compiles when it loads
         except FluxError as reason:
             line = f", line {reason.loc.line}" if reason.loc is not None else ""
+            message = re.sub(r"^line \d+[^:]*: ", "", reason.message)
             kind = Result.UNSUPPORTED_PTX_VERSION if reason.code == "FX0710" else Result.INVALID_PTX
-            raise CudaError(kind, f"ptxas application ptx input{line}; error   : {reason.message}") from None
+            raise CudaError(kind, f"ptxas application ptx input{line}; error   : {message}") from None
 
 
 class Function:
