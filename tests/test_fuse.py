@@ -122,6 +122,18 @@ def test_an_expensive_value_is_not_recomputed_by_broadcast() -> None:
     assert kinds(ops) == ["pointwise", "pointwise"]
 
 
+@pytest.mark.parametrize(("divisor", "kernels"), [("f32[8]", 2), ("f32[B,8]", 3)])
+def test_a_quotient_by_what_is_broadcast_is_not_kept(divisor: str, kernels: int) -> None:
+    """What batch norm normalises is computed again in the backward kernels, not written for them."""
+
+    def body(b: Builder, x: Value, y: Value) -> Any:
+        n = b.div(x, y)
+        return b.relu(n), b.transpose(b.mul(n, 3.0), perm=(1, 0))
+
+    _, ops = fused(f"f32[B,8] {divisor}", body)
+    assert kinds(ops) == ["pointwise"] * kernels
+
+
 def test_regions_are_fused_too() -> None:
     def body(b: Builder, x: Value) -> Value:
         def step(ib: Builder, c: Value, e: Value) -> Value:

@@ -144,6 +144,11 @@ class _Grouping:
         self.of.setdefault(op, []).append(g)
 
     def cheap(self, op: Op) -> bool:
+        """Whether to compute an element again costs no more than to write and read it. A division by what is broadcast is
+        (a normalised value: 1 or 2 cycles an element in vectors, and its operands are kept anyway)."""
+        if op.name == "div":
+            y = op.operands[1].type
+            return bool(y.dtype.is_float) and y.size != op.result.type.size  # type: ignore[union-attr]
         return op.name in CHEAP
 
     # ---- who may join whom
