@@ -190,25 +190,59 @@ def _sqrt(mode: str) -> Callable[[Array], Array]:
     return sqrt
 
 
+def _fma_nearest(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c rounded once to nearest, where no step overflows or underflows."""
+    high, low = two_product(a, b)
+    t, t_low = two_sum(c, low)
+    v, v_low = two_sum(high, t)
+    return v + to_odd(*two_sum(t_low, v_low))
+
+
+def _fma_scaled(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c rounded once to nearest for all but subnormal results: exponents aside, then put back."""
+    plain = np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, a * b + c)  # whatever a * b overflows to
+    simple = ~(np.isfinite(a) & np.isfinite(b) & np.isfinite(c)) | (a == 0) | (b == 0) | (c == 0)
+    (am, ae), (bm, be), (cm, ce) = np.frexp(a), np.frexp(b), np.frexp(c)
+    e = ae + be
+    d = ce - e
+    # Beyond 200 places the smaller one only says on which side of a number or of a tie the sum is.
+    r = np.ldexp(_fma_nearest(am, bm, np.ldexp(cm, np.clip(d, -200, 200))), e)
+    return np.where(simple, plain, np.where(d > 200, c, np.where(r == 0, np.abs(r), r)))
+
+
 def fma_f64(mode: str) -> Callable[[Array, Array, Array], Array]:
     """a * b + c, rounded once."""
+    exactly = _fma_exactly(mode)
+
+    def nearest(a: Array, b: Array, c: Array) -> Array:
+        r = _fma_nearest(a, b, c)
+        r = np.where(r == 0, a * b + c, r)  # the transformation loses the sign of zero
+        safe = _is_safe(a, b, c)
+        if safe.all():
+            return r
+        safe, r, a, b, c = np.broadcast_arrays(safe, r, a, b, c)
+        rest = ~safe
+        r, a, b, c = r.copy(), a[rest], b[rest], c[rest]
+        found = _fma_scaled(a, b, c)
+        r[rest] = _mend(found, ~(np.abs(found) <= 2.0**-1020) | (a == 0) | (b == 0), exactly, a, b, c)
+        return r
+
+    if mode == "rn":
+        return nearest
 
     def fma(a: Array, b: Array, c: Array) -> Array:
         high, low = two_product(a, b)
         t, t_low = two_sum(c, low)
         v, v_low = two_sum(high, t)
         rest = to_odd(*two_sum(t_low, v_low))
-        if mode == "rn":
-            r = v + rest
-        else:
-            s, e = two_sum(v, rest)
-            if mode == "rm":
-                s = np.where((s == 0) & (np.signbit(a) ^ np.signbit(b) | np.signbit(c)), -0.0, s)
-            r = toward(s, e, mode)
+        s, e = two_sum(v, rest)
+        if mode == "rm":
+            s = np.where((s == 0) & (np.signbit(a) ^ np.signbit(b) | np.signbit(c)), -0.0, s)
+        r = toward(s, e, mode)
         if mode != "rm":  # what the transformation did to the sign of zero
             plain = a * b + c
             r = np.where(r == 0, plain, r)
-        return _mend(r, _is_safe(a, b, c), _fma_exactly(mode), a, b, c)
+        return _mend(r, _is_safe(a, b, c), exactly, a, b, c)
 
     return fma
 
