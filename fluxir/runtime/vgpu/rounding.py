@@ -142,9 +142,13 @@ def _halves(x: Array) -> tuple[Array, Array]:
 
 def to_odd(s: Array, e: Array) -> Array:
     """s + e rounded to odd: where e is not zero, that neighbour of the exact value whose last bit is one."""
+    inexact = np.abs(e) > 0
+    if not inexact.any():
+        return s
     bits = s.view(np.int64)
-    move = (e != 0) & (e == e) & ((bits & 1) == 0)
-    return (bits + np.where(move, np.where((e > 0) == (s > 0), 1, -1), 0)).view(np.float64)
+    away = ((e > 0) == (s > 0)).astype(np.int8)  # 1 where the exact value is the larger in magnitude
+    moved: Array = (bits + (2 * away - 1) * (inexact & ((bits & 1) == 0))).view(np.float64)
+    return moved
 
 
 def sum_to_odd(a: Array, b: Array, mode: str = "rn") -> Array:
@@ -163,11 +167,11 @@ def fma_to_odd(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
 def fma_f32(a: Array, b: Array, c: Array) -> Array:
     """The fused multiply-add of f32, to nearest. The sum in f64 is off only where it lies halfway between two f32, or where the
     result is subnormal and has fewer bits: then all is computed again, to odd."""
-    product = np.multiply(a, b, dtype=np.float64)
+    product = np.asarray(a).astype(np.float64) * b
     s = product + c
     r = s.astype(np.float32)
     halfway = (s.view(np.uint64) & np.uint64(0x1FFFFFFF)) == np.uint64(0x10000000)
-    small = np.abs(s) < 2.0**-126
-    if halfway.any() or (small.any() and (s[small] if s.ndim else s).any()):
-        r = sum_to_odd(product, np.asarray(c, np.float64)).astype(np.float32)
-    return np.asarray(r)
+    subnormal = ((r.view(np.uint32) & np.uint32(0x7F800000)) == 0) & (s != 0)
+    if halfway.any() or subnormal.any():
+        r = sum_to_odd(product, np.asarray(c).astype(np.float64)).astype(np.float32)
+    return r

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..isa import Form, Signature, lanewise
 from ..values import Array, dtype, is_signed
-from .packed import by_halves
+from .packed import by_halves, in_blocks
 
 _TWICE = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 
@@ -117,7 +117,7 @@ def _multiply(form: Form) -> Any:
     if form.has("wide"):
         return lambda a, b: np.multiply(a, b, dtype=dtype(_TWICE[kind]))
     if form.has("hi"):
-        return lambda a, b: _high(a, b, kind)
+        return in_blocks(lambda a, b: _high(a, b, kind))
     return np.multiply
 
 
@@ -208,13 +208,13 @@ def _divide(a: Array, b: Array) -> tuple[Array, Array]:
 @lanewise("div.{u16 u32 u64 s16 s32 s64}", "int", section="9.7.1.8")
 def div(form: Form) -> Any:
     """a / b, towards zero; all ones where b is zero."""
-    return lambda a, b: _divide(a, b)[0]
+    return in_blocks(lambda a, b: _divide(a, b)[0])
 
 
 @lanewise("rem.{u16 u32 u64 s16 s32 s64}", "int", section="9.7.1.9")
 def rem(form: Form) -> Any:
     """The remainder of a / b, with the sign of a; a where b is zero."""
-    return lambda a, b: _divide(a, b)[1]
+    return in_blocks(lambda a, b: _divide(a, b)[1])
 
 
 # ---- one by one
@@ -278,7 +278,7 @@ def dp4a(form: Form) -> Any:
             total = total + _field(a, i, 8, a_signed) * _field(b, i, 8, b_signed)
         return total.astype(result)
 
-    return dot
+    return in_blocks(dot)
 
 
 @lanewise("dp2a.{lo hi}.{u32 s32}.{u32 s32}", "int", signature=_dot_types, section="9.7.1.24")
@@ -293,4 +293,4 @@ def dp2a(form: Form) -> Any:
             total = total + _field(a, i, 16, a_signed) * _field(b, first + i, 8, b_signed)
         return total.astype(result)
 
-    return dot
+    return in_blocks(dot)

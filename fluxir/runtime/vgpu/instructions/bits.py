@@ -8,6 +8,7 @@ import numpy as np
 
 from ..isa import Form, Signature, lanewise
 from ..values import Array, dtype, is_signed
+from .packed import in_blocks
 
 _NOT_FOUND = np.uint32(0xFFFFFFFF)
 
@@ -38,7 +39,7 @@ def popc(form: Form) -> Any:
 def clz(form: Form) -> Any:
     """How many zeros stand before the highest bit that is set; the width where there is none."""
     width = dtype(form.type).itemsize * 8
-    return lambda a: (width - 1 - top_bit(a)).astype(np.uint32)
+    return in_blocks(lambda a: (width - 1 - top_bit(a)).astype(np.uint32))
 
 
 @lanewise("bfind[.shiftamt].{u32 u64 s32 s64}", "int", signature=_count, section="9.7.1.16")
@@ -53,7 +54,7 @@ def bfind(form: Form) -> Any:
         at = top_bit(x)
         return np.where(at < 0, _NOT_FOUND, (top - at if shift else at).astype(np.uint32))
 
-    return find
+    return in_blocks(find)
 
 
 _REVERSED = np.array([int(f"{i:08b}"[::-1], 2) for i in range(256)], np.uint8)
@@ -107,7 +108,7 @@ def bfe(form: Form) -> Any:
             field = np.where(count > 0, ((x >> np.minimum(at, 63)) << rest) >> rest, 0)
         return field.astype(kind)
 
-    return extract
+    return in_blocks(extract)
 
 
 @lanewise(
@@ -122,7 +123,7 @@ def bfi(form: Form) -> Any:
         mask = _left(_ones(count, kind), at)
         return (b & ~mask) | (_left(a, at) & mask)
 
-    return insert
+    return in_blocks(insert)
 
 
 @lanewise("bmsk.{clamp wrap}.b32", "int", signature=lambda form: ("b32", ("u32", "u32")), section="9.7.1.22")
@@ -172,4 +173,4 @@ def fns(form: Form) -> Any:
             result = np.where(found & (left == 0), at.astype(np.uint32), result)
         return result
 
-    return find
+    return in_blocks(find)

@@ -18,7 +18,7 @@ from ..narrowfloat import decode, encode, encode_scale, round_stochastically, sa
 from ..rounding import BF16, E2M1, E2M3, E3M2, E4M3, E5M2, F16, F32, TF32, Format, round_to, to_odd, two_sum
 from ..values import Array, bf16_to_f32, dtype, f32_to_bf16, is_signed, split, unsigned
 from .floating import canonical, flush
-from .packed import join
+from .packed import in_blocks, join
 
 _INTEGERS = "{u8 u16 u32 u64 s8 s16 s32 s64}"
 _FORMATS: dict[str, Format] = {"f16": F16, "bf16": BF16, "f32": F32, "tf32": TF32}
@@ -77,7 +77,7 @@ def cvt_to_integer(form: Form) -> Any:
             return n
         return np.where(inside, n, np.where(x != x, nan, np.where(x > 0, limits.max, limits.min).astype(result)))
 
-    return convert
+    return in_blocks(convert)
 
 
 # ---- to a float
@@ -130,9 +130,21 @@ def cvt_from_integer(form: Form) -> Any:
             return _finish(form, kind, s if mode == "rn" else toward(s, e, mode))
         return _finish(form, kind, round_(to_odd(s, e)))
 
-    return convert
+    return in_blocks(convert)
 
 
+def _to(kind: Any) -> Callable[[Array], Array]:
+    return lambda a: canonical(np.asarray(a).astype(kind))
+
+
+_DIRECT: dict[tuple[str, str], Callable[[Array], Array]] = {  # one pass, exact or to nearest
+    ("f32", "f16"): _to(np.float32),
+    ("f16", "f32"): _to(np.float16),
+    ("f32", "bf16"): lambda a: canonical(bf16_to_f32(a)),
+    ("bf16", "f32"): f32_to_bf16,
+    ("f32", "f64"): _to(np.float32),
+    ("f64", "f32"): _to(np.float64),
+}
 _ROUNDED = """
     cvt.{rn rz rm rp}[.ftz][.sat].f32.f64 cvt.{rn rz rm rp}[.sat].f16.f64 cvt.{rn rz rm rp}.bf16.f64
     cvt.{rn rz rm rp}[.ftz][.sat].f16.f32 cvt.{rn rz}[.relu][.satfinite].f16.f32
@@ -152,19 +164,11 @@ _ROUNDED = """
 def cvt_floats(form: Form) -> Any:
     """To another float format, rounded where it is narrower."""
     kind, of = form.types
-    if not form.flags or form.flags == ("rn",):
-        fast = {("f32", "f16"): _to(np.float32), ("f16", "f32"): _to(np.float16), ("bf16", "f32"): f32_to_bf16}
-        fast |= {("f32", "bf16"): lambda a: canonical(bf16_to_f32(a)), ("f64", "f32"): _to(np.float64)}
-        fast |= {("f32", "f64"): _to(np.float32)}
-        if (kind, of) in fast:
-            return fast[kind, of]
+    if (kind, of) in _DIRECT and form.flags in ((), ("rn",)):
+        return _DIRECT[kind, of]
     number = _number(of, form.has("ftz"))
     round_ = _round(form, kind, "rna" if form.has("rna") else form.rounding)
-    return lambda a: _finish(form, kind, round_(number(a)))
-
-
-def _to(kind: Any) -> Callable[[Array], Array]:
-    return lambda a: canonical(np.asarray(a).astype(kind))
+    return in_blocks(lambda a: _finish(form, kind, round_(number(a))))
 
 
 @lanewise(
@@ -176,7 +180,7 @@ def _to(kind: Any) -> Callable[[Array], Array]:
 def cvt_to_integral(form: Form) -> Any:
     """The integer near a float, as a float."""
     number, integral = _number(form.type, form.has("ftz")), _TO_INTEGER[form.one_of(*_TO_INTEGER)]
-    return lambda a: _finish(form, form.type, integral(number(a)))
+    return in_blocks(lambda a: _finish(form, form.type, integral(number(a))))
 
 
 # ---- pairs of 16 bits
@@ -189,12 +193,15 @@ def cvt_to_integral(form: Form) -> Any:
 def cvt_pair(form: Form) -> Any:
     """a to the upper half, b to the lower half."""
     kind, _ = split(form.types[0])
+    if form.flags == ("rn",):
+        direct = _DIRECT[kind, "f32"]
+        return in_blocks(lambda a, b: join(direct(b), direct(a)))
     round_ = _round(form, kind, form.rounding)
 
     def one(x: Array) -> Array:
         return _finish(form, kind, round_(np.asarray(x).astype(np.float64)))
 
-    return lambda a, b: join(one(b), one(a))
+    return in_blocks(lambda a, b: join(one(b), one(a)))
 
 
 @lanewise(
@@ -213,7 +220,7 @@ def cvt_pair_stochastic(form: Form) -> Any:
         y = round_stochastically(number, to, random & np.uint32((1 << bits) - 1), bits)
         return _finish(form, kind, saturate(y, to) if form.has("satfinite") else y)
 
-    return lambda a, b, random: join(one(b, random), one(a, random >> np.uint32(16)))
+    return in_blocks(lambda a, b, random: join(one(b, random), one(a, random >> np.uint32(16))))
 
 
 # ---- 8, 6 and 4 bits
@@ -252,7 +259,7 @@ def cvt_narrow(form: Form) -> Any:
     def one(x: Array) -> Array:
         return _code(form, to, x, lambda y: round_to(y, to))
 
-    return lambda a, b: _together([one(a), one(b)], kind)
+    return in_blocks(lambda a, b: _together([one(a), one(b)], kind))
 
 
 def _halves_as_floats(x: Array, kind: str) -> tuple[Array, Array]:
@@ -278,7 +285,7 @@ def cvt_narrow_pair(form: Form) -> Any:
     def one(x: Array) -> Array:
         return _code(form, to, x, lambda y: round_to(y, to))
 
-    return lambda a: _together([one(x) for x in _halves_as_floats(a, of)], kind)
+    return in_blocks(lambda a: _together([one(x) for x in _halves_as_floats(a, of)], kind))
 
 
 @lanewise(
@@ -307,7 +314,7 @@ def cvt_narrow_stochastic(form: Form) -> Any:
 
         return _together([one(x, r) for x, r in zip((a, b, e, f), bits)], kind)
 
-    return convert
+    return in_blocks(convert)
 
 
 def _reverse_16(x: Array) -> Array:
@@ -335,7 +342,7 @@ def cvt_widen_pair(form: Form) -> Any:
         codes = np.asarray(a).astype(np.int64)
         return join(values[codes & mask], values[(codes >> shift) & mask])
 
-    return convert
+    return in_blocks(convert)
 
 
 @lanewise(
@@ -350,7 +357,7 @@ def cvt_scale(form: Form) -> Any:
     def one(x: Array) -> Array:
         return encode_scale(np.asarray(x).astype(np.float64), form.rounding, form.has("satfinite"))
 
-    return lambda a, b: join(one(b), one(a))
+    return in_blocks(lambda a, b: join(one(b), one(a)))
 
 
 @lanewise(
@@ -366,7 +373,7 @@ def cvt_scale_pair(form: Form) -> Any:
         )
         return join(low, high)
 
-    return convert
+    return in_blocks(convert)
 
 
 @lanewise("cvt.rn.bf16x2.ue8m0x2", "convert", signature=lambda form: ("bf16x2", ("b16",)), section="9.7.9.21")
@@ -379,7 +386,7 @@ def cvt_from_scale(form: Form) -> Any:
         codes = np.asarray(a).astype(np.int64)
         return join(values[codes & 255], values[codes >> 8])
 
-    return convert
+    return in_blocks(convert)
 
 
 # ---- packing integers

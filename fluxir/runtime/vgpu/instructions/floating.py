@@ -17,7 +17,7 @@ from ..double import DOUBLE
 from ..isa import Form, Signature, lanewise
 from ..rounding import BF16, F16, F32, Format, fma_f32, fma_to_odd, round_to, sum_to_odd
 from ..values import Array, bf16_to_f32, dtype, f32_to_bf16, split
-from .packed import lanes_of
+from .packed import in_blocks, lanes_of
 
 __all__ = ["canonical", "finish", "flush", "group", "narrow", "widen"]
 
@@ -72,7 +72,7 @@ def _relu(x: Array) -> Array:
 def finish(form: Form, kind: str, f: Callable[..., Array]) -> Callable[..., Array]:
     """`f`, a function of f32 (f64 for `f64`), on the form's type, with the form's modifiers: all that comes before and after."""
     ftz, sat, relu = form.has("ftz"), form.has("sat"), form.has("relu")
-    if kind in ("f32", "f64") and not (ftz or sat or relu):
+    if isinstance(f, np.ufunc) and kind in ("f32", "f64") and not (ftz or sat or relu):
         return lambda *operands: canonical(f(*operands))
 
     def finished(*operands: Array) -> Array:
@@ -88,7 +88,7 @@ def finish(form: Form, kind: str, f: Callable[..., Array]) -> Callable[..., Arra
             r = _relu(r)
         return narrow(r, kind)
 
-    return finished
+    return in_blocks(finished)
 
 
 # ---- the exact operations
@@ -103,6 +103,10 @@ _NATIVE: dict[str, Callable[..., Array]] = {
 }
 
 
+# Operations on 16-bit floats that may be rounded to f32 first: 24 bits are twice 11 and two more, and nothing underflows.
+_INNOCUOUS = {"f16": ("add", "sub", "mul"), "bf16": ("add", "sub")}
+
+
 def _to_odd(name: str, mode: str) -> Callable[..., Array]:
     """The operation on f64 arrays that hold numbers of 24 bits, such that rounding its result once more is exact."""
     if name == "add":
@@ -114,11 +118,12 @@ def _to_odd(name: str, mode: str) -> Callable[..., Array]:
     return _NATIVE[name]
 
 
-def exact(name: str, kind: str, mode: str) -> Callable[..., Array]:
-    """The operation, rounded by `mode` to the type, on f32 arrays (f64 for `f64`)."""
+def exact(name: str, kind: str, mode: str, ftz: bool = False) -> Callable[..., Array]:
+    """The operation on f32 arrays (f64 for `f64`), such that `narrow` gives the result rounded by `mode`; with `ftz` it is
+    rounded here."""
     if kind == "f64":
         return DOUBLE[name](mode)
-    if mode == "rn" and kind == "f32":
+    if mode == "rn" and (kind == "f32" or (not ftz and name in _INNOCUOUS[kind])):
         return _NATIVE[name]
     to, operation = _FORMATS[kind], _to_odd(name, mode)
 
@@ -130,7 +135,7 @@ def exact(name: str, kind: str, mode: str) -> Callable[..., Array]:
 
 def _arithmetic(form: Form, name: str) -> Callable[..., Array]:
     kind, _ = split(form.type)
-    return lanes_of(form.type, finish(form, kind, exact(name, kind, form.rounding)))
+    return lanes_of(form.type, finish(form, kind, exact(name, kind, form.rounding, form.has("ftz"))))
 
 
 def _mixed(form: Form) -> Signature:
@@ -296,14 +301,16 @@ def testp(form: Form) -> Any:
 
 
 # ---- minima
-def _extreme(form: Form, wins: Callable[[Array, Array], Array], join: Callable[..., Array]) -> Any:
-    """min or max: `wins(a, b)` says where a is the result for certain; -0 is less than +0: `join` of the bits of two zeros gives
-    the right one. (numpy's fmin is not the same for signalling NaN in an array's middle and at its end.)"""
+def _extreme(form: Form, pick: Callable[..., Array], nan_wins: Callable[..., Array], join: Callable[..., Array]) -> Any:
+    """min or max: `pick` drops a NaN (but a signalling one not always), `nan_wins` keeps it. -0 is less than +0: `join` of the
+    bits of two zeros gives the right one."""
     kind, _ = split(form.type)
-    nan_wins, xorsign = form.has("NaN"), form.has("xorsign")
+    keeps, xorsign = form.has("NaN"), form.has("xorsign")
 
     def two(a: Array, b: Array) -> Array:
-        r = np.where(wins(a, b) | (a != a if nan_wins else b != b), a, b)
+        r = nan_wins(a, b) if keeps else pick(a, b)
+        if not keeps and (r != r).any():
+            r = np.where(b != b, a, np.where(a != a, b, r))
         zeros = (a == 0) & (b == 0)
         if zeros.any():
             word = np.dtype(f"u{np.asarray(a).dtype.itemsize}")
@@ -337,11 +344,11 @@ _EXTREMES = """NAME[.ftz][.NaN][.xorsign.abs].{f32 f16 f16x2} NAME[.NaN][.xorsig
 def min_(form: Form) -> Any:
     """The smaller of two numbers, or of three f32. Of a number and NaN the number, with `.NaN` NaN. `.abs`: of the absolute
     values; `.xorsign` gives it the product of the signs."""
-    return _extreme(form, np.less, np.bitwise_or)
+    return _extreme(form, np.fmin, np.minimum, np.bitwise_or)
 
 
 @lanewise(_EXTREMES.replace("NAME", "max"), group, signature=_two_or_three, section="9.7.3.12")
 def max_(form: Form) -> Any:
     """The larger of two numbers, or of three f32. Of a number and NaN the number, with `.NaN` NaN. `.abs`: of the absolute
     values; `.xorsign` gives it the product of the signs."""
-    return _extreme(form, np.greater, np.bitwise_and)
+    return _extreme(form, np.fmax, np.maximum, np.bitwise_and)

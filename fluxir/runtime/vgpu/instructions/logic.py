@@ -9,6 +9,7 @@ import numpy as np
 from ..isa import Form, Signature, lanewise
 from ..ptx import Immediate
 from ..values import Array, dtype
+from .packed import in_blocks
 
 
 @lanewise("and.{pred b16 b32 b64}", "logic", section="9.7.8.1")
@@ -72,22 +73,32 @@ def _shift(form: Form) -> Signature:
     return form.type, (form.type, "u32")
 
 
+def _shifted(kind: np.dtype[Any], shift: Any) -> Any:
+    """The shift of bits that leaves zero where it is by the width or more. Most are by a constant."""
+    width = kind.itemsize * 8
+
+    def shifted(a: Array, b: Array) -> Array:
+        if np.ndim(b) == 0:
+            return np.asarray(shift(a, b.astype(kind)) if b < width else np.zeros_like(a))
+        return np.asarray(shift(a, np.minimum(b, np.uint32(width - 1)).astype(kind)) * (b < width))
+
+    return shifted
+
+
 @lanewise("shl.{b16 b32 b64}", "logic", signature=_shift, section="9.7.8.8")
 def shl(form: Form) -> Any:
     """a << b; zero where b is the width or more."""
-    kind = dtype(form.type)
-    width = kind.itemsize * 8
-    return lambda a, b: np.where(b < width, a << np.minimum(b, width - 1).astype(kind), kind.type(0))
+    return _shifted(dtype(form.type), np.left_shift)
 
 
 @lanewise("shr.{b16 b32 b64 u16 u32 u64 s16 s32 s64}", "logic", signature=_shift, section="9.7.8.9")
 def shr(form: Form) -> Any:
     """a >> b, with copies of the sign for signed types; as if b were the width where it is more."""
     kind = dtype(form.type)
-    width = kind.itemsize * 8
     if kind.kind == "i":
-        return lambda a, b: a >> np.minimum(b, width - 1).astype(kind)
-    return lambda a, b: np.where(b < width, a >> np.minimum(b, width - 1).astype(kind), kind.type(0))
+        top = np.uint32(kind.itemsize * 8 - 1)
+        return lambda a, b: a >> np.minimum(b, top).astype(kind)
+    return _shifted(kind, np.right_shift)
 
 
 def _funnel(form: Form) -> Signature:
@@ -104,7 +115,7 @@ def shf(form: Form) -> Any:
         word = (np.asarray(b).astype(np.uint64) << np.uint64(32)) | np.asarray(a).astype(np.uint64)
         return ((word << n) >> np.uint64(32) if form.has("l") else word >> n).astype(np.uint32)
 
-    return funnel
+    return in_blocks(funnel)
 
 
 # ---- bytes
@@ -126,12 +137,23 @@ def _selectors(mode: str, c: Array) -> Array:
     return np.array(words, np.uint32)[np.asarray(c & np.uint32(3))]
 
 
+def _chosen(a: Array, b: Array, selectors: int) -> Array:
+    """The bytes that a constant selects."""
+    result: Array = np.asarray(np.uint32(0))
+    for i in range(4):
+        nibble = selectors >> 4 * i & 15
+        byte = ((b if nibble & 4 else a) >> np.uint32(8 * (nibble & 3))) & np.uint32(255)
+        result = result | (((byte >> np.uint32(7)) * np.uint32(255) if nibble & 8 else byte) << np.uint32(8 * i))
+    return result
+
+
 @lanewise("prmt.b32[.{f4e b4e rc8 ecl ecr rc16}]", "logic", 3, section="9.7.9.7")
 def prmt(form: Form) -> Any:
     """Four bytes of b:a. Each nibble of c chooses one, or with its top bit set eight copies of that byte's sign."""
     mode = form.one_of(*_PERMUTE)
 
-    def permute(a: Array, b: Array, c: Array) -> Array:
+    @in_blocks
+    def blocked(a: Array, b: Array, c: Array) -> Array:
         word = (np.asarray(b).astype(np.uint64) << np.uint64(32)) | np.asarray(a).astype(np.uint64)
         selectors = _selectors(mode, c)
         result: Array = np.asarray(np.uint32(0))
@@ -144,4 +166,4 @@ def prmt(form: Form) -> Any:
             result = result | (byte << np.uint32(8 * i))
         return np.asarray(result)
 
-    return permute
+    return lambda a, b, c: _chosen(a, b, int(_selectors(mode, c))) if np.ndim(c) == 0 else blocked(a, b, c)
