@@ -1,0 +1,46 @@
+"""Small PTX kernels for tests: the frame around a few instructions, and how a test runs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fluxir.runtime import vgpu
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+HEAD = ".version 9.0\n.target {target}\n.address_size 64\n"
+REGISTERS = """
+    .reg .pred %p<16>; .reg .b16 %h<32>; .reg .b32 %r<256>; .reg .b64 %rd<64>; .reg .f32 %f<256>; .reg .f64 %d<64>;
+"""
+
+
+def kernel(body: str, arguments: int, target: str = "sm_90a", shared: str = "", limits: str = "") -> str:
+    """A kernel `k` whose pointers `%rd0`, `%rd1`, ... are loaded; %r0 is the thread's number and %r1 its lane."""
+    parameters = ", ".join(f".param .u64 a{i}" for i in range(arguments))
+    loads = "\n".join(f"    ld.param.u64 %rd{i}, [a{i}]; cvta.to.global.u64 %rd{i}, %rd{i};" for i in range(arguments))
+    return (
+        f"{HEAD.format(target=target)}.visible .entry k({parameters}) {limits} {{\n{REGISTERS}    {shared}\n{loads}\n"
+        f"    mov.u32 %r0, %tid.x; and.b32 %r1, %r0, 31;\n{body}\n    ret;\n}}\n"
+    )
+
+
+def run(
+    text: str,
+    arrays: list[Array],
+    grid: Any = 1,
+    block: Any = 32,
+    check: str = "raise",
+    target: str = "sm_90a",
+    shared_bytes: int = 0,
+) -> tuple[list[Array], vgpu.Report]:
+    """Launch the kernel `k` on copies of the arrays: (what is in them afterwards, the report)."""
+    gpu = vgpu.Device(target, capacity=1 << 26)
+    there = [gpu.array(a) for a in arrays]
+    report = gpu.load(text)["k"].launch(grid, block, there, shared_bytes=shared_bytes, check=check)
+    return [a.numpy() for a in there], report
+
+
+def kinds(report: vgpu.Report) -> set[str]:
+    return {f.kind for f in report.findings}
