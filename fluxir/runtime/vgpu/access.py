@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory"]
 
+_RELEASES = ("release", "acq_rel")
 _NEAR = 1 << 20  # bytes: allocations further away are not named in a report
 _ONES = {n: int.from_bytes(b"\1" * n, "little") for n in (1, 2, 4, 8)}
 
@@ -35,6 +36,7 @@ class Memory:
         self.wave = wave
         self.heap = launch.heap
         self.checks = launch.check != "off"
+        self.spins = launch.kernel.facts.spins
         self.global_races = launch.global_races if self.checks else None
         self.stride = launch.shared_stride
         self.shared = Region.zeros(wave.block_count * self.stride, 0)
@@ -197,7 +199,7 @@ class Memory:
 
     # ---- accesses
     def load(
-        self, m: Mask, space: str, address: Any, unit: int, count: int, instruction: Instruction, sync: bool = False
+        self, m: Mask, space: str, address: Any, unit: int, count: int, instruction: Instruction, order: str = ""
     ) -> list[Array]:
         """`count` elements of `unit` bytes for each thread, as unsigned integers over all threads of the wave."""
         out: list[Array] | None = None
@@ -208,10 +210,12 @@ class Memory:
             where = self.place(kind, part, safe)
             self.wave.counters.access(kind, "load", part, at, width)
             if self.checks:
-                if kind == "shared":
+                if kind == "shared" and order and self.spins:
+                    self._channel(part, where, False, True)
+                elif kind == "shared":
                     self.wave.races.load(where, width, part, instruction)
                 elif kind == "global" and self.global_races is not None:
-                    self._global(part, where, width, instruction, "load", sync=sync)
+                    self._global(part, where, width, instruction, "load", order=order)
             units = self.region(kind).units(unit)
             first = where // unit
             found = []
@@ -236,7 +240,7 @@ class Memory:
         unit: int,
         values: list[Any],
         instruction: Instruction,
-        sync: bool = False,
+        order: str = "",
     ) -> None:
         """Store `values`, each an array over all threads or a scalar, as consecutive elements of `unit` bytes."""
         width = unit * len(values)
@@ -255,10 +259,12 @@ class Memory:
             where = self.place(kind, part, at)
             self.wave.counters.access(kind, "store", part, at, width)
             if self.checks:
-                if kind == "shared":
+                if kind == "shared" and order and self.spins:
+                    self._channel(part, where, True, False)
+                elif kind == "shared":
                     self.wave.races.store(where, width, part, instruction, mine)
                 elif kind == "global" and self.global_races is not None:
-                    self._global(part, where, width, instruction, "store", mine, sync)
+                    self._global(part, where, width, instruction, "store", mine, order)
             region = self.region(kind)
             units, first = region.units(unit), where // unit
             for k, v in enumerate(mine):
@@ -281,6 +287,7 @@ class Memory:
         unit: int,
         apply: Callable[[Any, Array, Mask], Array],
         instruction: Instruction,
+        order: str = "",
     ) -> Array:
         """`apply(units, index, threads)` changes the elements at `index` one thread after the other and returns what each
         found. The result is over all threads."""
@@ -299,13 +306,19 @@ class Memory:
             self.wave.counters.access(kind, "atomic", part, at, unit)
             if self.checks:
                 if kind == "shared":
+                    if self.spins:
+                        self._channel(part, where, True, True)
                     self.wave.races.store(where, unit, part, instruction, atomic=True)
                 elif kind == "global" and self.global_races is not None:
-                    self._global(part, where, unit, instruction, "atomic")
+                    self._global(part, where, unit, instruction, "atomic", order=order)
             region = self.region(kind)
             out[part.index] = apply(region.units(unit), where // unit, part)
             self._written(region, where, unit)
         return out
+
+    def _channel(self, m: Mask, where: Array, release: bool, acquire: bool) -> None:
+        """In a kernel whose threads wait for each other in loops, strong accesses to shared memory order the others."""
+        self.wave.races.channel(m.bits, m.spread(where), release, acquire)
 
     def _writable(self, m: Mask, at: Array, instruction: Instruction) -> None:
         bad = self.heap.read_only(at)
@@ -316,7 +329,7 @@ class Memory:
 
     def _global(
         self, m: Mask, at: Array, width: int, instruction: Instruction, what: str, values: list[Array] | None = None,
-        sync: bool = False,
+        order: str = "",
     ) -> None:  # fmt: skip
         races = self.global_races
         assert races is not None
@@ -330,14 +343,18 @@ class Memory:
                              m.index[rows], int(at[rows[0]]) + GLOBAL_BASE)  # fmt: skip
 
         if what == "load":
-            if sync:
+            if order:
                 races.touch(np.unique(block), False, True)
             else:
                 races.load(at, width, block, report)
-        elif sync:
+        elif order:
+            if order in _RELEASES:
+                races.fence(np.unique(block))
             races.touch(np.unique(block), True, False)
         else:
             if what == "atomic":
+                if order in _RELEASES:
+                    races.fence(np.unique(block))
                 races.touch(np.unique(block), True, True)
             races.store(at, width, block, report, what == "atomic")
             if values is not None:

@@ -182,12 +182,13 @@ class Module:
 @dataclass(frozen=True)
 class Facts:
     """What is true of a kernel's code whatever it is launched on. `granule`: bytes of its narrowest access to shared or
-    global memory, at most 4. `synchronises`: blocks can tell each other something."""
+    global memory, at most 4. `synchronises`: blocks can tell each other something. `spins`: threads wait for others in loops."""
 
     granule: int
     writes_global: bool
     synchronises: bool
     calls: bool
+    spins: bool
 
 
 class Kernel:
@@ -221,7 +222,8 @@ class Kernel:
             calls |= o.name == "call"
         if calls:
             widths.append(1)
-        return Facts(min(widths), writes, bool(names & {"atom", "red", "membar", "fence", "call"}), calls)
+        return Facts(min(widths), writes, bool(names & {"atom", "red", "membar", "fence", "call"}), calls,
+                     any(b.spins for b in self.code.blocks))  # fmt: skip
 
     @property
     def cluster_size(self) -> int:

@@ -1,7 +1,7 @@
 """One launch: a kernel over a grid. Splits the grid into waves, runs them one after the other, and says what happened.
 
 The blocks of a wave are resident together; a wave takes as many as fit `LANES` threads and the memory limits below. A
-cooperative launch runs all its blocks as one wave.
+cooperative launch runs all its blocks as one wave, and so does one whose threads wait for each other in loops.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Launch", "Report", "triple"]
 
 LANES = 1 << 16
+RESIDENT = 1 << 18  # threads that are resident together where blocks may wait for each other
 SHARED_LIMIT = 16 << 20  # bytes of shared memory of a wave's blocks
 LOCAL_LIMIT = 128 << 20
 STACK = 16384  # bytes of a thread's stack for real calls (recursion, pointers to functions)
@@ -90,7 +91,7 @@ class Launch:
         self.global_races: GlobalRaces | None = None
         if check != "off" and self.block_count > 1 and kernel.facts.writes_global:
             self.global_races = GlobalRaces(self, reach, kernel.facts.granule, kernel.facts.synchronises)
-        self.parameter_address = 0
+        self.parameter_address = self.workspace = 0
         self.allocated = self.allocations = 0
 
     def describe(self, kind: str, at: int) -> str:
@@ -114,9 +115,9 @@ class Launch:
     @property
     def wave_blocks(self) -> int:
         """How many blocks a wave takes."""
-        if self.cooperative:
-            return self.block_count
         threads = math.prod(self.block)
+        if self.cooperative or (self.kernel.facts.spins and self.block_count * threads <= RESIDENT):
+            return self.block_count
         fit = [LANES // max(1, threads)]
         if self.shared_stride:
             fit.append(SHARED_LIMIT // self.shared_stride)
@@ -130,6 +131,9 @@ class Launch:
         if self.parameters:
             self.parameter_address = self.heap.allocate(len(self.parameters), "kernel parameters", constant=True)
             self.heap.write(self.parameter_address, self.parameters)
+        if self.cooperative:  # what `grid.sync()` counts in
+            self.workspace = self.heap.allocate(64, "grid workspace", internal=True)
+            self.heap.write(self.workspace, bytes(64))
         per = self.wave_blocks
         try:
             with np.errstate(all="ignore"), seeded(self.seed):
@@ -142,6 +146,8 @@ class Launch:
         finally:
             if self.parameter_address:
                 self.heap.free(self.parameter_address)
+            if self.workspace:
+                self.heap.free(self.workspace)
 
     def report(self, seconds: float) -> Report:
         """The report; raises `SanitizerError` for findings under check="raise" (and for what ended the launch)."""

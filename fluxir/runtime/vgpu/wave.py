@@ -317,6 +317,8 @@ def _special(w: Wave, name: str) -> Any:
         return u(w.steps & 0xFFFFFFFF)
     if name in ("clock64", "globaltimer"):
         return np.uint64(w.steps)
+    if name in ("envreg1", "envreg2"):  # the workspace of a cooperative grid, upper and lower half
+        return u(launch.workspace >> (32 if name == "envreg1" else 0) & 0xFFFFFFFF)
     if name.startswith("lanemask_"):
         one = u(1) << w.lane
         below = one - u(1)

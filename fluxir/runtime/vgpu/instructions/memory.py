@@ -46,8 +46,9 @@ def _group(form: Form) -> str:
     return f"memory.{space}"
 
 
-def _synchronises(form: Form) -> bool:
-    return form.one_of("volatile", "relaxed", "acquire", "release") != ""
+def _order(form: Form) -> str:
+    """The strength of an access; empty for a weak one."""
+    return form.one_of("volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
 
 
 @machine("ld", _group, _TYPES, f"{' '.join(_SPACES)} v2 v4 v8 nc {_CACHE} {_ORDER}", section="9.7.9.8")
@@ -62,10 +63,10 @@ def ld(form: Form, scope: Scope) -> Step:
     view = dtype(kind)
     if space == "argument":
         return _argument(scope, x, kind, len(targets), writes)
-    address, sync = scope.address(x.operands[1], space, x), _synchronises(form)
+    address, order = scope.address(x.operands[1], space, x), _order(form)
 
     def run(w: Wave, m: Mask) -> None:
-        for put, v in zip(writes, w.memory.load(m, space, address(w), unit, len(writes), x, sync)):
+        for put, v in zip(writes, w.memory.load(m, space, address(w), unit, len(writes), x, order)):
             put(w, v.view(view), m)
 
     return run
@@ -106,10 +107,10 @@ def st(form: Form, scope: Scope) -> Step:
     space = scope.space_of(x.operands[0], _space(form), x)
     if space == "argument":
         reject(x, "kernel parameters cannot be written")
-    address, sync, view = scope.address(x.operands[0], space, x), _synchronises(form), dtype(bits)
+    address, order, view = scope.address(x.operands[0], space, x), _order(form), dtype(bits)
 
     def run(w: Wave, m: Mask) -> None:
-        w.memory.store(m, space, address(w), unit, [r(w).view(view) for r in reads], x, sync)
+        w.memory.store(m, space, address(w), unit, [r(w).view(view) for r in reads], x, order)
 
     return run
 
@@ -205,7 +206,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
     operands: list[Operand] = list(x.operands)
     targets = scope.items(operands.pop(0)) if returns else ()
     space, kind = _space(form), form.type
-    unit = type_bytes(kind)
+    unit, order = type_bytes(kind), _order(form)
     address = scope.address(operands[0], space, x)
     if form.has("cas"):
         expected, new = (scope.read(o, _BITS[unit], x) for o in operands[1:3])
@@ -214,7 +215,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
         def swap(w: Wave, m: Mask) -> None:
             e, n = (np.broadcast_to(r(w), (w.size,)) for r in (expected, new))
             found = w.memory.atomic(m, space, address(w), unit,
-                                    lambda units, index, part: compare_and_swap(units, index, part.pick(e), part.pick(n)), x)  # fmt: skip
+                                    lambda units, index, part: compare_and_swap(units, index, part.pick(e), part.pick(n)), x, order)  # fmt: skip
             write(w, found, m)
 
         return swap
@@ -233,7 +234,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
                 old = update(units.view(view), index, np.ascontiguousarray(part.pick(b)), combine, associative, tiny)
                 return old.view(units.dtype)
 
-            found = w.memory.atomic(m, space, at + np.uint64(i * unit), unit, apply, x)
+            found = w.memory.atomic(m, space, at + np.uint64(i * unit), unit, apply, x, order)
             if writes:
                 writes[i](w, found.view(view), m)
 
