@@ -12,7 +12,7 @@ from ..values import Array, dtype, split
 
 __all__ = ["by_halves", "halves", "in_blocks", "join", "lanes_of"]
 
-_BLOCK = 16384  # elements: the temporaries of a long expression stay in the cache and below malloc's threshold for mapping pages
+_BLOCK = 8192  # elements: the temporaries of a long expression stay in the cache and below malloc's threshold for mapping pages
 
 
 def in_blocks(f: Callable[..., Array]) -> Callable[..., Array]:
