@@ -39,6 +39,8 @@ class Arithmetic(Writer):
         return [self.get(v) for v in block.outs]
 
     def op(self, op: Op) -> None:
+        if op.loc is not None:
+            self.enter(op)
         result = self.recipe(op)
         if result is None:
             method: Callable[[Op], Any] | None = getattr(self, "op_" + op.name, None)
@@ -47,6 +49,9 @@ class Arithmetic(Writer):
             result = (result,)
         for v, r in zip(op.results, result or (), strict=True):
             self.values[v] = r
+
+    def enter(self, op: Op) -> None:
+        """The instructions that follow belong to `op`, which has a location. Machines hook in here."""
 
     def recipe(self, op: Op) -> Any:
         """The result of an op that is written by a recipe; None for all others. Machines hook in here."""

@@ -19,16 +19,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fluxir.codegen import abi, checks
-from fluxir.codegen.emit import Dialect, Emitter, Unit
+from fluxir.codegen.atomics import expand_atomics
+from fluxir.codegen.debuginfo import DebugInfo
+from fluxir.codegen.emit import Dialect, Unit
 from fluxir.codegen.legalize import legalize
 from fluxir.codegen.manifest import host_manifest
+from fluxir.codegen.nvptx_ops import GpuOps, check_features
 from fluxir.errors import error
 from fluxir.ir.core import Func, Module, Op
 from fluxir.ir.dims import assuming
 from fluxir.ir.types import MemType, TensorType
 from fluxir.target import GpuTarget
 
-__all__ = ["PtxCode", "compile_ptx"]
+__all__ = ["PtxCode", "compile_kernels", "compile_ptx"]
 
 SPACES = {"global": 1, "shared": 3, "constant": 4}
 PASSES = (
@@ -43,8 +46,6 @@ PASSES = (
 """What of LLVM's pipeline pays: our code has no repeated instructions, no calls, no memory to promote but `local` arrays
 whose loops were unrolled; a thread is scalar, vectors are written by the templates; addresses in loops are strength-reduced
 by the code generator. A third of the time of -O2 for the same registers."""
-_AXES = "xyz"
-_REGISTERS = {"thread_id": "tid", "block_id": "ctaid", "block_dim": "ntid", "grid_dim": "nctaid"}
 
 
 @dataclass
@@ -58,6 +59,7 @@ class PtxCode:
     """The LLVM IR as we wrote it."""
     target: GpuTarget
     seconds: dict[str, float] = field(default_factory=dict)
+    plain: bool = True
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class PtxCode:
     @functools.cached_property
     def llvm(self) -> str:
         """The optimised LLVM IR (computed when first read)."""
-        return str(_optimised(self.source, self.target, {}))
+        return str(_optimised(self.source, self.target, {}, self.plain))
 
 
 def compile_ptx(module: Module, target: GpuTarget) -> PtxCode:
@@ -80,6 +82,22 @@ def compile_ptx(module: Module, target: GpuTarget) -> PtxCode:
     Raises FX0502 for an op without code, FX0503 where LLVM rejects our text, FX0514 where a kernel would call a
     function that does not exist on the GPU.
     """
+    with assuming(module.facts):
+        host, constants = host_manifest(module)
+        spec = abi.entry_spec(module, tuple(host["symbols"]))
+    code = compile_kernels(module, target, plain=True)
+    spec |= code.spec
+    spec["constants"] = [
+        {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(constants)
+    ]
+    spec["host"] = host
+    code.spec, code.constants = spec, constants
+    return code
+
+
+def compile_kernels(module: Module, target: GpuTarget, plain: bool = False) -> PtxCode:
+    """Compile the kernels of a module, with all of LLVM's optimisation unless they are `plain` (made by templates). The spec says `target` and `kernels`; a kernel whose grid or block is given at launch
+    has an empty one. Raises as `compile_ptx` does."""
     times: dict[str, float] = {}
     start = time.perf_counter()
     with assuming(module.facts):
@@ -87,32 +105,28 @@ def compile_ptx(module: Module, target: GpuTarget) -> PtxCode:
             Dialect(triple=target.triple, spaces=SPACES, half="half", bfloat="bfloat" if target.has("bf16") else "i16"),
             module.name,
         )
-        shared_places = _in_place(module)
+        shared_places, places = _in_place(module), DebugInfo(unit)
         kernels = []
         for f in module.funcs.values():
             if f.level == "kernel":
-                kernels.append(_KernelEmitter.write(unit, legalize(f, target), shared_places.get(f.name, frozenset())))
-        host, constants = host_manifest(module)
+                check_features(f, target)
+                legal = legalize(expand_atomics(f, target), target)
+                aliased = shared_places.get(f.name, frozenset()) | frozenset(f.attrs.get("aliased", ()))
+                kernels.append(_KernelEmitter.write(unit, legal, aliased, places))
         source = unit.text()
-        spec = abi.entry_spec(module, tuple(host["symbols"]))
     times["emit"] = time.perf_counter() - start
-    optimised = _optimised(source, target, times)
+    optimised = _optimised(source, target, times, plain)
     start = time.perf_counter()
     ptx = str(_machine(target).emit_assembly(optimised))
     times["codegen"] = time.perf_counter() - start
     checks.check_ptx(ptx, target, {k["name"]: k["local"] for k in kernels})
-    spec["target"] = {
+    described = {
         "name": target.name,
         "kind": "nvptx",
         "ptx_version": target.ptx_version,
         "features": list(target.features),
     }
-    spec["constants"] = [
-        {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(constants)
-    ]
-    spec["kernels"] = kernels
-    spec["host"] = host
-    return PtxCode(ptx, spec, constants, source, target, times)
+    return PtxCode(ptx, {"target": described, "kernels": kernels}, [], source, target, times, plain)
 
 
 def _in_place(module: Module) -> dict[str, frozenset[int]]:
@@ -146,8 +160,8 @@ def _machine(target: GpuTarget) -> Any:
     )
 
 
-def _optimised(source: str, target: GpuTarget, times: dict[str, float]) -> Any:
-    """The parsed, verified and optimised LLVM module."""
+def _optimised(source: str, target: GpuTarget, times: dict[str, float], plain: bool = True) -> Any:
+    """The parsed, verified and optimised LLVM module. `plain`: the code comes from templates, for which `PASSES` do."""
     llvm = _llvm()
     start = time.perf_counter()
     try:
@@ -158,10 +172,14 @@ def _optimised(source: str, target: GpuTarget, times: dict[str, float]) -> Any:
     times["parse"] = time.perf_counter() - start
     start = time.perf_counter()
     tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-    passes = llvm.create_new_module_pass_manager()
-    for name in PASSES:
-        getattr(passes, f"add_{name}_pass")()
-    passes.run(m, llvm.create_pass_builder(_machine(target), tuning))
+    builder = llvm.create_pass_builder(_machine(target), tuning)
+    if plain:
+        passes = llvm.create_new_module_pass_manager()
+        for name in PASSES:
+            getattr(passes, f"add_{name}_pass")()
+    else:
+        passes = builder.getModulePassManager()
+    passes.run(m, builder)
     times["optimise"] = time.perf_counter() - start
     return m
 
@@ -169,22 +187,28 @@ def _optimised(source: str, target: GpuTarget, times: dict[str, float]) -> Any:
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
 
-class _KernelEmitter(Emitter):
+class _KernelEmitter(GpuOps):
     """A kernel of a grid of blocks of threads."""
 
-    def __init__(self, unit: Unit, name: str, symbols: Mapping[str, str]) -> None:
+    def __init__(self, unit: Unit, name: str, symbols: Mapping[str, str], places: DebugInfo) -> None:
         super().__init__(unit, symbols)
         self.name = name
+        self.places, self.debug_scope = places, ""
         self.shared_bytes = 0
         self.local_bytes = 0
 
     @classmethod
-    def write(cls, unit: Unit, f: Func, aliased: frozenset[int]) -> dict[str, Any]:
+    def write(cls, unit: Unit, f: Func, aliased: frozenset[int], places: DebugInfo) -> dict[str, Any]:
         """Define kernel `f`; returns its entry in the manifest."""
         if "grid" not in f.attrs or "block" not in f.attrs:
             raise error("FX0503", f"the kernel @{f.name} has no grid: it was lowered for another target", loc=f.loc)
         name = unit.unique(f.name.replace(".", "_"))
-        e = cls(unit, name, {s: f"%s{i}" for i, s in enumerate(f.symbols)})
+        e = cls(unit, name, {s: f"%s{i}" for i, s in enumerate(f.symbols)}, places)
+        loc = f.loc or next((op.loc for op in f.walk() if op.loc), None)
+        debug = ""
+        if loc is not None:
+            e.debug_scope = places.function(name, loc)
+            e.debug, debug = places.place(e.debug_scope, loc), f" !dbg {e.debug_scope}"
         params, layout, offset = [], [], 0
         for i, a in enumerate(f.args):
             e.values[a] = f"%a{i}"
@@ -216,9 +240,9 @@ class _KernelEmitter(Emitter):
         e.run(f.block)
         e.do("ret void")
         block = tuple(int(n) for n in f.attrs["block"])
-        threads = f'"nvvm.maxntid"="{",".join(map(str, block))}"'
+        threads = f'"nvvm.maxntid"="{",".join(map(str, block))}"' if block else ""
         unit.defines.append(
-            f"define ptx_kernel void @{name}({', '.join(params)}) nounwind {threads} {{\n{e.text_of_body()}\n}}\n"
+            f"define ptx_kernel void @{name}({', '.join(params)}) nounwind {threads}{debug} {{\n{e.text_of_body()}\n}}\n"
         )
         return {
             "name": name,
@@ -232,40 +256,10 @@ class _KernelEmitter(Emitter):
             "source": str(f.loc) if f.loc else "",
         }
 
-    # ---- indices
-    def sreg(self, op: Op) -> str:
-        name = f"llvm.nvvm.read.ptx.sreg.{_REGISTERS[op.name]}.{_AXES[op.attrs.axis]}"
-        narrow = self.let(f"call i32 {self.unit.declare(name, 'i32', [])}()")
-        return self.let(f"zext nneg i32 {narrow} to i64")
-
-    op_thread_id = op_block_id = op_block_dim = op_grid_dim = sreg
-
-    # ---- cooperation
-    def op_barrier(self, op: Op) -> None:
-        self.do(f"call void {self.unit.declare('llvm.nvvm.barrier.cta.sync.aligned.all', 'void', ['i32'])}(i32 0)")
-
-    def op_shuffle_xor(self, op: Op) -> str:
-        (x,) = op.operands
-        t, v = x.type, self.get(x)
-        r, bits = self.register(t), 1 if t.dtype.is_bool else t.dtype.bits
-        if bits == 64:
-            whole = v if t.dtype.is_integer else self.let(f"bitcast {r} {v} to i64")
-            low = self.shuffle(self.let(f"trunc i64 {whole} to i32"), op.attrs.mask)
-            high = self.shuffle(self.let(f"trunc i64 {self.let(f'lshr i64 {whole}, 32')} to i32"), op.attrs.mask)
-            up = self.let(f"shl i64 {self.let(f'zext i32 {high} to i64')}, 32")
-            joined = self.let(f"or i64 {up}, {self.let(f'zext i32 {low} to i64')}")
-            return joined if t.dtype.is_integer else self.let(f"bitcast i64 {joined} to {r}")
-        if r.startswith("i"):
-            wide = v if bits == 32 else self.let(f"zext {r} {v} to i32")
-            out = self.shuffle(wide, op.attrs.mask)
-            return out if bits == 32 else self.let(f"trunc i32 {out} to {r}")
-        raw = self.let(f"bitcast {r} {v} to i{bits}")
-        out = self.shuffle(raw if bits == 32 else self.let(f"zext i{bits} {raw} to i32"), op.attrs.mask)
-        return self.let(f"bitcast i{bits} {out if bits == 32 else self.let(f'trunc i32 {out} to i{bits}')} to {r}")
-
-    def shuffle(self, v: str, mask: int) -> str:
-        f = self.unit.declare("llvm.nvvm.shfl.sync.bfly.i32", "i32", ["i32"] * 4)
-        return self.let(f"call i32 {f}(i32 -1, i32 {v}, i32 {mask}, i32 31)")
+    def enter(self, op: Op) -> None:
+        assert op.loc is not None
+        if self.debug_scope:
+            self.debug = self.places.place(self.debug_scope, op.loc)
 
     # ---- memory
     def op_alloc(self, op: Op) -> str:
@@ -283,6 +277,3 @@ class _KernelEmitter(Emitter):
         )
         self.shared_bytes = -(-self.shared_bytes // 16) * 16 + max(1, t.size) * t.dtype.itemsize
         return f"@{name}"
-
-    def op_parallel(self, op: Op) -> None:
-        raise error("FX0503", "a CPU kernel (parallel) reached the GPU code generator", loc=op.loc)

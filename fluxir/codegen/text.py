@@ -48,6 +48,7 @@ class Unit:
         self.declares: dict[str, str] = {}
         self.defines: list[str] = []
         self.metadata: list[str] = []
+        self.named_metadata: list[str] = []
         self._names: dict[str, int] = {}
 
     def unique(self, hint: str) -> str:
@@ -68,12 +69,20 @@ class Unit:
         self.metadata.append(f"{me} = {'distinct ' if distinct else ''}!{{{text.replace('!SELF', me)}}}")
         return me
 
+    def node(self, text: str, distinct: bool = False) -> str:
+        """A specialised metadata node such as `!DIFile(...)`; returns its name."""
+        me = f"!{len(self.metadata)}"
+        self.metadata.append(f"{me} = {'distinct ' if distinct else ''}{text}")
+        return me
+
     def text(self) -> str:
         """The whole module."""
         head = [f'source_filename = "{self.name}"', f'target triple = "{self.dialect.triple}"']
         if self.dialect.layout:
             head.insert(1, f'target datalayout = "{self.dialect.layout}"')
-        return "\n".join([*head, "", *self.globals, *self.defines, *self.declares.values(), *self.metadata, ""])
+        return "\n".join(
+            [*head, "", *self.globals, *self.defines, *self.declares.values(), *self.named_metadata, *self.metadata, ""]
+        )
 
 
 _PURE = frozenset(
@@ -95,6 +104,7 @@ class Writer:
         self.prelude: list[str] = []
         self.body: list[str] = []
         self.label = "entry"
+        self.debug = ""  # metadata that says where in the user's source an instruction comes from
         self.relaxed: set[Value] = set()  # values that a `for [fast]` allows to be reassociated
         self._next = 0
         self._labels = 0
@@ -117,7 +127,7 @@ class Writer:
             (self._known[0] if prelude else self._known[-1])[text] = r
         else:
             r = self.fresh()
-        (self.prelude if prelude else self.body).append(f"  {r} = {text}")
+        (self.prelude if prelude else self.body).append(f"  {r} = {text}{self.debug}")
         return r
 
     def reserve(self, count: int) -> int:
@@ -137,7 +147,7 @@ class Writer:
 
     def do(self, text: str) -> None:
         """Append an instruction without a value."""
-        self.body.append(f"  {text}")
+        self.body.append(f"  {text}{self.debug}")
 
     def new_label(self, hint: str) -> str:
         self._labels += 1

@@ -17,6 +17,7 @@ from . import devices as devices
 from . import files as files
 from . import frontend as frontend
 from . import ir as ir
+from . import kernels as kernels
 from . import library as library
 from . import passes as passes
 from . import training as training

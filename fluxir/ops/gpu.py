@@ -63,7 +63,7 @@ def _meeting(name: str, infer: Any, who: str, meet: Meet, mask: int | None, doc:
 
 
 def _nothing(a: Attrs, lanes: Lanes) -> Mapping[int, Sequence[Any]]:
-    return {lane: () for lane in lanes}
+    return dict.fromkeys(lanes, ())
 
 
 # ---- warps --------------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _voted(a: Attrs, lanes: Lanes) -> Mapping[int, Sequence[Any]]:
         "any": lambda: np.bool_(any(given.values())),
         "ballot": lambda: np.uint32(_ballot(given)),
     }[a.mode]()
-    return {lane: (found,) for lane in lanes}
+    return dict.fromkeys(lanes, (found,))
 
 
 _meeting(

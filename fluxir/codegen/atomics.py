@@ -1,0 +1,87 @@
+"""Atomic ops that a machine does not have, as loops of compare-and-swap, in loop IR.
+
+`expand_atomics(func, target)` is the only door; it gives back `func` itself where nothing had to change. LLVM replaces what it
+knows of itself (8-bit integers, float minimum on GPUs); this is for products, and for 16-bit floats, whose arithmetic is
+ours (see legalize.py). The loop starts from a compare-and-swap of 0 by 0, which reads the memory without a race.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Block, Func, Op, Value
+from fluxir.ir.dtypes import DTYPES, DType
+from fluxir.ir.types import BOOL, MemType, TensorType
+from fluxir.target import Target
+
+__all__ = ["expand_atomics"]
+
+_NEW: dict[str, str] = {"add": "add", "sub": "sub", "mul": "mul", "min": "minimum", "max": "maximum"}
+
+
+def expand_atomics(f: Func, target: Target) -> Func:
+    """`f` with the atomics that `target` lacks as loops."""
+    if not any(_lacks(op, target) for op in f.walk()):
+        return f
+    b = Builder()
+    env: dict[Value, Value] = {}
+    _rewrite(b, f.block, env, target)
+    return f.with_block(Block(f.block.args, b.ops, f.block.outs))
+
+
+def _lacks(op: Op, target: Target) -> bool:
+    if op.name != "atomic_rmw" or op.attrs.op in ("exch", "and", "or", "xor", "inc", "dec"):
+        return False
+    d = op.operands[0].dtype
+    if op.attrs.op == "mul":
+        return True
+    if not (d.is_float and d.bits == 16):
+        return False
+    added = {"f16": True, "bf16": target.has("bf16.add")}[d.name]
+    return not (target.kind == "nvptx" and op.attrs.op == "add" and added)
+
+
+def _rewrite(b: Builder, block: Block, env: dict[Value, Value], target: Target) -> None:
+    for op in block.ops:
+        operands = [env.get(v, v) for v in op.operands]
+        blocks = []
+        for k in op.blocks:
+            inner, scope = Builder(), dict(env)
+            _rewrite(inner, k, scope, target)
+            blocks.append(Block(k.args, inner.ops, [scope.get(v, v) for v in k.outs]))
+        b.loc = op.loc
+        if _lacks(op, target):
+            env[op.result] = _loop(b, op.attrs.op, operands)
+        elif blocks or any(x is not y for x, y in zip(operands, op.operands, strict=True)):
+            new = Op(op.defn, operands, op.attrs, blocks, op.loc, [r.type for r in op.results])
+            env.update(zip(op.results, b.append(new), strict=True))
+        else:
+            b.append(op)
+
+
+def _loop(b: Any, name: str, operands: list[Value]) -> Value:
+    """The old value: compare-and-swap until nobody came between."""
+    mem, x, *at = operands
+    t = mem.type
+    assert isinstance(t, MemType)
+    word: DType = DTYPES[f"u{t.dtype.bits}"]
+    bits = b.emit("reinterpret", mem, type=MemType(word, t.shape, t.space))[0]
+    zero = b.const(0, dtype=word)
+    first = b.emit("atomic_cas", bits, zero, zero, *at)[0]
+    types = [TensorType(word), BOOL]
+
+    def condition(inner: Any, old: Value, done: Value) -> Value:
+        again: Value = inner.logical_not(done)
+        return again
+
+    def body(inner: Any, old: Value, done: Value) -> list[Value]:
+        value = inner.bitcast(old, dtype=t.dtype)
+        new = inner.bitcast(inner.emit(_NEW[name], value, x)[0], dtype=word)
+        seen = inner.emit("atomic_cas", bits, old, new, *at)[0]
+        return [seen, inner.eq(seen, old)]
+
+    start = [first, b.const(False, dtype="bool")]
+    old = b.emit("while", *start, blocks=[b.block(types, condition), b.block(types, body)], carry=2)[0]
+    found: Value = b.bitcast(old, dtype=t.dtype)
+    return found
