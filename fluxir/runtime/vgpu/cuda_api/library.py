@@ -1,7 +1,7 @@
 """The shared library in front of the virtual driver: `libcuda.so.1`, made by gcc, loaded before anything else asks for it.
 
-Every entry point is a jump through a slot of a table. The slots are filled with callbacks into `VirtualDriver.call`; at the end
-of the process they are emptied, so that C++ destructors that run after Python find a driver that agrees to everything.
+Every entry point is a call through a slot of a table. The slots are filled with callbacks into `VirtualDriver.call`; at the
+end of the process the library is put to rest, so that C++ destructors that run after Python find a driver that agrees to everything.
 Invariants: the library is built from the names alone and kept by their digest; at most one driver is behind it at a time;
 a real driver that is loaded already is never replaced (FX0712).
 """
@@ -36,16 +36,42 @@ def entry_points() -> list[str]:
     return sorted({*ENTRIES, *UNSUPPORTED})
 
 
+_C_NAMES: dict[Any, str] = {
+    ctypes.c_size_t: "size_t", ctypes.c_uint64: "uint64_t", ctypes.c_int32: "int32_t", ctypes.c_uint32: "uint32_t",
+    ctypes.c_uint16: "uint16_t", ctypes.c_uint8: "uint8_t", ctypes.c_float: "float",
+}  # fmt: skip
+
+_PREAMBLE = """\
+/* Made by fluxir: entry points of the CUDA driver, each a call through a table of callbacks into Python. */
+#include <stddef.h>
+#include <stdint.h>
+extern int PyGILState_Ensure(void);
+extern void PyGILState_Release(int);
+extern void PyErr_Fetch(void **, void **, void **);
+extern void PyErr_Restore(void *, void *, void *);
+int fluxir_live = 1;
+"""
+
+
 def source(names: Iterable[str]) -> str:
-    """The C source: per name one function without a prologue that jumps, with all its arguments in place, to its slot."""
-    lines = ["/* Made by fluxir: entry points of the CUDA driver as jumps through a table. */"]
+    """The C source. A driver may be called while a Python exception is on its way (by a destructor): it is put aside."""
     names = list(names)
-    lines += [f"static int empty(void) {{ return 0; }}\nvoid *{_TABLE}[{len(names)}] = {{"]
-    lines += ["    empty," for _ in names] + ["};"]
+    lines = [_PREAMBLE, f"void *{_TABLE}[{len(names)}];"]
     for i, name in enumerate(names):
+        types = [_C_NAMES[t] for t in ENTRIES[name].types] if name in ENTRIES else []
+        parameters = ", ".join(f"{t} a{k}" for k, t in enumerate(types)) or "void"
+        given = ", ".join(f"a{k}" for k in range(len(types)))
         lines.append(
-            f'__asm__(".text\\n.globl {name}\\n.type {name},@function\\n{name}:\\n'
-            f'    movq {_TABLE}@GOTPCREL(%rip), %rax\\n    jmp *{8 * i}(%rax)\\n.size {name},.-{name}\\n");'
+            f"int {name}({parameters}) {{\n"
+            f"    if (!fluxir_live) return 0;\n"
+            f"    void *type, *value, *trace;\n"
+            f"    int gil = PyGILState_Ensure();\n"
+            f"    PyErr_Fetch(&type, &value, &trace);\n"
+            f"    int result = ((int (*)({', '.join(types) or 'void'})){_TABLE}[{i}])({given});\n"
+            f"    PyErr_Restore(type, value, trace);\n"
+            f"    PyGILState_Release(gil);\n"
+            f"    return result;\n"
+            f"}}"
         )
     return "\n".join(lines) + "\n"
 
@@ -84,7 +110,6 @@ class Library:
         self.dll = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         self.names = entry_points()
         self.slots = (ctypes.c_void_p * len(self.names)).in_dll(self.dll, _TABLE)
-        self._empty = int(self.slots[0] or 0)
         self.driver: VirtualDriver | None = None
         self._callbacks = [self._callback(name) for name in self.names]
         for i, c in enumerate(self._callbacks):
@@ -106,8 +131,7 @@ class Library:
 
     def close(self) -> None:
         """Every call succeeds and does nothing from here on."""
-        for i in range(len(self.names)):
-            self.slots[i] = self._empty
+        ctypes.c_int.in_dll(self.dll, "fluxir_live").value = 0
 
 
 def _loaded_driver() -> str | None:
