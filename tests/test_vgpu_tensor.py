@@ -351,3 +351,101 @@ def test_misuse_of_ldmatrix_is_found(change: tuple[str, str], kind: str) -> None
     assert kinds(report) == {kind}
     with pytest.raises(vgpu.SanitizerError):
         run(clean.replace(*change), arrays, block=64)
+
+
+# ---- wmma
+
+WMMA = [  # m, n, k, A and B, accumulator, registers of A, B and C
+    (16, 16, 16, "f16", "f32", 8, 8, 8), (16, 16, 16, "f16", "f16", 8, 8, 4), (32, 8, 16, "f16", "f32", 8, 8, 8),
+    (8, 32, 16, "f16", "f16", 8, 8, 4), (16, 16, 16, "bf16", "f32", 4, 4, 8), (32, 8, 16, "bf16", "f32", 8, 2, 8),
+    (8, 32, 16, "bf16", "f32", 2, 8, 8), (16, 16, 8, "tf32", "f32", 4, 4, 8), (16, 16, 16, "s8", "s32", 2, 2, 8),
+    (32, 8, 16, "u8", "s32", 4, 1, 8), (8, 32, 16, "s8", "s32", 1, 4, 8), (8, 8, 4, "f64", "f64", 1, 1, 2),
+    (8, 8, 32, "s4", "s32", 1, 1, 2), (8, 8, 32, "u4", "s32", 1, 1, 2), (8, 8, 128, "b1", "s32", 1, 1, 2),
+]  # fmt: skip
+
+
+def in_memory(codes: Array, bits: int, layout: str, padding: int) -> tuple[Array, int]:
+    """(bytes of a matrix in a layout, with unused elements after each line; the stride in elements)."""
+    lines = codes if layout == "row" else codes.T
+    wide = np.concatenate([lines, np.zeros((lines.shape[0], padding), lines.dtype)], axis=1).astype(np.uint64)
+    if bits >= 8:
+        return wide.astype(f"u{bits // 8}").reshape(-1).view(np.uint8), wide.shape[1]
+    each = 8 // bits
+    grouped = wide.reshape(-1, each) << (np.arange(each, dtype=np.uint64) * np.uint64(bits))
+    return grouped.sum(axis=1).astype(np.uint8), wide.shape[1]
+
+
+@pytest.mark.parametrize("shape", WMMA, ids=lambda s: "m{}n{}k{}-{}-{}".format(*s))
+@pytest.mark.parametrize("layouts", ["row.col", "col.row", "row.row"])
+def test_wmma(shape: tuple[int, int, int, str, str, int, int, int], layouts: str) -> None:
+    m, n, k, kind, acc, na, nb, nc = shape
+    bits = BITS[kind]
+    if bits < 8:
+        layouts = "row.col"  # the only ones there are
+    of_a, of_b = layouts.split(".")
+    of_c = of_a
+    rng = np.random.default_rng(m + n)
+    (a, x), (b, y) = elements(kind, (m, k), rng, True), elements(kind, (k, n), rng, True)
+    numpy_type, letter, _ = ACCUMULATOR[acc]
+    c = rng.integers(-9, 9, (m, n)).astype(numpy_type)
+    codes = c.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[c.itemsize])
+    padding = 32 if bits < 8 else 16
+    if bits == 1:
+        padding = 128
+    (a_bytes, a_stride), (b_bytes, b_stride) = in_memory(a, bits, of_a, padding), in_memory(b, bits, of_b, padding)
+    c_bytes, c_stride = in_memory(codes, 8 * c.itemsize, of_c, 8)
+    wide = "%d" if kind == "f64" else "%r"
+
+    def group(letter: str, first: int, count: int) -> str:
+        return "{" + ", ".join(f"{letter}{first + i}" for i in range(count)) + "}"
+
+    ra, rb, rc = group(wide, 20, na), group(wide, 30, nb), group(letter, 40, nc)
+    s = f"m{m}n{n}k{k}"
+    logic = ".xor.popc" if kind == "b1" else ""
+    types = f"{acc}.{acc}" if kind == "f16" else f"{acc}.{kind}.{kind}.{acc}"
+    rounding = ".rn" if kind == "f64" else ""
+    body = f"""
+    wmma.load.a.sync.aligned.{of_a}.{s}.global.{kind} {ra}, [%rd0], {a_stride};
+    mov.u32 %r2, {b_stride}; wmma.load.b.sync.aligned.{of_b}.{s}.{kind} {rb}, [%rd1], %r2;
+    wmma.load.c.sync.aligned.{of_c}.{s}.global.{acc} {rc}, [%rd2], {c_stride};
+    wmma.mma{logic}.sync.aligned.{layouts}.{s}{rounding}.{types} {rc}, {ra}, {rb}, {rc};
+    wmma.store.d.sync.aligned.{of_c}.{s}.global.{acc} [%rd2], {rc}, {c_stride};
+    """
+    arrays, report = run(kernel(body, 3), [a_bytes, b_bytes, c_bytes])
+    found = arrays[2].view(numpy_type).reshape(-1, c_stride)[:, : n if of_c == "row" else m]
+    found = found if of_c == "row" else found.T
+    product = np.array([[int_xor(p, q) for q in y.T] for p in x]) if logic else x @ y
+    np.testing.assert_array_equal(found.astype(np.float64), product + c)
+    assert report.counters.tensor_flops == 2 * m * n * k
+
+
+def test_wmma_through_shared_memory_with_the_default_stride() -> None:
+    rng = np.random.default_rng(3)
+    (a, x), (b, y) = elements("f16", (16, 16), rng, True), elements("f16", (16, 16), rng, True)
+    body = (
+        FILL
+        + """
+    wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r20,%r21,%r22,%r23,%r24,%r25,%r26,%r27}, [%r3];
+    wmma.load.b.sync.aligned.row.m16n16k16.shared::cta.f16 {%r30,%r31,%r32,%r33,%r34,%r35,%r36,%r37}, [%r3+512];
+    mov.f32 %f0, 0f00000000;
+    wmma.mma.sync.aligned.row.row.m16n16k16.f32.f32 {%f10,%f11,%f12,%f13,%f14,%f15,%f16,%f17},
+        {%r20,%r21,%r22,%r23,%r24,%r25,%r26,%r27}, {%r30,%r31,%r32,%r33,%r34,%r35,%r36,%r37}, {%f0,%f0,%f0,%f0,%f0,%f0,%f0,%f0};
+    wmma.store.d.sync.aligned.row.m16n16k16.global.f32 [%rd1], {%f10,%f11,%f12,%f13,%f14,%f15,%f16,%f17};
+    """
+    )
+    (_, out), report = run(
+        kernel(body, 2, shared=TILE.replace("1024", "2048")),
+        [np.stack([a, b]), np.zeros((16, 16), np.float32)],
+        block=64,
+    )
+    np.testing.assert_array_equal(out, x @ y)
+    assert report.counters.by_class["memory.shared"] == 2 * 3  # one store and two loads of two warps
+
+
+def test_wmma_outside_of_an_allocation_is_found() -> None:
+    body = "wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%r20,%r21,%r22,%r23,%r24,%r25,%r26,%r27}, [%rd0], 24;"
+    _, report = run(kernel(body, 1), [np.zeros((16, 16), np.float16)], check="collect")
+    assert kinds(report) == {"out-of-bounds"}
+    body = body.replace("[%rd0], 24", "[%rd0+2], 16")
+    _, report = run(kernel(body, 1), [np.zeros((17, 16), np.float16)], check="collect")
+    assert kinds(report) == {"misaligned"}
