@@ -144,12 +144,17 @@ class Recorder:
             return
         sizes = np.diff(np.append(starts, len(group)))
         keep = np.repeat(wide, sizes)
+        which = np.repeat(np.arange(len(starts)), sizes)[keep].astype(np.int64)
         n = max(1, width // 4)
-        words = (word[keep][:, None] + np.arange(n)).reshape(-1)
-        which = np.repeat(np.repeat(np.arange(len(starts)), sizes)[keep], n)
-        keys = np.unique((which.astype(np.int64) << np.int64(32)) | (words & np.int64(0xFFFFFFFF)))
-        banks = np.bincount((keys >> 32) * BANKS + (keys & (BANKS - 1)), minlength=len(starts) * BANKS)
-        self._wavefronts[name] += int(banks.reshape(-1, BANKS).max(axis=1).sum())
+        if not int(np.bitwise_or.reduce(at)) & (width - 1):  # whole rows of n banks: as if n banks were one
+            row, banks_of_row = word[keep] // n, BANKS // n
+        else:
+            row, banks_of_row = (word[keep][:, None] + np.arange(n)).reshape(-1), BANKS
+            which = np.repeat(which, n)
+        keys = np.sort((which << np.int64(32)) | (row & np.int64(0xFFFFFFFF)))
+        keys = keys[np.concatenate(([True], keys[1:] != keys[:-1]))]  # a word that several ask for is read once
+        banks = np.bincount((keys >> 32) * banks_of_row + keys % banks_of_row, minlength=len(starts) * banks_of_row)
+        self._wavefronts[name] += int(banks.reshape(-1, banks_of_row).max(axis=1).sum())
 
     def finish(self) -> Counters:
         c = self.c
