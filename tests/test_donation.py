@@ -97,3 +97,23 @@ def test_a_symbolic_size() -> None:
         at = x.ctypes.data
         out, total = f(x, np.full(n, 2, np.float32))
         assert (out == 3).all() and total == 2 * n and out.ctypes.data == at
+
+
+def test_parameters_are_moved_as_soon_as_their_gradients_are_there() -> None:
+    """No gradient waits for the end of the step, where all parameters would be moved: the memory does not grow with them."""
+
+    def step(ps: Any, x: Any) -> Any:
+        def loss(ps: Any) -> Any:
+            h = x
+            for p in ps:
+                h = fx.tanh(fx.conv(h, p, padding=1))
+            return fx.sum(h * h)
+
+        return [p - 0.1 * g for p, g in zip(ps, fx.grad(loss)(ps), strict=True)]
+
+    def planned(layers: int) -> float:
+        ps = [np.ones((32, 32, 3, 3), np.float32) for _ in range(layers)]
+        cost = fx.jit(step, donate_argnums=0).lower(ps, np.ones((1, 32, 3, 3), np.float32)).cost()
+        return float(cost.peak_memory) / ps[0].nbytes
+
+    assert planned(6) < planned(2) + 1 < 5

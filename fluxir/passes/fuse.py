@@ -374,6 +374,10 @@ class _Grouping:
             shapes = {shape_of(o.results[0]) for o in outs}
             if g.kind != "pointwise" or h.kind != "pointwise" or len(shapes) != 1:
                 return False
+            if len({any(read in m.operands and not elementwise(m) for m in x.members) for x in (g, h)}) != 1:
+                return (
+                    False  # one of them in another order: no pass is saved, and results could no longer replace inputs
+                )
             (space,) = shapes
         else:
             assert rows.full is not None and rows.axes is not None
@@ -427,6 +431,7 @@ class _Grouping:
         env: dict[Value, Value] = {}
         done: set[int] = set()
         begun: set[int] = set()
+        last = self.last_readers(units, needs)
         order = sorted(
             units, key=lambda u: max(self.position[o] for o in u.outs) if isinstance(u, Group) else self.position[u]
         )
@@ -439,12 +444,51 @@ class _Grouping:
                 if ready:
                     done.add(id(u))
                     self.emit_unit(b, u, env)
+                    for s, before in last.get(id(u), ()):
+                        before.discard(id(u))
+                        if not before and id(s) not in begun:
+                            begun.add(id(s))
+                            stack.append((s, True))
                 else:
                     assert id(u) not in begun, "groups that wait for each other"
                     begun.add(id(u))
                     stack.append((u, True))
                     stack += [(n, False) for n in needs[id(u)] if id(n) not in done]
         return Block(self.block.args, b.ops, [env.get(v, v) for v in self.block.outs])
+
+    def last_readers(
+        self, units: list[Group | Op], needs: dict[int, list[Group | Op]]
+    ) -> dict[int, list[tuple[Group | Op, set[int]]]]:
+        """For each unit the groups that may run once it and others (a set that is shared) have run: groups of which nothing but
+        results of the block comes, and which are the last to read its arguments. They run early: what they read is freed,
+        and the results may take the place of the arguments (parameters that an optimiser moves)."""
+        readers: dict[Value, list[Group | Op]] = {}
+        for u in units:
+            for v in self.inputs(u):
+                readers.setdefault(v, []).append(u)
+        found: dict[int, list[tuple[Group | Op, set[int]]]] = {}
+        for u in units:
+            if not isinstance(u, Group) or u.kind == "view":
+                continue
+            if not all(o in self.returned and u.members.issuperset(self.users[o]) for o in u.outs):
+                continue
+            before = {id(n) for n in needs[id(u)]}
+            todo = [v for v in self.inputs(u) if v.owner is None]
+            while todo:
+                for r in readers.get(todo.pop(), ()):
+                    if r is not u:
+                        before.add(id(r))
+                        views = (
+                            [r]
+                            if isinstance(r, Op) and is_view(r)
+                            else r.outs
+                            if isinstance(r, Group) and r.kind == "view"
+                            else ()
+                        )
+                        todo += [o.result for o in views]
+            for n in before:
+                found.setdefault(n, []).append((u, before))
+        return found
 
     def hoist_views(self) -> None:
         """Take a reshape of a group's input out of the group: outside it is a view, inside it is index arithmetic."""
