@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import memory as mem
-from .memory import ALLOCATED, FREED, GLOBAL_BASE, LOCAL_BASE, SHARED_BASE, WRITTEN, Region
+from .memory import ALLOCATED, FREED, GLOBAL_BASE, LOCAL_BASE, RANK_SHIFT, SHARED_BASE, WRITTEN, Region
 from .ptx import Instruction
 from .races import words
 from .values import Array, unsigned
@@ -25,6 +25,11 @@ __all__ = ["Memory"]
 
 _RELEASES = ("release", "acq_rel")
 _NEAR = 1 << 20  # bytes: allocations further away are not named in a report
+_SHARED = ("shared", "cluster")
+_NO_BLOCK, _ENDED = (
+    -1,
+    -2,
+)  # what stands for the place of an address in no block of the cluster, or in one that has ended
 _ONES = {n: int.from_bytes(b"\1" * n, "little") for n in (1, 2, 4, 8)}
 
 
@@ -40,18 +45,20 @@ class Memory:
         self.global_races = launch.global_races if self.checks else None
         self.stride = launch.shared_stride
         self.shared = Region.zeros(wave.block_count * self.stride, 0)
-        self.sizes = {"shared": self.stride, "local": launch.local_stride}
+        self.sizes = {"shared": self.stride, "local": launch.local_stride, "cluster": wave.block_count * self.stride}
         if self.stride:
             self.shared.shadow[: wave.block_count * self.stride].reshape(wave.block_count, -1)[:] = launch.shared_shadow
         self.local = Region.zeros(wave.size * launch.local_stride, 0)
         if launch.local_stride:
             self.local.shadow[: wave.size * launch.local_stride].reshape(wave.size, -1)[:] = launch.local_shadow
         self.pending_copies = False  # some shared bytes wait for an asynchronous copy
+        self.cluster = launch.kernel.cluster_size
 
     # ---- where
     def parts(self, space: str, address: Any, m: Mask) -> Iterator[tuple[str, Mask, Array]]:
         """(space, threads, byte offsets in its region) of the accesses; a generic address says by itself where it points.
-        Offsets of shared and local memory are those of the block's or thread's own stretch."""
+        Offsets of shared and local memory are those of the block's or thread's own stretch; those of "cluster", the shared
+        memory of other blocks, are offsets in the whole region."""
         a = m.picked(address).astype(np.uint64, copy=False)
         if space in ("global", "const", "param"):
             yield "global", m, (a - np.uint64(GLOBAL_BASE)).view(np.int64)
@@ -60,7 +67,10 @@ class Memory:
             inside = a >= np.uint64(mem.WINDOW)  # a generic address used as one of the space
             if inside.any():
                 a = np.where(inside, a - np.uint64(base), a)
-            yield space, m, a.view(np.int64)
+            if space == "shared" and self.cluster > 1:
+                yield from self._blocks(m, a.view(np.int64))
+            else:
+                yield space, m, a.view(np.int64)
         else:
             window = a >> np.uint64(40)
             kinds = (("shared", SHARED_BASE), ("local", LOCAL_BASE), ("global", GLOBAL_BASE))
@@ -68,7 +78,11 @@ class Memory:
             if (window == first).all():
                 for kind, base in kinds:
                     if first == base >> 40:
-                        yield kind, m, (a - np.uint64(base)).view(np.int64)
+                        at = (a - np.uint64(base)).view(np.int64)
+                        if kind == "shared" and self.cluster > 1:
+                            yield from self._blocks(m, at)
+                        else:
+                            yield kind, m, at
                         return
                 yield "global", m, (a - np.uint64(GLOBAL_BASE)).view(np.int64)  # nowhere: the check says so
                 return
@@ -79,14 +93,40 @@ class Memory:
                 if here.any():
                     bits = np.zeros(self.wave.size, bool)
                     bits[m.index[here]] = True
-                    yield kind, self.wave.mask(bits), (a[here] - np.uint64(base)).view(np.int64)
+                    part, at = self.wave.mask(bits), (a[here] - np.uint64(base)).view(np.int64)
+                    if kind == "shared" and self.cluster > 1:
+                        yield from self._blocks(part, at)
+                    else:
+                        yield kind, part, at
+
+    def _blocks(self, m: Mask, at: Array) -> Iterator[tuple[str, Mask, Array]]:
+        """Addresses in the shared memory of a cluster's blocks, parted into those of the own block and of others."""
+        w = self.wave
+        rank, offset = (at >> RANK_SHIFT) - 1, at & ((1 << RANK_SHIFT) - 1)
+        own = m.pick(w.block)
+        target = np.where(rank < 0, own, own - own % self.cluster + rank)
+        outside = (rank >= self.cluster) | (offset >= self.stride)
+        far = (target != own) | outside
+        if not far.any():
+            yield "shared", m, offset
+            return
+        ended = ~w.live.reshape(w.block_count, -1).any(axis=1)
+        place = np.where(outside, _NO_BLOCK, target * self.stride + offset)
+        place[~outside] = np.where(ended[target[~outside]], _ENDED, place[~outside])
+        if far.all():
+            yield "cluster", m, place
+            return
+        for kind, here, where in (("shared", ~far, offset), ("cluster", far, place)):
+            bits = np.zeros(w.size, bool)
+            bits[m.index[here]] = True
+            yield kind, w.mask(bits), where[here]
 
     def region(self, kind: str) -> Region:
-        return self.heap.region if kind == "global" else self.shared if kind == "shared" else self.local
+        return self.heap.region if kind == "global" else self.local if kind == "local" else self.shared
 
     def place(self, kind: str, m: Mask, at: Array) -> Array:
         """Offsets in the whole region from offsets in the block's or thread's stretch."""
-        if kind == "global":
+        if kind in ("global", "cluster"):
             return at
         if kind == "shared":
             at = at + m.pick(self.wave.block) * self.stride
@@ -115,7 +155,9 @@ class Memory:
             want = _ONES[unit] * need
             pattern = states.dtype.type(want)
             first = where // unit
-            waits = states.dtype.type(_ONES[unit] * mem.PENDING) if kind == "shared" and self.pending_copies else None
+            waits = None
+            if self.pending_copies and kind in _SHARED:
+                waits = states.dtype.type(_ONES[unit] * (mem.PENDING if need & WRITTEN else mem.PENDING | mem.READING))
             for k in range(width // unit):
                 found = states[first + k]
                 if not ((found & pattern) == pattern).all() or (waits is not None and (found & waits).any()):
@@ -161,9 +203,12 @@ class Memory:
         good &= ~crooked
         if not self.checks:
             return good
-        if kind == "shared":
+        if kind in _SHARED:
             early = ((states & mem.PENDING) != 0).any(axis=1)
             tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy into it was not waited for")
+            if not need & WRITTEN:
+                early = ((states & mem.READING) != 0).any(axis=1)
+                tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy still reads it")
         if need & WRITTEN:
             empty = ((states & (WRITTEN | mem.PENDING)) == 0).any(axis=1)
             tell(
@@ -174,6 +219,12 @@ class Memory:
         return good
 
     def _owner(self, kind: str, at: int, width: int = 1) -> str:
+        if kind == "cluster" and at < 0:
+            return "its block has ended" if at == _ENDED else "the cluster has no such block, or its memory ends before"
+        if kind == "cluster":
+            return (
+                f"{self.wave.launch.describe('shared', at % self.stride)} of block {at // self.stride % self.cluster}"
+            )
         if kind != "global":
             return self.wave.launch.describe(kind, at)
         address = at + GLOBAL_BASE
@@ -210,9 +261,9 @@ class Memory:
             where = self.place(kind, part, safe)
             self.wave.counters.access(kind, "load", part, at, width)
             if self.checks:
-                if kind == "shared" and order and self.spins:
+                if kind in _SHARED and order and self.spins:
                     self._channel(part, where, False, True)
-                elif kind == "shared":
+                elif kind in _SHARED:
                     self.wave.races.load(where, width, part, instruction)
                 elif kind == "global" and self.global_races is not None:
                     self._global(part, where, width, instruction, "load", order=order)
@@ -259,9 +310,9 @@ class Memory:
             where = self.place(kind, part, at)
             self.wave.counters.access(kind, "store", part, at, width)
             if self.checks:
-                if kind == "shared" and order and self.spins:
+                if kind in _SHARED and order and self.spins:
                     self._channel(part, where, True, False)
-                elif kind == "shared":
+                elif kind in _SHARED:
                     self.wave.races.store(where, width, part, instruction, mine)
                 elif kind == "global" and self.global_races is not None:
                     self._global(part, where, width, instruction, "store", mine, order)
@@ -305,7 +356,7 @@ class Memory:
             where = self.place(kind, part, at)
             self.wave.counters.access(kind, "atomic", part, at, unit)
             if self.checks:
-                if kind == "shared":
+                if kind in _SHARED:
                     if self.spins:
                         self._channel(part, where, True, True)
                     self.wave.races.store(where, unit, part, instruction, atomic=True)

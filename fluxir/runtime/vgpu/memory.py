@@ -5,7 +5,7 @@ where it is used; shared and local memory are one region each for a wave of bloc
 zero and from any host address, and allocations lie apart, so that an index that is off finds nothing.
 
 Shadow of a byte: 0 nothing is there, ALLOCATED, ALLOCATED | WRITTEN, or FREED; PENDING as well while an asynchronous copy
-into it has not been waited for.
+into it has not been waited for, READING while one out of it has not.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "GLOBAL_BASE",
     "LOCAL_BASE",
     "PENDING",
+    "READING",
     "SHARED_BASE",
     "WRITTEN",
     "Allocation",
@@ -34,12 +35,15 @@ __all__ = [
     "Region",
 ]
 
-ALLOCATED, WRITTEN, FREED, PENDING = 1, 2, 4, 8
+ALLOCATED, WRITTEN, FREED, PENDING, READING = 1, 2, 4, 8, 16
 GLOBAL_BASE = 0x7100_0000_0000
 SHARED_BASE = 0x7200_0000_0000  # the windows of generic addresses
 LOCAL_BASE = 0x7300_0000_0000
 PARAM_BASE = 0x7400_0000_0000
 WINDOW = 1 << 40
+RANK_SHIFT = (
+    24  # an address in a cluster's shared memory: the block's rank plus 1 (0 for the own block) above the offset
+)
 ALIGN = 256  # of an allocation, as cuMemAlloc's
 RED_ZONE = 256  # bytes between allocations that belong to none
 QUARANTINE = 1 << 28  # bytes freed before the oldest are handed out again

@@ -37,8 +37,7 @@ _BITS = {1: "b8", 2: "b16", 4: "b32", 8: "b64"}
 
 
 def _space(form: Form) -> str:
-    named = form.one_of(*_SPACES, default="generic")
-    return "generic" if named == "shared::cluster" else named.partition("::")[0]
+    return form.one_of(*_SPACES, default="generic").partition("::")[0]
 
 
 def _group(form: Form) -> str:
@@ -255,9 +254,7 @@ def cvta(form: Form, scope: Scope) -> Step:
     """Between an address in a space and a generic one."""
     x = form.instruction
     kind = form.type
-    base = {"shared": SHARED_BASE, "local": LOCAL_BASE}.get(
-        _space(form) if not form.has("shared::cluster") else "shared", 0
-    )
+    base = {"shared": SHARED_BASE, "local": LOCAL_BASE}.get(_space(form), 0)
     read, write = scope.read(x.operands[1], kind, x), scope.write(x.operands[0], kind, x)
     if not base:
         return lambda w, m: write(w, read(w), m)
@@ -273,8 +270,6 @@ def isspacep(form: Form, scope: Scope) -> Step:
     x = form.instruction
     read, write = scope.read(x.operands[1], "u64", x), scope.write(x.operands[0], "pred", x)
     base = {"shared": SHARED_BASE, "local": LOCAL_BASE, "global": GLOBAL_BASE}.get(_space(form), 0)
-    if form.has("shared::cluster"):
-        base = SHARED_BASE
     window = np.uint64(base >> 40)
     constant = _space(form) in ("const", "param")
 
