@@ -362,6 +362,7 @@ def test_functions_are_called_with_their_arguments() -> None:
     body = """
       .param .b32 p0; .param .b32 v0; st.param.b32 [p0], %r0; call.uni (v0), twice, (p0); ld.param.b32 %r5, [v0];
       call (%r6), plus, (%r5, 100); setp.gt.u32 %p1, %r0, 3; @%p1 call (%r6), plus, (%r6, 1000);
+      call (%r12), twice, (%r6); call (%r6), twice, (%r12); shr.u32 %r6, %r6, 2;
       and.b32 %r7, %r0, 7; st.param.b32 [p0], %r7; call (v0), sum, (p0); ld.param.b32 %r8, [v0]; add.s32 %r6, %r6, %r8;
       st.global.u32 [%rd2], %r6;"""
     out, _ = run(body, np.zeros(32, np.uint32), before=before)
@@ -477,3 +478,88 @@ def test_one_seed_one_answer() -> None:
     first, again, other = (run(body, np.zeros(32, np.float32), seed=s)[0] for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any() and np.allclose(first, other, rtol=1e-3)
+
+
+# ---- text from anywhere
+
+
+SEED = """
+.version 8.0
+.target sm_80
+.address_size 64
+.global .align 4 .b32 g[2] = {5, 6};
+.func (.param .b32 r) f(.param .b32 x) { .reg .b32 %a<3>; ld.param.b32 %a1, [x]; add.s32 %a2, %a1, 1; st.param.b32 [r], %a2; ret; }
+.visible .entry k(.param .u64 out, .param .u32 n) .maxntid 64 {
+  .reg .b32 %r<9>; .reg .f32 %f<4>; .reg .b64 %rd<5>; .reg .pred %p<3>; .shared .align 4 .b32 s[64];
+  ld.param.u64 %rd1, [out]; ld.param.u32 %r1, [n]; mov.u32 %r2, %tid.x; setp.ge.u32 %p1, %r2, %r1; @%p1 bra END;
+  L: mul.wide.u32 %rd2, %r2, 4; add.s64 %rd3, %rd1, %rd2; mov.u32 %r7, s; shl.b32 %r3, %r2, 2; add.u32 %r7, %r7, %r3;
+  st.shared.u32 [%r7], %r2; bar.sync 0; ld.shared.u32 %r4, [%r7]; shfl.sync.bfly.b32 %r5|%p2, %r4, 1, 31, -1;
+  { .param .b32 a; .param .b32 v; st.param.b32 [a], %r5; call.uni (v), f, (a); ld.param.b32 %r6, [v]; }
+  cvt.rn.f32.u32 %f1, %r6; fma.rn.f32 %f2, %f1, %f1, 0f3F800000; cvt.rzi.u32.f32 %r8, %f2; atom.global.add.u32 %r3, [g+4], %r8;
+  st.global.u32 [%rd3], %r8; cp.async.wait_all; vote.sync.any.pred %p2, %p1, -1; @%p2 bra L;
+  END: ret; }
+"""
+
+
+def mutants(seed: int, count: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    tokens = re.findall(r"\s+|[\w.$%]+|.", SEED)
+    words = [t for t in tokens if t.strip()]
+    out = []
+    for _ in range(count):
+        t = list(tokens)
+        for _ in range(rng.integers(1, 4)):
+            i, what = int(rng.integers(len(t))), rng.integers(4)
+            if what == 0:
+                del t[i]
+            elif what == 1:
+                t[i] = words[rng.integers(len(words))]
+            elif what == 2:
+                t.insert(i, words[rng.integers(len(words))])
+            else:
+                j = int(rng.integers(len(t)))
+                t[i], t[j] = t[j], t[i]
+        out.append("".join(t))
+    return out
+
+
+def _survives(text: str) -> str:
+    """Load and run text that may be anything: it works, or there is an error of ours."""
+    gpu = vgpu.Device("sm_80", capacity=1 << 26)
+    try:
+        k = gpu.load(text)["k"]
+        args = [gpu.zeros(64) if v.type.endswith("64") else 64 for _, v in k.arguments.values()]
+        k.launch(1, 64, args, max_steps=5000)
+    except (FluxError, vgpu.SanitizerError) as e:
+        assert isinstance(e, vgpu.SanitizerError) or e.code in ("FX0710", "FX0711", "FX0707", "FX0501"), e
+        return "FluxError" if isinstance(e, FluxError) else "SanitizerError"
+    return "ran"
+
+
+def test_mutated_ptx_runs_or_is_refused_in_words() -> None:
+    assert _survives(SEED) == "ran"
+    outcomes = {_survives(text) for text in mutants(1, 250)}
+    assert outcomes >= {"ran", "FluxError", "SanitizerError"}
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(2, 10))
+def test_more_mutated_ptx(seed: int) -> None:
+    for text in mutants(seed, 1000):
+        _survives(text)
+
+
+def test_sizes_that_exhaust_the_machine_are_refused() -> None:
+    gpu = vgpu.Device("sm_80", capacity=1 << 26)
+    head = ".version 8.0\n.target sm_80\n.address_size 64\n"
+    for body, words in (
+        (".entry k() { .reg .b32 %r<4000000000>; ret; }", "registers"),
+        (".global .b8 x[99999999999999999999]; .entry k() { ret; }", "cannot have this size"),
+        (".global .b8 x[4000000000]; .entry k() { ret; }", "no room"),
+        (".entry k() { mov.b32 " + "{" * 5000, "nested too deeply"),
+        (".entry k() { .local .b8 x[100000000]; ret; }", "local memory"),
+        (".entry k() { .shared .b8 x[100000000]; ret; }", "static shared memory"),
+        (".entry k() { L: bra L; }", "did not end within"),
+    ):
+        with pytest.raises((FluxError, vgpu.SanitizerError), match=words):
+            gpu.load(head + body)["k"].launch(1, 32, [], max_steps=10_000)

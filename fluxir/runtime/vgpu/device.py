@@ -35,6 +35,7 @@ from .values import Array, dtype
 
 __all__ = ["Device", "DeviceArray", "Kernel", "Module"]
 
+LOCAL_BYTES = 512 << 10  # most local memory of a thread: CUDA Programming Guide, technical specifications
 CHECKS = ("raise", "collect", "off")
 
 
@@ -245,11 +246,14 @@ class Kernel:
         seed: int | None = 0,
         cooperative: bool = False,
         executor: str = "auto",
+        max_steps: int | None = None,
     ) -> Report:
         """Run the kernel. `grid`, `block`: an integer or up to three. `args`: device arrays, numbers, or bytes for structures,
         converted by the types of the kernel's parameters. `shared_bytes`: dynamic shared memory. `seed`: of the errors that
-        approximate instructions make, None for none. FX0711 for arguments that do not fit, `SanitizerError` for findings."""
-        return self.launch_packed(grid, block, self.pack(args), shared_bytes, check, seed, cooperative, executor)
+        approximate instructions make, None for none. `max_steps`: after so many the launch counts as endless. FX0711 for arguments that do not fit, `SanitizerError` for findings."""
+        return self.launch_packed(
+            grid, block, self.pack(args), shared_bytes, check, seed, cooperative, executor, max_steps
+        )
 
     def pack(self, args: Sequence[Any]) -> bytes:
         """The parameter buffer for a launch."""
@@ -272,6 +276,7 @@ class Kernel:
         seed: int | None = 0,
         cooperative: bool = False,
         executor: str = "auto",
+        max_steps: int | None = None,
     ) -> Report:
         """`launch` with the parameters laid out in memory, as a driver takes them."""
         mode = _checked(check or self.module.device.check)
@@ -284,7 +289,7 @@ class Kernel:
         limit = self._over_limits(grid, block, shared_bytes)
         if limit:
             raise SanitizerError([Finding("limit", limit, self.name)])
-        launch = Launch(self, grid, block, bytes(parameters), shared_bytes, mode, seed, cooperative)
+        launch = Launch(self, grid, block, bytes(parameters), shared_bytes, mode, seed, cooperative, max_steps)
         launch.run()
         return launch.report(time.perf_counter() - start)
 
@@ -305,6 +310,8 @@ class Kernel:
             return f"{self.static_shared} bytes of static shared memory; {t.name} takes {t.shared_static}"
         if shared > t.shared_per_block:
             return f"{shared} bytes of shared memory; a block of {t.name} takes {t.shared_per_block}"
+        if self.code.local_bytes > LOCAL_BYTES:
+            return f"{self.code.local_bytes} bytes of local memory for a thread; a GPU has {LOCAL_BYTES}"
         if "maxntid" in limits and threads > math.prod(limits["maxntid"]):
             return (
                 f"{threads} threads in a block; the kernel was compiled for {math.prod(limits['maxntid'])} (.maxntid)"

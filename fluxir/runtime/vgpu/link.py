@@ -58,7 +58,7 @@ _SPIN = frozenset(("atom", "nanosleep", "mbarrier"))
 @dataclass(eq=False)
 class Block:
     """A basic block. `end` sends the threads on; `classes` counts its instructions by class; `spins`: it closes a loop that
-    reads what other threads write."""
+    reads what other threads write. `after`: the block that those go on to who do not branch."""
 
     first: Instruction
     steps: list[Step]
@@ -67,6 +67,7 @@ class Block:
     classes: dict[str, int] = field(default_factory=dict)
     flops: int = 0
     spins: bool = False
+    after: int = -1
 
     @property
     def size(self) -> int:
@@ -382,13 +383,19 @@ class _Linker:
             return
         self.copies += 1
         inner = Scope(self, scope.frame, target, f"{target.name}#{self.copies}.")
-        self._bind(x, scope, inner, target.parameters, arguments, items, into=True)
+        self._bind(x, scope, inner, target.parameters, arguments, items)
+        if len(results) not in (0, len(target.results)):
+            isa.reject(x, f"{len(results)} results for {len(target.results)}", "FX0711")
         for v, r in zip(target.results, results):
-            if v.space != "reg":
-                assert isinstance(r, Symbol)
-                inner.places[v.name] = scope.place(r.name, x)
-            else:
+            if v.space == "reg":
                 inner.slots[v.name] = scope.frame.slot(v.type)
+            else:
+                inner.places[v.name] = scope.place(r.name, x) if isinstance(r, Symbol) else scope.frame.local(v)
+        for v in target.results[len(results) :]:  # nobody wants them
+            if v.space == "reg":
+                inner.slots[v.name] = scope.frame.slot(v.type)
+            else:
+                inner.places[v.name] = scope.frame.local(v)
         skip = f"#call{self.copies}"
         if x.guard is not None:  # a guarded call: those it is not for go around it
             flipped = x.guard.register if isinstance(x.guard, Negated) else Negated(x.guard)
@@ -398,10 +405,15 @@ class _Linker:
         for v, r in zip(target.results, results):
             if v.space == "reg":
                 items.append((_move(x, r, Register(v.name), v.type), _Joined(scope, inner)))
+            elif not isinstance(r, Symbol):
+                load = Instruction(
+                    "ld", ("local", v.type), (r, Address(Symbol(v.name))), x.guard, x.line, x.text, x.location
+                )
+                items.append((load, _Joined(inner, scope, writes=True)))
 
     def _bind(
         self, x: Instruction, scope: Scope, inner: Scope, formals: Sequence[Variable], actuals: Sequence[Operand],
-        items: list[_Item], into: bool,
+        items: list[_Item],
     ) -> None:  # fmt: skip
         if len(formals) != len(actuals):
             isa.reject(x, f"{len(actuals)} arguments for {len(formals)} parameters", "FX0711")
@@ -456,7 +468,7 @@ class _Linker:
                 kind = form.types[-1] if form.types else ""
                 flops += FLOPS.get(x.name, 1) * (2 if kind.endswith("x2") else 1)
             if opcode.sync == "end":
-                end = opcode.meaning(form, scope)
+                end = _meaning(opcode, form, scope)
             else:
                 steps.append(_step(opcode, form, scope))
         if end is None:
@@ -464,13 +476,15 @@ class _Linker:
             def end(w: Wave, m: Mask, after: int = after) -> None:
                 w.go(after, m.bits)
 
-        return Block(run[0][0], steps, end, found, dict(classes), flops)
+        return Block(run[0][0], steps, end, found, dict(classes), flops, after=after)
 
 
 class _Joined(Scope):
-    """Reads in one scope and writes in another: the arguments and results of an inlined call."""
+    """Reads in one scope and writes in another: the arguments and results of an inlined call. With `writes` it is only the
+    registers that are written which belong to the other scope."""
 
-    def __init__(self, to: Scope, source: Scope) -> None:
+    def __init__(self, to: Scope, source: Scope, writes: bool = False) -> None:
+        self.writes = writes
         self.linker, self.frame, self.function, self.prefix = to.linker, to.frame, to.function, to.prefix
         self.image = to.image
         self.slots, self.places = to.slots, to.places
@@ -478,7 +492,12 @@ class _Joined(Scope):
         self.source = source
 
     def read(self, operand: Operand, kind: str, instruction: Instruction) -> Read:
-        return self.source.read(operand, kind, instruction)
+        return super().read(operand, kind, instruction) if self.writes else self.source.read(operand, kind, instruction)
+
+    def write(self, operand: Operand, kind: str, instruction: Instruction) -> Write:
+        return (
+            self.source.write(operand, kind, instruction) if self.writes else super().write(operand, kind, instruction)
+        )
 
     def guard(self, instruction: Instruction) -> tuple[int, bool] | None:
         g = instruction.guard
@@ -554,11 +573,14 @@ def _split(items: list[_Item], home: Scope) -> tuple[list[list[tuple[Instruction
 def _successors(run: list[tuple[Instruction, Scope]], i: int, labels: dict[str, int]) -> list[int]:
     x, scope = run[-1]
     out: list[int] = []
+    if x.name in ("bra", "brx") and not x.operands:
+        isa.reject(x, "a label is expected", "FX0711")
     if x.name == "bra":
         out.append(_label(scope, x.operands[0], labels, x))
     elif x.name == "brx":
         table = x.operands[-1]
-        assert isinstance(table, Symbol)
+        if not isinstance(table, Symbol):
+            isa.reject(x, "a list of targets is expected", "FX0711")
         out += [_label(scope, Symbol(n), labels, x) for n in scope.table(table.name, x)]
     elif x.name in ("ret", "exit", "trap"):
         return [i + 1] if x.guard is not None else []
@@ -568,7 +590,8 @@ def _successors(run: list[tuple[Instruction, Scope]], i: int, labels: dict[str, 
 
 
 def _label(scope: Scope, operand: Operand, labels: dict[str, int], x: Instruction) -> int:
-    assert isinstance(operand, Symbol)
+    if not isinstance(operand, Symbol):
+        isa.reject(x, "a label is expected", "FX0711")
     name = scope.label(operand.name)
     if name not in labels:
         isa.reject(x, f"there is no label `{operand.name}`", "FX0711")
@@ -601,7 +624,7 @@ def _may_spin(x: Instruction) -> bool:
 
 def _step(opcode: isa.Opcode, form: isa.Form, scope: Scope) -> Step:
     x = form.instruction
-    run = _lanewise(opcode, form, scope) if opcode.is_lanewise else opcode.meaning(form, scope)
+    run = _lanewise(opcode, form, scope) if opcode.is_lanewise else _meaning(opcode, form, scope)
     guard = scope.guard(x)
     if guard is None:
         return run
@@ -613,6 +636,16 @@ def _step(opcode: isa.Opcode, form: isa.Form, scope: Scope) -> Step:
             run(w, those)
 
     return guarded
+
+
+def _meaning(opcode: isa.Opcode, form: isa.Form, scope: Scope) -> Step:
+    """What an instruction of the machine does. Its declaration takes operands apart as the document has them; where that
+    fails they are not what the instruction takes."""
+    try:
+        step: Step = opcode.meaning(form, scope)
+    except (IndexError, AssertionError, AttributeError, TypeError, ValueError, KeyError) as reason:
+        isa.reject(form.instruction, f"these are not the operands it takes ({type(reason).__name__})", "FX0711")
+    return step
 
 
 def _lanewise(opcode: isa.Opcode, form: isa.Form, scope: Scope) -> Step:

@@ -49,6 +49,11 @@ _TOKEN = re.compile(
 )
 
 _SPACES = frozenset((".global", ".const", ".shared", ".local", ".param", ".reg", ".sreg", ".tex"))
+MOST_REGISTERS = 1_000_000  # of a function
+MOST_BYTES = 1 << 40  # of a variable
+_KIND = re.compile(
+    r"(?:b8|b16|b32|b64|b128|[us](?:8|16|32|64)|f16|f16x2|bf16|bf16x2|f32|f32x2|f64|pred|texref|samplerref|surfref)$"
+)
 _LINKAGE = frozenset((".visible", ".extern", ".weak", ".common"))
 _SPECIAL = re.compile(
     r"%(?:(?:n?tid|n?ctaid|(?:n?clusterid|cluster_n?ctaid))\.[xyz]|laneid|n?warpid|n?smid|gridid|clock(?:_hi|64)?|pm\d+(?:_64)?|"
@@ -63,7 +68,10 @@ _FLAGS = frozenset((".explicitcluster", ".noreturn", ".abi_preserve", ".abi_pres
 
 def parse(text: str) -> Module:
     """The module that a PTX text describes. FX0711 where it is not PTX."""
-    return _Parser(text).module()
+    try:
+        return _Parser(text).module()
+    except RecursionError:
+        raise error("FX0711", "operands are nested too deeply") from None
 
 
 class _Parser:
@@ -164,6 +172,8 @@ class _Parser:
             if word == ".version":
                 self.at += 1
                 major, _, minor = self.next().partition(".")
+                if not (major + (minor or "0")).isdigit():
+                    self.fail("a version expected", self.at - 1)
                 version = (int(major), int(minor or 0))
             elif word == ".target":
                 self.at += 1
@@ -257,15 +267,24 @@ class _Parser:
         if self.take("="):
             initial, pointers = self._initial(kind)
             if is_array and not count:
-                count = len(initial) // type_bytes(kind)
-        size = type_bytes(kind)
+                count = len(initial) // self._size(kind, line)
+        size = self._size(kind, line)
+        if not 0 <= size * count <= MOST_BYTES or align < 0 or align & (align - 1):
+            self.fail(f"`{name}` cannot have this size or alignment")
         return Variable(
             space, name, kind, count, align or size, line, initial, tuple(pointers), external, is_array, pointer
         )
 
+    def _size(self, kind: str, line: int) -> int:
+        """Bytes of a type."""
+        if not _KIND.match(kind):
+            raise error("FX0711", f"line {line}: `.{kind}` is no type", loc=Location("<ptx>", line))
+        return type_bytes(kind)
+
     def _initial(self, kind: str) -> tuple[bytes, list[tuple[int, Symbol]]]:
         """The bytes that an initialiser stands for. Addresses in it are left zero and listed."""
-        data, pointers, size = bytearray(), [], type_bytes(kind)
+        data, size = bytearray(), self._size(kind, self.lines[self.at])
+        pointers: list[tuple[int, Symbol]] = []
 
         def one() -> None:
             if self.take("{"):
@@ -466,10 +485,13 @@ class _Body:
         kind = ""
         while p.word.startswith("."):
             kind = p.next()[1:]
+        p._size(kind, p.lines[p.at])
         while True:
             name = p.name()
             if p.take("<"):
                 count = p.integer()
+                if count + len(self.registers) > MOST_REGISTERS:
+                    p.fail(f"more than {MOST_REGISTERS} registers")
                 p.expect(">")
                 for i in range(count):
                     self.registers[self._declare(f"{name}{i}")] = kind
