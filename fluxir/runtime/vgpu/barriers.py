@@ -172,8 +172,8 @@ class Barriers:
             parted = whole & (sites[w.block, r.number] > 1)
             if parted.any():
                 other = next(x for x in records if x is not r)
-                w.report("divergent-barrier", f"other threads of the block wait at another barrier, in line {other.instruction.line}",
-                         r.instruction, np.flatnonzero(parted))  # fmt: skip
+                message = f"other threads of the block wait at another barrier, in line {other.instruction.line}"
+                w.report("divergent-barrier", message, r.instruction, np.flatnonzero(parted))
                 return
         if r.aligned:
             rows = free.reshape(-1, 32)

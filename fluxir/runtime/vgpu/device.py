@@ -227,9 +227,14 @@ class Kernel:
                      any(b.spins for b in self.code.blocks))  # fmt: skip
 
     @property
+    def cluster(self) -> tuple[int, int, int]:
+        """The shape of a cluster that the PTX asks for (`.reqnctapercluster`)."""
+        return triple(self.function.limits.get("reqnctapercluster", (1,)))
+
+    @property
     def cluster_size(self) -> int:
-        """Blocks of a cluster that the PTX asks for (`.reqnctapercluster`)."""
-        return math.prod(self.function.limits.get("reqnctapercluster", (1,)))
+        """Blocks of a cluster."""
+        return math.prod(self.cluster)
 
     @property
     def static_shared(self) -> int:
@@ -250,7 +255,8 @@ class Kernel:
     ) -> Report:
         """Run the kernel. `grid`, `block`: an integer or up to three. `args`: device arrays, numbers, or bytes for structures,
         converted by the types of the kernel's parameters. `shared_bytes`: dynamic shared memory. `seed`: of the errors that
-        approximate instructions make, None for none. `max_steps`: after so many the launch counts as endless. FX0711 for arguments that do not fit, `SanitizerError` for findings."""
+        approximate instructions make, None for none. `max_steps`: after so many the launch counts as endless. FX0711 for
+        arguments that do not fit, `SanitizerError` for findings."""
         return self.launch_packed(
             grid, block, self.pack(args), shared_bytes, check, seed, cooperative, executor, max_steps
         )
@@ -320,7 +326,7 @@ class Kernel:
             return f"blocks of {block}; the kernel was compiled for {triple(limits['reqntid'])} (.reqntid)"
         if "maxnreg" in limits and limits["maxnreg"][0] * threads > t.registers_per_sm:
             return f"{limits['maxnreg'][0]} registers for {threads} threads; {t.name} has {t.registers_per_sm}"
-        cluster = triple(limits.get("reqnctapercluster", (1,)))
+        cluster = self.cluster
         if any(n % c for n, c in zip(grid, cluster)):
             return f"grid {grid} is not a multiple of the cluster {cluster}"
         return ""
