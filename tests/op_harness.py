@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import fluxir.ops  # noqa: F401  declares the ops
+from fluxir.errors import FluxError
 from fluxir.ir import dims
 from fluxir.ir.build import Builder, build_func
 from fluxir.ir.core import Func, Module, Value
@@ -190,3 +192,81 @@ def all_samples(defn: OpDef) -> tuple[Module, list[Any]]:
     flat = [t for ts in types for t in ts]
     func = build_func("f", flat, body, [f"x{i}" for i in range(len(flat))])
     return Module("m", {"f": func}), [a for case in cases for a in inputs_of(case)]
+
+
+def owners(defn: OpDef, cases: Sequence[Sample]) -> list[Sample]:
+    """Which sample each result of a program of `cases` belongs to."""
+    return [case for case in cases for _ in program(defn, case).entry.outs]
+
+
+def awkward_program(defn: OpDef) -> tuple[Module, list[Any], list[Sample]]:
+    """One function that applies an elementwise op to all awkward values of each combination of types it has a sample of, the
+    inputs, and the sample behind each result."""
+    found = {}
+    for case in defn.samples:
+        dtypes = [tensor(t).dtype for t in case.types]
+        found.setdefault((*dtypes, *case.attrs.items()), case)
+    cases = list(found.values())
+    arrays = [a for case in cases for a in awkward_inputs(case)]
+
+    def body(b: Builder, *args: Value) -> list[Value]:
+        n = len(cases[0].types)
+        groups = [args[i : i + n] for i in range(0, len(args), n)]
+        return [b.emit(defn.name, *xs, **case.attrs)[0] for xs, case in zip(groups, cases, strict=True)]
+
+    types = [TensorType.of(a.dtype, a.shape) for a in arrays]
+    return Module("m", {"f": build_func("f", types, body)}), arrays, cases
+
+
+SYMBOLIC_PARTS = 4  # variants compiled for each op: enough to reach its forms, few enough to be quick
+
+
+def spread(defn: OpDef) -> Iterator[tuple[Sample, list[TensorType], Any, dict[str, int]]]:
+    """The first symbolic variant of every sample, then the second ones, and so on."""
+    rows = [[(case, *v) for v in symbolic_variants(case)] for case in defn.samples]
+    for column in itertools.zip_longest(*rows):
+        yield from (v for v in column if v is not None)
+
+
+def symbolic_program(defn: OpDef) -> tuple[Module, list[list[Any]], list[Sample]] | None:
+    """One function that applies the op to a few symbolic variants of its samples, inputs at two sizes, and the sample behind
+    each result; None for an op that takes no symbol."""
+    parts: list[tuple[Sample, list[TensorType], Any]] = []
+    bounds: dict[str, tuple[int, int]] = {}
+    for case, types, attrs, env in spread(defn):
+        if len(parts) < SYMBOLIC_PARTS:
+            name = f"N{len(parts)}"
+            rename = {"N": dims.symbol(name)}
+            types = [t.substitute(rename) for t in types]
+            attrs = {
+                k: tuple(dims.substitute(d, rename) for d in v) if isinstance(v, tuple) else v for k, v in attrs.items()
+            }
+            facts = dims.Facts({name: (env["N"], dims.INF)})
+            try:
+                with dims.assuming(facts):
+                    program(defn, case, types, attrs, facts)
+            except FluxError:
+                continue
+            parts.append((case, types, attrs))
+            bounds[name] = (env["N"], dims.INF)
+    if not parts:
+        return None
+
+    def body(b: Builder, *args: Value) -> list[Value]:
+        rest, out = list(args), []
+        for _, types, attrs in parts:
+            out += b.emit(defn.name, *rest[: len(types)], **attrs)
+            del rest[: len(types)]
+        return out
+
+    with dims.assuming(dims.Facts(bounds)):
+        func = build_func("f", [t for _, types, _ in parts for t in types], body)
+    sets = []
+    for more in (0, 3):
+        arrays = []
+        for i, (case, types, _) in enumerate(parts):
+            env = {f"N{i}": bounds[f"N{i}"][0] + (0 if case.make else more)}
+            rng = np.random.default_rng(i + more)
+            arrays += inputs_of(case) if case.make else draw([t.substitute(env) for t in types], case, rng)
+        sets.append(arrays)
+    return Module("m", {"f": func}, dims.Facts(bounds)), sets, owners(defn, [case for case, _, _ in parts])

@@ -7,8 +7,7 @@ listed here by name (`NO_ELEMENT`, `STATIC_ONLY`), so that a gap is a decision a
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,13 @@ from tests.op_harness import (
     assert_close,
     at_least,
     awkward_inputs,
-    draw,
+    awkward_program,
     element_kernel,
     inputs_of,
+    owners,
     program,
     run_kernel,
+    symbolic_program,
     symbolic_variants,
 )
 
@@ -303,7 +304,7 @@ def compile_for_cpu(module: Module) -> Program:
 def test_compiled_for_cpu_agrees_with_meaning(defn: OpDef) -> None:
     module, arrays = all_samples(defn)
     got = compile_for_cpu(module).call_flat(arrays)
-    owner = [case for case in defn.samples for _ in program(defn, case).entry.outs]
+    owner = owners(defn, defn.samples)
     for case, g, w in zip(owner, got, interpret(module, arrays), strict=True):
         assert_close(g, w, defn, case)
 
@@ -311,81 +312,22 @@ def test_compiled_for_cpu_agrees_with_meaning(defn: OpDef) -> None:
 @pytest.mark.parametrize("defn", [pytest.param(d, id=d.name) for d in OPS if d.category in ("elementwise", "compare")])
 def test_compiled_for_cpu_on_awkward_values(defn: OpDef) -> None:
     """Zeros of both signs, infinities, NaN, the ends of integer types, division by zero, shifts beyond the width."""
-    cases = {}
-    for case in defn.samples:
-        dtypes = [tensor(t).dtype for t in case.types]
-        cases.setdefault((*dtypes, *case.attrs.items()), case)
-    names, arrays, types = [], [], []
-    for case in cases.values():
-        columns = awkward_inputs(case)
-        names.append(case)
-        arrays += columns
-        types += [TensorType.of(a.dtype, a.shape) for a in columns]
-
-    def body(b: Builder, *args: Value) -> list[Value]:
-        n = len(names[0].types)
-        groups = [args[i : i + n] for i in range(0, len(args), n)]
-        return [b.emit(defn.name, *xs, **case.attrs)[0] for xs, case in zip(groups, names, strict=True)]
-
-    module = Module("m", {"f": build_func("f", types, body)})
+    module, arrays, owner = awkward_program(defn)
     got = compile_for_cpu(module).call_flat(arrays)
-    for case, g, w in zip(names, got, interpret(module, arrays), strict=True):
+    for case, g, w in zip(owner, got, interpret(module, arrays), strict=True):
         assert_close(g, w, defn, case)
-
-
-SYMBOLIC_PARTS = 4  # variants compiled for each op: enough to reach its forms, few enough to be quick
-
-
-def spread(defn: OpDef) -> Iterator[tuple[Sample, list[TensorType], Any, dict[str, int]]]:
-    """The first symbolic variant of every sample, then the second ones, and so on."""
-    rows = [[(case, *v) for v in symbolic_variants(case)] for case in defn.samples]
-    for column in itertools.zip_longest(*rows):
-        yield from (v for v in column if v is not None)
 
 
 @EACH_OP
 def test_compiled_for_cpu_with_symbolic_sizes(defn: OpDef) -> None:
     """One program for all sizes: compiled once for a symbol in each place that takes one, run at two sizes."""
-    parts: list[tuple[Sample, list[TensorType], Any]] = []
-    bounds: dict[str, tuple[int, int]] = {}
-    for case, types, attrs, env in spread(defn):
-        if len(parts) < SYMBOLIC_PARTS:
-            name = f"N{len(parts)}"
-            rename = {"N": dims.symbol(name)}
-            types = [t.substitute(rename) for t in types]
-            attrs = {
-                k: tuple(dims.substitute(d, rename) for d in v) if isinstance(v, tuple) else v for k, v in attrs.items()
-            }
-            facts = dims.Facts({name: (env["N"], dims.INF)})
-            try:
-                with dims.assuming(facts):
-                    program(defn, case, types, attrs, facts)
-            except FluxError:
-                continue
-            parts.append((case, types, attrs))
-            bounds[name] = (env["N"], dims.INF)
-    if not parts:
+    found = symbolic_program(defn)
+    if found is None:
         assert defn.name in STATIC_ONLY
         return
-
-    def body(b: Builder, *args: Value) -> list[Value]:
-        rest, out = list(args), []
-        for _, types, attrs in parts:
-            out += b.emit(defn.name, *rest[: len(types)], **attrs)
-            del rest[: len(types)]
-        return out
-
-    with dims.assuming(dims.Facts(bounds)):
-        func = build_func("f", [t for _, types, _ in parts for t in types], body)
-    module = Module("m", {"f": func}, dims.Facts(bounds))
+    module, sets, owner = found
     compiled = compile_for_cpu(module)
-    owner = [case for case, types, attrs in parts for _ in program(defn, case).entry.outs]
-    for more in (0, 3):
-        arrays = []
-        for i, (case, types, _) in enumerate(parts):
-            env = {f"N{i}": bounds[f"N{i}"][0] + (0 if case.make else more)}
-            rng = np.random.default_rng(i + more)
-            arrays += inputs_of(case) if case.make else draw([t.substitute(env) for t in types], case, rng)
+    for arrays in sets:
         for case, g, w in zip(owner, compiled.call_flat(arrays), interpret(module, arrays), strict=True):
             assert_close(g, w, defn, case)
 
@@ -418,6 +360,6 @@ def test_gpu_kernels_agree_with_meaning(defn: OpDef) -> None:
         [np.zeros(int(loops.entry.attrs["arena"]), np.uint8)] if len(loops.entry.args) > len(arrays) + len(want) else []
     )
     Interpreter(loops).call(loops.entry, [*arrays, *outputs, *arena])
-    owner = [case for case in few.samples for _ in program(defn, case).entry.outs]
+    owner = owners(defn, few.samples)
     for case, g, w in zip(owner, outputs, want, strict=True):
         assert_close(g, w, defn, case)

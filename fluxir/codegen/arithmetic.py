@@ -156,6 +156,8 @@ class Arithmetic(Writer):
             ns = self.intrinsic("umin", t, ns, self.constant(bits - 1, t))
             return self.let(f"ashr {r} {xs}, {ns}")
         inside = self.let(f"icmp ult {r} {ns}, {self.constant(bits, t)}")
+        if bits == 64 and self.dialect.narrow_counts:
+            ns = self.let(f"and {r} {ns}, {self.constant(63, t)}")
         shifted = self.let(f"{word} {r} {xs}, {ns}")
         return self.let(f"select {self.register(_bools(t))} {inside}, {r} {shifted}, {r} {self.zero(t)}")
 

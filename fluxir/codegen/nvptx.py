@@ -102,7 +102,13 @@ def compile_kernels(module: Module, target: GpuTarget, plain: bool = False) -> P
     start = time.perf_counter()
     with assuming(module.facts):
         unit = Unit(
-            Dialect(triple=target.triple, spaces=SPACES, half="half", bfloat="bfloat" if target.has("bf16") else "i16"),
+            Dialect(
+                triple=target.triple,
+                spaces=SPACES,
+                half="half",
+                bfloat="bfloat" if target.has("bf16") else "i16",
+                narrow_counts=True,
+            ),
             module.name,
         )
         shared_places, places = _in_place(module), DebugInfo(unit)

@@ -36,6 +36,9 @@ class Dialect:
     """Register type of bf16."""
     layout: str = ""
     """The data layout line; empty: the target machine's own."""
+    narrow_counts: bool = False
+    """The machine's counts of 64-bit shifts have 32 bits. LLVM 22's NVPTX folds `n < 64 ? x << n : 0` into one instruction
+    that saturates, and drops the upper half of n on the way: 1 << 2**32 is 1. A count it sees to be small is kept."""
 
 
 class Unit:
