@@ -52,13 +52,14 @@ INLINE_LIMIT = 100_000  # instructions after inlining; beyond it calls stay call
 ZONE = 128  # bytes that belong to nothing between two variables of shared or local memory
 CALL_ZONE = 16  # and between two arguments of a call
 FLOPS = {"fma": 2, "mad": 2}
-_SPIN = frozenset(("atom", "nanosleep", "mbarrier"))
+PATIENCE = 256  # rounds of a loop that reads what others write, before others run
+_SPIN = frozenset(("atom", "nanosleep"))
 
 
 @dataclass(eq=False)
 class Block:
     """A basic block. `end` sends the threads on; `classes` counts its instructions by class; `spins`: it closes a loop that
-    reads what other threads write. `after`: the block that those go on to who do not branch."""
+    reads what other threads write, and others run after `patience` rounds of it. `after`: the block that those go on to who do not branch."""
 
     first: Instruction
     steps: list[Step]
@@ -67,6 +68,7 @@ class Block:
     classes: dict[str, int] = field(default_factory=dict)
     flops: int = 0
     spins: bool = False
+    patience: int = 0
     after: int = -1
 
     @property
@@ -137,6 +139,16 @@ class Scope:
                 self.places[v.name] = frame.local(v)
             elif v.space == "reg":
                 self.slots[v.name] = frame.slot(v.type)
+
+    @property
+    def reads_in(self) -> Scope:
+        """The scope of the operands that are read."""
+        return self
+
+    @property
+    def writes_in(self) -> Scope:
+        """The scope of the registers that are written."""
+        return self
 
     # ---- names
     def place(self, name: str, instruction: Instruction) -> Place:
@@ -448,7 +460,7 @@ class _Linker:
         for old in ranks:
             after = rank[old + 1] if old + 1 < len(runs) else -1
             block = self._block(runs[old], numbered, after)
-            block.spins = loops[old]
+            block.spins, block.patience = loops[old] > 0, loops[old]
             blocks.append(block)
         return blocks
 
@@ -490,6 +502,14 @@ class _Joined(Scope):
         self.slots, self.places = to.slots, to.places
         self.labels, self.next = {}, -1
         self.source = source
+
+    @property
+    def reads_in(self) -> Scope:
+        return self if self.writes else self.source
+
+    @property
+    def writes_in(self) -> Scope:
+        return self.source if self.writes else self
 
     def read(self, operand: Operand, kind: str, instruction: Instruction) -> Read:
         return super().read(operand, kind, instruction) if self.writes else self.source.read(operand, kind, instruction)
@@ -600,23 +620,26 @@ def _label(scope: Scope, operand: Operand, labels: dict[str, int], x: Instructio
 
 def _loop_spins(
     runs: list[list[tuple[Instruction, Scope]]], successors: list[list[int]], rank: dict[int, int]
-) -> list[bool]:
-    """For each run: whether it branches back, over blocks that read what other threads may write."""
-    reads = [any(_may_spin(x) for x, _ in run) for run in runs]
+) -> list[int]:
+    """For each run that branches back, over blocks that read what other threads may write: how many rounds it may go before
+    others run; 0 for other runs."""
+    reads = [max((_patience(x) for x, _ in run), default=0) for run in runs]
     out = []
     for i in range(len(runs)):
-        spins = False
+        spins = 0
         for s in successors[i]:
             if rank[s] <= rank[i]:
-                spins |= any(reads[j] for j in range(len(runs)) if rank[s] <= rank[j] <= rank[i])
+                spins = max([spins, *(reads[j] for j in range(len(runs)) if rank[s] <= rank[j] <= rank[i])])
         out.append(spins)
     return out
 
 
-def _may_spin(x: Instruction) -> bool:
-    if x.name == "ld":
-        return any(f in x.modifiers for f in ("volatile", "acquire", "relaxed"))
-    return x.name in _SPIN
+def _patience(x: Instruction) -> int:
+    if x.name == "mbarrier":  # a wait that fails may suspend the thread
+        return 1 if "try_wait" in x.modifiers or "test_wait" in x.modifiers else 0
+    if x.name == "ld" and not any(f in x.modifiers for f in ("volatile", "acquire", "relaxed")):
+        return 0
+    return PATIENCE if x.name == "ld" or x.name in _SPIN else 0
 
 
 # ---- steps --------------------------------------------------------------------------------------------------------------
