@@ -110,7 +110,7 @@ class Memory:
         if not far.any():
             yield "shared", m, offset
             return
-        ended = ~w.live.reshape(w.block_count, -1).any(axis=1)
+        ended = np.asarray(~w.live.reshape(w.block_count, -1).any(axis=1))
         place = np.where(outside, _NO_BLOCK, target * self.stride + offset)
         place[~outside] = np.where(ended[target[~outside]], _ENDED, place[~outside])
         if far.all():

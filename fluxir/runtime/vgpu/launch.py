@@ -18,6 +18,7 @@ from .findings import Finding, Findings, SanitizerError
 from .link import Code
 from .memory import ALLOCATED
 from .races import GlobalRaces
+from .values import Array
 from .wave import Stop, Wave
 
 if TYPE_CHECKING:
@@ -93,6 +94,17 @@ class Launch:
             self.global_races = GlobalRaces(self, reach, kernel.facts.granule, kernel.facts.synchronises)
         self.parameter_address = self.workspace = 0
         self.allocated = self.allocations = 0
+        self._order: Array | None = None
+
+    def order(self, first: int, last: int) -> Array:
+        """The numbers of the blocks `first` to `last - 1` of the launch, where those of a cluster follow each other by rank."""
+        if self.kernel.cluster_size == 1:
+            return np.arange(first, last)
+        if self._order is None:
+            (gx, gy, gz), (cx, cy, cz) = self.grid, self.kernel.cluster
+            parts = np.arange(self.block_count).reshape(gz // cz, cz, gy // cy, cy, gx // cx, cx)
+            self._order = parts.transpose(0, 2, 4, 1, 3, 5).reshape(-1)
+        return self._order[first:last]
 
     def describe(self, kind: str, at: int) -> str:
         return self.kernel.image.describe(kind, at, self.code.locals, self.shared_bytes)

@@ -59,7 +59,8 @@ _SPIN = frozenset(("atom", "nanosleep"))
 @dataclass(eq=False)
 class Block:
     """A basic block. `end` sends the threads on; `classes` counts its instructions by class; `spins`: it closes a loop that
-    reads what other threads write, and others run after `patience` rounds of it. `after`: the block that those go on to who do not branch."""
+    reads what other threads write, and others run after `patience` rounds of it.
+    `after`: the block that those go on to who do not branch."""
 
     first: Instruction
     steps: list[Step]

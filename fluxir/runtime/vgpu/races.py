@@ -37,49 +37,79 @@ class SharedRaces:
     def __init__(self, wave: Wave) -> None:
         self.wave = wave
         launch = wave.launch
-        self.on: bool = launch.check != "off" and launch.shared_stride > 0 and wave.threads > 1
+        self.on: bool = launch.check != "off" and launch.shared_stride > 0 and wave.threads * launch.kernel.cluster_size > 1
         if not self.on:
             return
         self.granule = launch.shared_granule
         n = wave.block_count * launch.shared_stride // self.granule
-        self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # thread in block, plus 1
+        self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # thread in group, plus 1
         self.written, self.read, self.other_read = (np.zeros(n, np.int32) for _ in range(3))  # its warp's clock
-        w = wave.stride // 32
-        self.clock = np.ones((wave.block_count, w), np.int32)  # a warp's own
-        self.seen = np.zeros((wave.block_count, w, w), np.int32)
-        self.now = np.ones(wave.block_count, np.int32)  # the newest clock of the block
-        self.floor = np.zeros(wave.block_count, np.int32)  # everybody has seen up to here
+        # those who see each other's shared memory: a block, or a cluster of blocks
+        self.blocks = launch.kernel.cluster_size
+        groups, w = wave.block_count // self.blocks, wave.stride // 32 * self.blocks
+        self.group, self.thread = wave.block, wave.thread.astype(np.int32)
+        if self.blocks > 1:
+            self.group = wave.block // self.blocks
+            self.thread = self.thread + (wave.block % self.blocks * wave.stride).astype(np.int32)
+        self.clock = np.ones((groups, w), np.int32)  # a warp's own
+        self.seen = np.zeros((groups, w, w), np.int32)
+        self.now = np.ones(groups, np.int32)  # the newest clock of the group
+        self.floor = np.zeros(groups, np.int32)  # everybody has seen up to here
         self.named: dict[tuple[int, int], Array] = {}
         self.channels: dict[tuple[int, int], Array] = {}
 
     # ---- synchronisation
+    def group_barrier(self, groups: Array) -> None:
+        """All threads of these groups (bool[groups]) have met."""
+        if self.on and groups.any():
+            self.floor[groups] = self.now[groups]
+            self.now[groups] += 1
+            self.seen[groups] = self.floor[groups][:, None, None]
+            self.clock[groups] = self.now[groups][:, None]
+
     def block_barrier(self, blocks: Array) -> None:
         """All threads of these blocks (bool[blocks]) have met."""
-        if self.on and blocks.any():
-            self.floor[blocks] = self.now[blocks]
-            self.now[blocks] += 1
-            self.seen[blocks] = self.floor[blocks][:, None, None]
-            self.clock[blocks] = self.now[blocks][:, None]
+        if not self.on:
+            return
+        if self.blocks == 1:
+            self.group_barrier(blocks)
+            return
+        for block in np.flatnonzero(blocks).tolist():
+            group, warps = self._of(block)
+            self._join(group, list(range(warps.start, warps.stop)), [])
+
+    def _of(self, block: int) -> tuple[int, slice]:
+        """(group, its warps) of a block."""
+        n = self.wave.stride // 32
+        first = block % self.blocks * n
+        return block // self.blocks, slice(first, first + n)
+
+    def _join(self, group: int, warps: list[int], early: list[Array]) -> None:
+        """Warps of a group have met each other, and what `early` ones had seen."""
+        joined = np.maximum.reduce([self._view(group, x) for x in warps] + early)
+        self.now[group] += 1
+        self.seen[group, warps] = joined
+        self.clock[group, warps] = self.now[group]
 
     def _warps(self, bits: Array) -> Array:
-        """(block, warp) of the threads `bits`, once each."""
-        found: Array = np.argwhere(bits.reshape(self.wave.block_count, -1, 32).any(axis=2))
+        """(group, warp) of the threads `bits`, once each."""
+        found: Array = np.argwhere(bits.reshape(len(self.now), -1, 32).any(axis=2))
         return found
 
-    def _renew(self, block: int, warp: int) -> None:
-        self.now[block] += 1
-        self.clock[block, warp] = self.now[block]
+    def _renew(self, group: int, warp: int) -> None:
+        self.now[group] += 1
+        self.clock[group, warp] = self.now[group]
 
-    def _view(self, block: int, warp: int) -> Array:
+    def _view(self, group: int, warp: int) -> Array:
         """What a warp has seen, itself included."""
-        view: Array = self.seen[block, warp].copy()
-        view[warp] = self.clock[block, warp]
+        view: Array = self.seen[group, warp].copy()
+        view[warp] = self.clock[group, warp]
         return view
 
     def warp_sync(self, bits: Array) -> None:
         """The threads `bits` of each warp have met."""
         if self.on:
-            met = bits.reshape(self.wave.block_count, -1, 32).any(axis=2)
+            met = bits.reshape(len(self.now), -1, 32).any(axis=2)
             some = np.any(met, axis=1)
             self.now[some] += 1
             self.clock = np.where(met, self.now[:, None], self.clock)
@@ -89,22 +119,22 @@ class SharedRaces:
         if not self.on:
             return
         for block in np.flatnonzero(blocks).tolist():
-            warps = [int(x) for b, x in self._warps(bits) if b == block]
-            views = [self._view(block, x) for x in warps]
+            group, own = self._of(block)
+            warps = [int(x) for g, x in self._warps(bits) if g == group and own.start <= x < own.stop]
             early = self.named.pop((block, number), None)
-            joined = np.maximum.reduce(views + ([early] if early is not None else []))
-            for x in warps:
-                self.seen[block, x] = joined
-                self._renew(block, x)
+            self._join(group, warps, [] if early is None else [early])
 
     def arrive(self, m: Mask, number: Array) -> None:
-        if self.on:
-            first = {(int(b), int(x)): int(number[b * self.wave.stride + 32 * x]) for b, x in self._warps(m.bits)}
-            for (block, warp), at in first.items():
-                view = self._view(block, warp)
-                known = self.named.get((block, at))
-                self.named[block, at] = view if known is None else np.maximum(known, view)
-                self._renew(block, warp)
+        """The threads of `m` have come to barriers of some threads, and went on."""
+        if not self.on:
+            return
+        n = self.wave.stride // 32
+        for group, warp in self._warps(m.bits).tolist():
+            block = group * self.blocks + warp // n
+            key = (block, int(number[block * self.wave.stride + warp % n * 32]))
+            view, known = self._view(group, warp), self.named.get(key)
+            self.named[key] = view if known is None else np.maximum(known, view)
+            self._renew(group, warp)
 
     def channel(self, bits: Array, key: Array, release: bool, acquire: bool) -> None:
         """Threads `bits` synchronise through the objects `key` (an integer of each thread): mbarriers, atomics."""
@@ -112,21 +142,21 @@ class SharedRaces:
             return
         lanes = np.flatnonzero(bits)
         keys = np.broadcast_to(key, bits.shape)[lanes]
-        pairs = sorted(
-            {(int(b), int(t) // 32, int(k)) for b, t, k in zip(self.wave.block[lanes], self.wave.thread[lanes], keys)}
-        )
+        rows = np.stack([self.group[lanes], self.thread[lanes] >> 5, keys], axis=1)
+        changes = np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1  # lanes of a warp mostly have one key
+        pairs = sorted({(g, x, k) for g, x, k in rows[np.concatenate(([0], changes))].tolist()}) if len(rows) else []
         if release:
-            for block, warp, k in pairs:
-                view = self._view(block, warp)
-                known = self.channels.get((block, k))
-                self.channels[block, k] = view if known is None else np.maximum(known, view)
+            for group, warp, k in pairs:
+                view = self._view(group, warp)
+                known = self.channels.get((group, k))
+                self.channels[group, k] = view if known is None else np.maximum(known, view)
         if acquire:
-            for block, warp, k in pairs:
-                known = self.channels.get((block, k))
+            for group, warp, k in pairs:
+                known = self.channels.get((group, k))
                 if known is not None:
-                    np.maximum(self.seen[block, warp], known, out=self.seen[block, warp])
-        for block, warp in sorted({(b, x) for b, x, _ in pairs}):
-            self._renew(block, warp)
+                    np.maximum(self.seen[group, warp], known, out=self.seen[group, warp])
+        for group, warp in sorted({(g, x) for g, x, _ in pairs}):
+            self._renew(group, warp)
 
     # ---- accesses
     def granules(self, at: Array, width: int) -> Array:
@@ -139,10 +169,9 @@ class SharedRaces:
         """`at`: offsets of the threads of `m`, in order. `convergent`: all lanes of a warp read together (ldmatrix)."""
         if not self.on:
             return
-        w = self.wave
         g = self.granules(at, width)
-        thread = m.pick(w.thread).astype(np.int32)[:, None] + np.int32(1)
-        block = m.pick(w.block)[:, None]
+        thread = m.pick(self.thread)[:, None] + np.int32(1)
+        block = m.pick(self.group)[:, None]
         self._compare(self.writer[g], self.written[g], thread, block, convergent, ("w", "r"), m, instruction, at)
         mine = self.clock[block, (thread - 1) >> 5]
         who, when = np.broadcast_to(thread, g.shape), np.broadcast_to(mine, g.shape)
@@ -166,10 +195,9 @@ class SharedRaces:
     ) -> None:
         if not self.on:
             return
-        w = self.wave
         g = self.granules(at, width)
-        thread = m.pick(w.thread).astype(np.int32)[:, None] + np.int32(1)
-        block = m.pick(w.block)[:, None]
+        thread = m.pick(self.thread)[:, None] + np.int32(1)
+        block = m.pick(self.group)[:, None]
         if not atomic:
             self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
             self._compare(self.reader[g], self.read[g], thread, block, False, ("r", "w"), m, instruction, at)
@@ -227,7 +255,7 @@ class SharedRaces:
             return
         bad = np.flatnonzero(~ordered)
         lanes = m.index[rows[bad]]
-        _, t = self.wave.coordinates(int(b[bad[0]]) * self.wave.stride + int(other[bad[0]]))
+        _, t = self.wave.coordinates(int(b[bad[0]]) * self.blocks * self.wave.stride + int(other[bad[0]]))
         self.wave.report(
             "shared-race",
             f"{_WORDS[kind]}: thread {t} {'wrote' if kind[0] == 'w' else 'read'} there, and nothing orders the two",

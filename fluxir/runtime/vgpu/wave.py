@@ -4,7 +4,7 @@ A `Wave` is the state of some thread blocks that run at once: registers, shared 
 thread stands. Scheduling: of the basic blocks that have waiting threads, the one that comes first in the order of `flow` runs
 for all of them. Threads that part therefore meet again at the earliest place, and a barrier in divergent code cannot
 deadlock by the order of execution. A loop that spins (on memory that another thread writes) gives way to the others after
-`PATIENCE` rounds.
+some rounds: the `patience` of the block that closes it.
 
 Invariants: a register is an array over all threads, or a numpy scalar where all live threads agree; arrays are never written
 in place. Threads that do not exist (a block is padded to whole warps) or have exited are in no mask; what their registers
@@ -20,7 +20,10 @@ import numpy as np
 
 from .access import Memory
 from .barriers import Barriers
+from .bulk import BulkCopies
+from .clusters import ClusterBarriers
 from .copies import Copies
+from .mbarriers import Mbarriers
 from .races import SharedRaces
 from .values import Array
 
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["WARP", "Mask", "Stop", "Wave"]
 
 WARP = 32
-PATIENCE = 256  # rounds of a spinning loop before others run
 POISON = 0xDEADBEEF_DEADBEEF  # what a register holds that was never written
 
 
@@ -99,7 +101,7 @@ class Wave:
 
     def __init__(self, launch: Launch, first: int, last: int) -> None:
         self.launch = launch
-        self.blocks = np.arange(first, last)
+        self.blocks = launch.order(first, last)
         self.block_count = last - first
         bx, by, bz = launch.block
         gx, gy, _ = launch.grid
@@ -144,6 +146,10 @@ class Wave:
         self.memory = Memory(self)
         self.copies = Copies(self)
         self.barriers = Barriers(self)
+        self.clusters = ClusterBarriers(self)
+        self.mbarriers = Mbarriers(self)
+        self.bulk = BulkCopies(self)
+        self.progress = False  # something that a spinning thread may wait for has happened
         self.steps = 0
         self._guards: dict[tuple[int, bool], tuple[Any, Mask, Mask | None]] = {}
 
@@ -180,15 +186,18 @@ class Wave:
         counts, limit = self.counters, self.launch.max_steps
         while True:
             if not self.pending:
-                if outer is None and self.barriers.release():
+                if outer is None and (self.barriers.release() or self.clusters.release()):
                     idle = 0
                 elif self.spinning:
                     self.pending, self.spinning = self.spinning, {}
-                    idle += 1
+                    idle = 0 if self.progress else idle + 1
+                    self.progress = False
                     if idle > self.launch.max_idle:
-                        self.stuck("deadlock", "threads spin on memory that nobody writes any more")
+                        self.stuck("deadlock", self.mbarriers.explain() or "threads spin on memory that nobody writes any more")
                 elif self.barriers.waiting and outer is None:
                     self.barriers.deadlock()
+                elif self.clusters.waiting and outer is None:
+                    self.clusters.deadlock()
                 else:
                     break
                 if not self.pending:
@@ -205,7 +214,7 @@ class Wave:
                 step(self, m)
             if block.spins:
                 rounds[at] = rounds.get(at, 0) + 1
-                if rounds[at] > PATIENCE:
+                if rounds[at] > block.patience:
                     held, self.pending = self.pending, {}
                     block.end(self, m)
                     for target, bits in self.pending.items():
@@ -241,6 +250,7 @@ class Wave:
     def finish(self) -> None:
         """What only shows at the end of the blocks."""
         self.copies.finish()
+        self.bulk.finish()
 
     # ---- names
     def address(self, place: Place) -> int:
