@@ -45,12 +45,8 @@ def padding_of(owner: str, padding: Padding, count: int) -> Any:
     return pairs
 
 
-class Conv(Module):
-    """activation(conv(x, weight) + bias): x [N, in, space...] -> [N, out, space...].
-
-    weight [out, in / groups, window...], bias [out] or None. `padding` is a number, a number or (low, high) pair for each
-    axis, "same" or "valid". A window (3,), (3, 3) or (3, 3, 3) says how many spatial axes there are.
-    """
+class _Convolution(Module):
+    """What Conv and ConvTranspose share: fields, and how they are made and shown."""
 
     weight: Any
     bias: Any
@@ -60,24 +56,48 @@ class Conv(Module):
     dilation: tuple[int, ...] = static()
     groups: int = static()
 
+    _transposed = False  # the first axis of the weight is that of the inputs
+
+    def _make(
+        self, inputs: int, outputs: int, window: Window, key: Any, stride: Window, padding: Padding, dilation: Window,
+        groups: int, bias: bool, init: Callable[..., Any], dtype: Any,
+    ) -> None:  # fmt: skip
+        name = type(self).__name__
+        w = window_of(name, window)
+        if groups < 1 or inputs % groups or outputs % groups:
+            raise fx.error("FX1003", f"{name}: {groups} groups do not divide {inputs} and {outputs} channels")
+        space, first, second = math.prod(w), outputs, inputs
+        if self._transposed:
+            first, second = inputs, outputs
+        fans = (inputs // groups * space, outputs // groups * space)
+        self.weight = init(key, (first, second // groups, *w), fans, dtype)
+        self.bias = fx.zeros((outputs,), dtype=dtype) if bias else None
+        self.groups = groups
+        self.stride = per_axis(stride, len(w), name, "stride")
+        self.dilation = per_axis(dilation, len(w), name, "dilation")
+        self.padding = padding_of(name, padding, len(w))
+
+    def about(self) -> str:
+        first, second, *w = self.weight.shape
+        second *= self.groups
+        inputs, outputs = (first, second) if self._transposed else (second, first)
+        return with_activation(f"{inputs} => {outputs}, {_times(w)}{_settings(self)}", self.activation)
+
+
+class Conv(_Convolution):
+    """activation(conv(x, weight) + bias): x [N, in, space...] -> [N, out, space...].
+
+    weight [out, in / groups, window...], bias [out] or None. `padding` is a number, a number or (low, high) pair for each
+    axis, "same" or "valid". A window (3,), (3, 3) or (3, 3, 3) says how many spatial axes there are.
+    """
+
     def __init__(
         self, inputs: int, outputs: int, window: Window, activation: Activation = None,
         *, key: Any, stride: Window = 1, padding: Padding = 0, dilation: Window = 1, groups: int = 1,
         bias: bool = True, init: Callable[..., Any] = inits.glorot_uniform, dtype: Any = "f32",
     ) -> None:  # fmt: skip
-        name = type(self).__name__
-        w = window_of(name, window)
-        n = len(w)
-        if groups < 1 or inputs % groups or outputs % groups:
-            raise fx.error("FX1003", f"{name}: {groups} groups do not divide {inputs} and {outputs} channels")
-        space = math.prod(w)
-        self.weight = init(
-            key, (outputs, inputs // groups, *w), (inputs // groups * space, outputs // groups * space), dtype
-        )
-        self.bias = fx.zeros((outputs,), dtype=dtype) if bias else None
+        self._make(inputs, outputs, window, key, stride, padding, dilation, groups, bias, init, dtype)
         self.activation = activation
-        self.stride, self.dilation = per_axis(stride, n, name, "stride"), per_axis(dilation, n, name, "dilation")
-        self.padding, self.groups = padding_of(name, padding, n), groups
 
     def __call__(self, x: Any) -> Any:
         _, c, *w = self.weight.shape
@@ -87,10 +107,6 @@ class Conv(Module):
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
         return activated(self.activation, y)
-
-    def about(self) -> str:
-        o, c, *w = self.weight.shape
-        return with_activation(f"{c * self.groups} => {o}, {_times(w)}{_settings(self)}", self.activation)
 
 
 class DepthwiseConv(Conv):
@@ -105,43 +121,29 @@ class DepthwiseConv(Conv):
         super().__init__(channels, channels * multiplier, window, activation, groups=channels, **options)
 
 
-class ConvTranspose(Module):
+class ConvTranspose(_Convolution):
     """The transposed convolution, which goes from a convolution's output sizes to its input sizes (Zeiler et al. 2010).
 
     x [N, in, space...] -> [N, out, space...]; weight [in, out / groups, window...]. Sizes:
     (d - 1) * stride - low - high + dilation * (k - 1) + output_padding + 1; with padding "same": d * stride.
     """
 
-    weight: Any
-    bias: Any
-    activation: Any
-    stride: tuple[int, ...] = static()
-    padding: Any = static()
     output_padding: tuple[int, ...] = static()
-    dilation: tuple[int, ...] = static()
-    groups: int = static()
+
+    _transposed = True
 
     def __init__(
         self, inputs: int, outputs: int, window: Window, activation: Activation = None,
         *, key: Any, stride: Window = 1, padding: Padding = 0, output_padding: Window = 0, dilation: Window = 1,
         groups: int = 1, bias: bool = True, init: Callable[..., Any] = inits.glorot_uniform, dtype: Any = "f32",
     ) -> None:  # fmt: skip
-        name = type(self).__name__
-        w = window_of(name, window)
-        n = len(w)
-        if groups < 1 or inputs % groups or outputs % groups:
-            raise fx.error("FX1003", f"{name}: {groups} groups do not divide {inputs} and {outputs} channels")
-        space = math.prod(w)
-        self.weight = init(
-            key, (inputs, outputs // groups, *w), (inputs // groups * space, outputs // groups * space), dtype
-        )
-        self.bias = fx.zeros((outputs,), dtype=dtype) if bias else None
-        self.activation, self.groups = activation, groups
-        self.stride, self.dilation = per_axis(stride, n, name, "stride"), per_axis(dilation, n, name, "dilation")
-        extra = per_axis(output_padding, n, name, "output_padding")
-        pads = padding_of(name, padding, n)
+        self._make(inputs, outputs, window, key, stride, padding, dilation, groups, bias, init, dtype)
+        self.activation = activation
+        w = self.weight.shape[2:]
+        extra = per_axis(output_padding, len(w), type(self).__name__, "output_padding")
+        pads = self.padding
         if pads == "valid":
-            pads = ((0, 0),) * n
+            pads = ((0, 0),) * len(w)
         if pads == "same":
             # What is there beyond d * stride is cut off at both ends; what is missing is added at the high end.
             over = [(k - 1) * d + 1 - s for k, d, s in zip(w, self.dilation, self.stride, strict=True)]
@@ -157,10 +159,6 @@ class ConvTranspose(Module):
             dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
         return activated(self.activation, y)
-
-    def about(self) -> str:
-        c, o, *w = self.weight.shape
-        return with_activation(f"{c} => {o * self.groups}, {_times(w)}{_settings(self)}", self.activation)
 
 
 def _times(window: Sequence[int]) -> str:

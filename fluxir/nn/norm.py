@@ -25,7 +25,39 @@ def _statistics(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
     return mean, var, var * (count / fx.maximum(count - 1, 1))
 
 
-class BatchNorm(Module):
+class _ChannelNorm(Module):
+    """What BatchNorm and InstanceNorm share: scale and bias, and running statistics, for each channel of x [N, C, ...]."""
+
+    scale: Any
+    bias: Any
+    mean: Any = state()
+    var: Any = state()
+    momentum: float = static()
+    eps: float = static()
+    channels: int = static()
+
+    def _make(self, channels: int, momentum: float, eps: float, affine: bool, track: bool, dtype: Any) -> None:
+        _affine(self, (channels,), affine, dtype)
+        self.mean = fx.zeros((channels,), dtype=dtype) if track else None
+        self.var = fx.ones((channels,), dtype=dtype) if track else None
+        self.momentum, self.eps, self.channels = momentum, eps, channels
+
+    def _by_running(self, x: Any) -> Any:
+        return fx.functional.batch_norm(
+            x, read_state(self, "mean"), read_state(self, "var"), self.scale, self.bias, eps=self.eps
+        )
+
+    def _track(self, mean: Any, var: Any) -> None:
+        """Move the running statistics towards these."""
+        old_mean, old_var, m = read_state(self, "mean"), read_state(self, "var"), self.momentum
+        mean, var = fx.astype(mean, old_mean.dtype), fx.astype(var, old_var.dtype)
+        write_state(self, mean=old_mean * (1 - m) + mean * m, var=old_var * (1 - m) + var * m)
+
+    def about(self) -> str:
+        return str(self.channels)
+
+
+class BatchNorm(_ChannelNorm):
     """(x - mean) / sqrt(var + eps) * scale + bias for each channel of x [N, C, ...] (Ioffe and Szegedy 2015).
 
     With `train=True` mean and variance are those of the batch, and the running ones move towards them by `momentum` (the
@@ -33,67 +65,33 @@ class BatchNorm(Module):
     running ones are used. With `track=False` the batch's are always used.
     """
 
-    scale: Any
-    bias: Any
-    mean: Any = state()
-    var: Any = state()
-    momentum: float = static()
-    eps: float = static()
-    channels: int = static()
-
     def __init__(
         self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = True, track: bool = True,
         dtype: Any = "f32",
     ) -> None:  # fmt: skip
-        _affine(self, (channels,), affine, dtype)
-        self.mean = fx.zeros((channels,), dtype=dtype) if track else None
-        self.var = fx.ones((channels,), dtype=dtype) if track else None
-        self.momentum, self.eps, self.channels = momentum, eps, channels
+        self._make(channels, momentum, eps, affine, track, dtype)
 
     def __call__(self, x: Any, *, train: bool = False) -> Any:
         require_features("BatchNorm", x, 1, self.channels)
         if not train and self.mean is not None:
-            return fx.functional.batch_norm(
-                x, read_state(self, "mean"), read_state(self, "var"), self.scale, self.bias, eps=self.eps
-            )
+            return self._by_running(x)
         mean, var, unbiased = _statistics(x, tuple(a for a in range(len(fx.shape(x))) if a != 1))
         if train and self.mean is not None:
-            _track(self, mean, unbiased)
+            self._track(mean, unbiased)
         return fx.functional.batch_norm(x, mean, var, self.scale, self.bias, eps=self.eps)
 
-    def about(self) -> str:
-        return str(self.channels)
 
-
-def _track(layer: Any, mean: Any, var: Any) -> None:
-    """Move the running statistics towards these."""
-    old_mean, old_var, m = read_state(layer, "mean"), read_state(layer, "var"), layer.momentum
-    mean, var = fx.astype(mean, old_mean.dtype), fx.astype(var, old_var.dtype)
-    write_state(layer, mean=old_mean * (1 - m) + mean * m, var=old_var * (1 - m) + var * m)
-
-
-class InstanceNorm(Module):
+class InstanceNorm(_ChannelNorm):
     """Normalisation of each channel of each example over space: x [N, C, space...] (Ulyanov et al. 2016).
 
     `affine` adds scale and bias; `track` keeps running statistics as BatchNorm does, means over the examples.
     """
 
-    scale: Any
-    bias: Any
-    mean: Any = state()
-    var: Any = state()
-    momentum: float = static()
-    eps: float = static()
-    channels: int = static()
-
     def __init__(
         self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = False, track: bool = False,
         dtype: Any = "f32",
     ) -> None:  # fmt: skip
-        _affine(self, (channels,), affine, dtype)
-        self.mean = fx.zeros((channels,), dtype=dtype) if track else None
-        self.var = fx.ones((channels,), dtype=dtype) if track else None
-        self.momentum, self.eps, self.channels = momentum, eps, channels
+        self._make(channels, momentum, eps, affine, track, dtype)
 
     def __call__(self, x: Any, *, train: bool = False) -> Any:
         require_features("InstanceNorm", x, 1, self.channels)
@@ -101,17 +99,12 @@ class InstanceNorm(Module):
         if n < 3:
             raise fx.error("FX1002", f"InstanceNorm takes [N, C, space...] and is given {list(fx.shape(x))}")
         if not train and self.mean is not None:
-            return fx.functional.batch_norm(
-                x, read_state(self, "mean"), read_state(self, "var"), self.scale, self.bias, eps=self.eps
-            )
+            return self._by_running(x)
         axes = tuple(range(2, n))
         if train and self.mean is not None:
             mean, _, unbiased = _statistics(x, axes)
-            _track(self, fx.mean(mean, axis=0), fx.mean(unbiased, axis=0))
+            self._track(fx.mean(mean, axis=0), fx.mean(unbiased, axis=0))
         return fx.functional.group_norm(x, self.channels, self.scale, self.bias, eps=self.eps)
-
-    def about(self) -> str:
-        return str(self.channels)
 
 
 class GroupNorm(Module):
