@@ -17,6 +17,7 @@ SUBJECTS = {
     "startup": "import fluxir, fluxir --version",
     "train": "training steps: MLP, LSTM, ResNet-18, beside PyTorch and JAX where they are installed",
     "grad": "differentiation: run time, ops, compile time, time to the first gradient",
+    "gpu_kernels": "our GPU kernels beside Triton's and nvcc's, counted on the virtual GPU",
     "size": "size of the base install",
 }
 
