@@ -18,9 +18,18 @@ from fluxir.ir.types import MemType, VectorType
 
 __all__ = ["Dialect", "Emitter", "Unit"]
 
+_RMW = {
+    "add": ("add", "add", "fadd"), "sub": ("sub", "sub", "fsub"), "min": ("min", "umin", "fminimum"),
+    "max": ("max", "umax", "fmaximum"), "and": ("and", "and", ""), "or": ("or", "or", ""), "xor": ("xor", "xor", ""),
+    "exch": ("xchg", "xchg", "xchg"), "inc": ("", "uinc_wrap", ""), "dec": ("", "udec_wrap", ""),
+}  # fmt: skip
+"""LLVM's names of atomic operations: on signed integers, on unsigned ones, on floats."""
+
 
 class Emitter(Arithmetic):
     """Writes one function. `symbols` maps size symbols to the registers that hold them."""
+
+    atomic_scope = ""  # who sees atomics as indivisible, as LLVM writes it; empty for everybody
 
     # ---- sizes
     def op_dim(self, op: Op) -> str:
@@ -162,6 +171,31 @@ class Emitter(Arithmetic):
             raise error("FX0502", f"atomic {op.attrs.op} on {d} has no code", loc=op.loc)
         name = word[1] if d.is_float else word[0] if word[0] == "add" or d.kind == "int" else "u" + word[0]
         self.do(f"atomicrmw {name} {self.register(mem.type)} {p}, {self.typed(x)} monotonic")
+
+    def op_atomic_rmw(self, op: Op) -> str:
+        mem, x, *indices = op.operands
+        d = x.dtype
+        word = _RMW[op.attrs.op][2 if d.is_float else d.kind == "uint"]
+        assert word, f"atomic {op.attrs.op} on {d} was not expanded"
+        p = self.address(mem, indices)
+        return self.let(
+            f"atomicrmw {word} {self.register(mem.type)} {p}, {self.typed(x)}{self.atomic_scope} monotonic"
+        )
+
+    def op_atomic_cas(self, op: Op) -> str:
+        mem, expected, new, *indices = op.operands
+        p, d = self.address(mem, indices), expected.dtype
+        word, r = f"i{d.bits}", self.register(expected.type)
+
+        def bits(v: Value) -> str:
+            return self.get(v) if r == word else self.let(f"bitcast {r} {self.get(v)} to {word}")
+
+        pair = self.let(
+            f"cmpxchg {self.register(mem.type)} {p}, {word} {bits(expected)}, {word} {bits(new)}{self.atomic_scope} "
+            "monotonic monotonic"
+        )
+        old = self.let(f"extractvalue {{ {word}, i1 }} {pair}, 0")
+        return old if r == word else self.let(f"bitcast {word} {old} to {r}")
 
     # ---- control flow
     def op_if(self, op: Op) -> list[str]:

@@ -22,11 +22,6 @@ __all__ = ["GpuOps", "check_features"]
 _AXES = "xyz"
 _REGISTERS = {"thread_id": "tid", "block_id": "ctaid", "block_dim": "ntid", "grid_dim": "nctaid"}
 _SHUFFLES = {"xor": ("bfly", 31), "up": ("up", 0), "down": ("down", 31), "idx": ("idx", 31)}
-_RMW = {
-    "add": ("add", "add", "fadd"), "sub": ("sub", "sub", "fsub"), "min": ("min", "umin", "fminimum"),
-    "max": ("max", "umax", "fmaximum"), "and": ("and", "and", ""), "or": ("or", "or", ""), "xor": ("xor", "xor", ""),
-    "exch": ("xchg", "xchg", "xchg"), "inc": ("", "uinc_wrap", ""), "dec": ("", "udec_wrap", ""),
-}  # fmt: skip
 _SCOPES = {"block": "cta", "device": "gl", "system": "sys"}
 _GRID_BIT = 1 << 31
 
@@ -34,7 +29,7 @@ _GRID_BIT = 1 << 31
 class GpuOps(Emitter):
     """Writes the ops that threads of a GPU have and loops on a CPU do not."""
 
-    scope_of_atomics = ' syncscope("device")'
+    atomic_scope = ' syncscope("device")'
 
     def nvvm(self, name: str, result: str, *typed: str) -> str:
         """Call `llvm.nvvm.<name>` with arguments as `type value`; the result's register, or nothing for void."""
@@ -140,11 +135,11 @@ class GpuOps(Emitter):
             most = self.let(f"sub i32 {_GRID_BIT + 1 - (1 << 32)}, {blocks}")
             by = self.let(f"select i1 {self.let(f'icmp eq i32 {block}, 0')}, i32 {most}, i32 1")
             self.nvvm("membar.gl", "void")
-            old = self.let(f"atomicrmw add ptr addrspace(1) {counter}, i32 {by}{self.scope_of_atomics} monotonic")
+            old = self.let(f"atomicrmw add ptr addrspace(1) {counter}, i32 {by}{self.atomic_scope} monotonic")
             self.do(f"br label %{wait}")
             self.start(wait)
             now = self.let(
-                f"load atomic volatile i32, ptr addrspace(1) {counter}{self.scope_of_atomics} monotonic, align 4"
+                f"load atomic volatile i32, ptr addrspace(1) {counter}{self.atomic_scope} monotonic, align 4"
             )
             flipped = self.let(f"icmp slt i32 {self.let(f'xor i32 {old}, {now}')}, 0")
             done = self.new_label("met")
@@ -162,32 +157,6 @@ class GpuOps(Emitter):
         self.nvvm("exit", "void")
         self.do("unreachable")
         self.start(on)
-
-    # ---- atomics
-    def op_atomic_rmw(self, op: Op) -> str:
-        mem, x, *indices = op.operands
-        d = x.dtype
-        word = _RMW[op.attrs.op][2 if d.is_float else d.kind == "uint"]
-        assert word, f"atomic {op.attrs.op} on {d} was not expanded"
-        p = self.address(mem, indices)
-        return self.let(
-            f"atomicrmw {word} {self.register(mem.type)} {p}, {self.typed(x)}{self.scope_of_atomics} monotonic"
-        )
-
-    def op_atomic_cas(self, op: Op) -> str:
-        mem, expected, new, *indices = op.operands
-        p, d = self.address(mem, indices), expected.dtype
-        word, r = f"i{d.bits}", self.register(expected.type)
-
-        def bits(v: Value) -> str:
-            return self.get(v) if r == word else self.let(f"bitcast {r} {self.get(v)} to {word}")
-
-        pair = self.let(
-            f"cmpxchg {self.register(mem.type)} {p}, {word} {bits(expected)}, {word} {bits(new)}{self.scope_of_atomics} "
-            "monotonic monotonic"
-        )
-        old = self.let(f"extractvalue {{ {word}, i1 }} {pair}, 0")
-        return old if r == word else self.let(f"bitcast {word} {old} to {r}")
 
     # ---- memory
     def op_dynamic_shared(self, op: Op) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fluxir.codegen import abi, backend, checks
+from fluxir.codegen.atomics import expand_atomics
 from fluxir.codegen.emit import Dialect, Unit
 from fluxir.codegen.hosts import host_symbols, reachable, reachable_from
 from fluxir.codegen.inline import Recipes
@@ -134,7 +135,8 @@ class ModuleEmitter:
         key = (f.digest, shared)
         if key not in self._kernels:
             name = self._kernels[key] = self.main.unique("kernel." + f.name)
-            KernelEmitter.write(self, name, legalize(f, self.target, defer=True), dict(shared))
+            legal = legalize(expand_atomics(f, self.target), self.target, defer=True)
+            KernelEmitter.write(self, name, legal, dict(shared))
         return self._kernels[key]
 
     def _host(self, f: Func) -> None:

@@ -57,7 +57,8 @@ class KernelEmitter(Emitter):
                     if any(f.args[j] in written for j in range(len(f.args)) if shared.get(j, j) == shared.get(i, i))
                     else "readonly "
                 )
-                declared = f"ptr noalias noundef {readonly}align {a.type.dtype.itemsize}"
+                distinct = "" if i in f.attrs.get("aliased", ()) else f"noalias {readonly}"
+                declared = f"ptr {distinct}noundef align {a.type.dtype.itemsize}"
             else:
                 declared = e.register(a.type)
             if i in shared:
@@ -69,6 +70,16 @@ class KernelEmitter(Emitter):
         e.run(f.block)
         e.do("ret void")
         owner.define(unit, "void", name, params, e.text_of_body(), shared=True)
+
+    def op_halt_unless(self, op: Op) -> None:
+        on, stop = self.new_label("on"), self.new_label("halt")
+        self.do(f"br i1 {self.get(op.operands[0])}, label %{on}, label %{stop}")
+        self.start(stop)
+        self.do("ret void")
+        self.start(on)
+
+    def op_fence(self, op: Op) -> None:
+        self.do("fence seq_cst")
 
     def op_for(self, op: Op) -> list[str]:
         move = move_of(op)
@@ -167,7 +178,7 @@ def is_vector_code(f: Func) -> bool:
     Not so with a scalar innermost loop that could be vectorised, a loop to be unrolled, or local memory that could
     become registers because all its indices are constants.
     """
-    if not any(isinstance(r.type, VectorType) for op in f.walk() for r in op.results):
+    if "simt" in f.attrs or not any(isinstance(r.type, VectorType) for op in f.walk() for r in op.results):
         return False
     local = {op.result for op in f.walk() if op.name == "alloc"}
     for op in f.walk():
@@ -219,7 +230,7 @@ def _written(f: Func) -> set[Value]:
     for op in f.walk():
         if op.name in ("subview", "reinterpret", "view") and op.operands[0] in base:
             base[op.result] = base[op.operands[0]]
-        elif op.name in ("store", "copy", "atomic"):
+        elif op.name in ("store", "copy", "atomic", "atomic_rmw", "atomic_cas"):
             if op.operands[0] in base:
                 out.add(base[op.operands[0]])
         elif op.name in ("if", "for", "while") and any(isinstance(v.type, MemType) for v in op.operands):

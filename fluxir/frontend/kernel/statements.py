@@ -235,7 +235,7 @@ class Statements(Calls):
             self.unrolled(s, x.numbers() if isinstance(x, Range) else self.elements(x, "what a `for` runs over"), stops)
             return
         start, count, step = self.counted(x)
-        forward = isinstance(step, int)
+        forward = isinstance(step, int) or step.nonneg
         nonneg = isinstance(x.start, int) and x.start >= 0 or isinstance(x.start, Num) and x.start.nonneg
 
         def number(i: Value) -> Num:
@@ -265,7 +265,7 @@ class Statements(Calls):
                 "the types of this loop's variables do not settle", "give them their types before the loop"
             )
         block = Block(args, inside.builder.ops, self.leaving(forms, inside))
-        lo, hi, by = (start, count, self.b.index(step)) if forward else (self.b.index(0), count, self.b.index(1))
+        lo, hi, by = (start, count, self.index(step)) if forward else (self.b.index(0), count, self.b.index(1))
         results = self.b.emit("for", lo, hi, by, *inits, blocks=[block], unroll=x.unroll)
         self.after(forms, results, assigned, outer)
 
@@ -275,6 +275,8 @@ class Statements(Calls):
         if isinstance(x.step, int) and x.step > 0:
             return start, stop, x.step
         step = self.index(x.step)
+        if isinstance(x.step, Num) and x.step.nonneg:
+            return start, stop, Num(self.b.maximum(step, self.b.index(1)), nonneg=True)
         zero, one = self.b.index(0), self.b.index(1)
         up = self.b.gt(step, zero)
         span = self.b.select(up, self.b.sub(stop, start), self.b.sub(start, stop))
@@ -287,8 +289,8 @@ class Statements(Calls):
     ) -> None:
         """A counted loop that a `break` or `return` ends: a `while` over the counter."""
         counter = f"__fx_i_{s.lineno}_{s.col_offset}"
-        forward = number(start).value is start
-        self.frame.names[counter] = Num(start if forward else self.b.index(0), nonneg=number(start).nonneg)
+        first = number(start)
+        self.frame.names[counter] = Num(start, nonneg=first.nonneg) if first.value is start else Num(self.b.index(0), nonneg=True)
 
         def condition() -> Any:
             out: Any = Num(self.b.lt(self.lookup(counter).value, count))

@@ -1,0 +1,594 @@
+"""A GPU kernel as a CPU kernel: blocks in parallel, the threads of a block as loops between the places where they meet.
+
+`on_cpu(func, block, shared_bytes)` splits the body at barriers, shuffles and votes (thread-loop fission: Stratton et al., MCUDA,
+2008). What stands between two of them is a *segment*, a loop over the threads. Control flow that threads meet in is lifted out:
+a loop or branch that all threads take alike stays one; any other runs as long as some thread takes part, and its segments run
+for the threads that do (`mask`). A value that another segment reads is kept for each thread in a *slot*, an array over the
+threads. Values that are the same for all threads of a block are computed once, outside of the segments.
+
+The result takes the kernel's arguments and three i64 more, the grid. `block` and `shared_bytes` are fixed: sizes are known to
+LLVM. FX0334 for what cannot run so: barriers of the grid, arrays chosen at run time across a meeting, mma without whole warps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fluxir.errors import error
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Attrs, Block, Func, Op, Value
+from fluxir.ir.dims import substitute
+from fluxir.ir.dtypes import DTYPES
+from fluxir.ir.simt import MEETINGS, SHARED_BYTES, WARP
+from fluxir.ir.types import BOOL, INDEX, MemType, TensorType, VectorType
+from fluxir.schedule.loops import region
+from fluxir.schedule.simt_uniform import HOISTED, meets, varying_values
+from fluxir.schedule.simt_warp import WarpOps
+
+__all__ = ["on_cpu"]
+
+BLOCK_WORK = 2048  # threads that are worth a thread of the CPU
+_DROPPED = ("async_commit", "async_wait")
+Action = Callable[[Builder, "Segment"], None]
+
+
+def on_cpu(f: Func, block: Sequence[int], shared_bytes: int = 0) -> Func:
+    """The kernel for blocks of `block` threads with `shared_bytes` of dynamic shared memory each, on a CPU."""
+    first = _Lowering(f, block, shared_bytes, frozenset())
+    first.run()
+    if not first.crossing:
+        return first.finish()
+    found: frozenset[Value] = frozenset()
+    while found != first.crossing:  # once more, with slots for what segments read of each other
+        found = frozenset(first.crossing)
+        first = _Lowering(f, block, shared_bytes, found)
+        first.run()
+        first.crossing |= found
+    return first.finish()
+
+
+class Segment:
+    """The code of one loop over the threads, in the making. `env`: what its values have become."""
+
+    def __init__(self, owner: _Lowering, thread: Value) -> None:
+        self.owner, self.thread = owner, thread
+        self.env: dict[Value, Value] = {}
+
+    def get(self, v: Value) -> Value:
+        found = self.env.get(v)
+        return found if found is not None else self.owner.uniform.get(v, v)
+
+
+class _Lowering(WarpOps):
+    def __init__(self, f: Func, block: Sequence[int], shared_bytes: int, slots: frozenset[Value]) -> None:
+        self.f, self.block, self.shared_bytes = f, (*block, 1, 1)[:3], shared_bytes
+        self.threads = math.prod(self.block)
+        self.slotted = slots
+        self.varying = varying_values(f)
+        self.crossing: set[Value] = set()
+        self.uniform: dict[Value, Value] = {}
+        self.offsets: dict[Value, tuple[Value, Value]] = {}  # dynamic shared memory: the whole of it, and where it starts
+        self.slots: dict[Value, Value] = {}
+        self.remade: dict[Value, Op] = {}  # memories of a thread, which other segments compute anew
+        self.pending: list[Op | Action] = []
+        self.mask: Value | None = None
+        self.allocations = Builder(f.loc)
+        self.b = Builder(f.loc)
+        self.dynamic: Value | None = None
+        self.grid = [Value(INDEX, None, len(f.args) + i, f"grid_{x}") for i, x in enumerate("xyz")]
+        self.meeting = any(op.name in MEETINGS for op in f.walk())
+
+    # ---- the whole
+    def run(self) -> None:
+        self.number = Value(INDEX, None, 0, "block")
+        x, y, _ = self.grid
+        b = self.b
+        rest = b.div(self.number, x)
+        self.at = [b.fmod(self.number, x), b.fmod(rest, y), b.div(rest, y)]
+        self.blocks_of(self.f.block)
+        self.flush()
+
+    def finish(self) -> Func:
+        b = Builder(self.f.loc)
+        count = b.mul(b.mul(self.grid[0], self.grid[1]), self.grid[2])
+        body = Block([self.number], [*self.allocations.ops, *self.b.ops], ())
+        b.emit("parallel", count, blocks=[body], grain=max(1, BLOCK_WORK // max(1, self.threads)))
+        attrs = {k: v for k, v in self.f.attrs.items() if k not in ("grid", "block")}
+        args = [*self.f.args, *self.grid]
+        return Func(self.f.name, Block(args, b.ops, ()), "kernel", Attrs({**attrs, "simt": True}), (), self.f.loc)
+
+    def refuse(self, what: str, op: Op) -> Exception:
+        return error("FX0334", f"{self.f.name}: {what}", loc=op.loc, help='run it with .on("vgpu") or on a GPU')
+
+    # ---- ops of the block level
+    def blocks_of(self, block: Block) -> None:
+        for op in block.ops:
+            self.op(op)
+
+    def op(self, op: Op) -> None:
+        if meets(op):
+            method = getattr(self, "meet_" + op.name, None)
+            if method is None:
+                raise self.refuse(f"{op.name} has no meaning between the threads of a CPU", op)
+            method(op)
+        elif op.name == "alloc" and op.attrs.type.space == "shared":
+            t = op.attrs.type
+            self.uniform[op.result] = self.allocations.emit("alloc", type=MemType(t.dtype, t.shape, "local"))[0]
+        elif op.name == "dynamic_shared":
+            self.dynamic_shared(op)
+        elif self.is_uniform(op):
+            self.hoist(op)
+        elif op.name not in _DROPPED:
+            self.pending.append(op)
+
+    def is_uniform(self, op: Op) -> bool:
+        return (op.defn.category in HOISTED or op.name in HOISTED) and all(r not in self.varying for r in op.results)
+
+    def hoist(self, op: Op) -> None:
+        self.b.loc = op.loc
+        self.uniform[op.result] = self.copied(self.b, op, lambda v: self.uniform.get(v, v), None)[0]
+
+    def dynamic_shared(self, op: Op) -> None:
+        """All of it is one array of bytes; a part of it an array of its elements, and an offset."""
+        (start,) = op.operands
+        if start in self.varying:
+            raise self.refuse("dynamic shared memory of a size that differs between threads", op)
+        if self.dynamic is None:
+            t = MemType(DTYPES["u8"], (-(-self.shared_bytes // 16) * 16,), "local")
+            self.dynamic = self.allocations.emit("alloc", type=t)[0]
+        d = op.attrs.type.dtype
+        t = MemType(d, (-(-self.shared_bytes // 16) * 16 // d.itemsize,), "local")
+        whole = self.b.emit("reinterpret", self.dynamic, type=t)[0]
+        self.offsets[op.result] = (whole, self.b.div(self.uniform.get(start, start), self.b.index(d.itemsize)))
+
+    # ---- segments
+    def act(self, action: Action) -> None:
+        """Have `action` emit code in the segment at hand."""
+        self.pending.append(action)
+
+    def flush(self) -> None:
+        """End the segment: its loop over the threads."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+
+        def body(b: Builder, t: Value) -> None:
+            if self.mask is None:
+                self.fill(b, t, pending)
+            else:
+                here = b.load(self.mask, t)
+                inner = region(b, [], lambda ib: self.fill(ib, t, pending))
+                b.emit("if", here, blocks=[inner, Block((), (), ())])
+
+        zero, one = self.b.index(0), self.b.index(1)
+        self.b.emit("for", zero, self.b.index(self.threads), one, blocks=[region(self.b, [INDEX], body, ["thread"])])
+
+    def fill(self, b: Builder, t: Value, pending: Sequence[Op | Action]) -> None:
+        s = Segment(self, t)
+        for x in pending:
+            if isinstance(x, Op):
+                self.prepare(b, s, x)
+                b.loc = x.loc
+                self.define(b, s, x.results, self.copied(b, x, s.get, s))
+            else:
+                x(b, s)
+
+    def define(self, b: Builder, s: Segment, results: Sequence[Value], values: Sequence[Value]) -> None:
+        """Values of this segment; those that others read are kept."""
+        for r, v in zip(results, values, strict=True):
+            s.env[r] = v
+            if r in self.slotted and not isinstance(r.type, MemType):
+                self.keep(b, s, r, v)
+
+    def keep(self, b: Builder, s: Segment, r: Value, v: Value) -> None:
+        mem = self.slot(r)
+        b.store(mem, v, s.thread, *([b.index(0)] if isinstance(r.type, VectorType) else []))
+
+    def slot(self, v: Value) -> Value:
+        """The array over the threads that keeps `v`."""
+        if v not in self.slots:
+            self.slots[v] = self.per_thread(v.type)
+        return self.slots[v]
+
+    def per_thread(self, t: Any) -> Value:
+        shape = (self.threads, t.lanes) if isinstance(t, VectorType) else (self.threads,)
+        return self.allocations.emit("alloc", type=MemType(t.dtype, shape, "local"))[0]
+
+    def value(self, b: Builder, s: Segment, v: Value) -> Value:
+        """A value of the kernel in a segment, from where it was kept if it belongs to another one."""
+        if v in s.env or v in self.uniform or v in self.offsets or v not in self.varying:
+            return s.get(v)
+        if isinstance(v.type, MemType):
+            maker = self.remade.get(v)
+            if maker is None:
+                at = v.owner if v.owner is not None else self.f.ops[0]
+                raise self.refuse("an array that is chosen at run time lives across a barrier or shuffle", at)
+            self.prepare(b, s, maker)
+            s.env[v] = self.copied(b, maker, s.get, s)[0]
+            return s.env[v]
+        if self.is_cheap(v):
+            assert v.owner is not None
+            for x in v.owner.operands:
+                self.value(b, s, x)
+            s.env[v] = self.copied(b, v.owner, s.get, s)[0]
+            return s.env[v]
+        self.crossing.add(v)
+        lanes = v.type.lanes if isinstance(v.type, VectorType) else 0
+        at = [s.thread, b.index(0)] if lanes else [s.thread]
+        s.env[v] = b.emit("load", self.slot(v), *at, lanes=lanes)[0]
+        return s.env[v]
+
+    def is_cheap(self, v: Value, depth: int = 3) -> bool:
+        """Whether a value is rather computed anew than kept: index arithmetic of the thread's own place."""
+        op = v.owner
+        if v not in self.varying:
+            return True
+        if op is None or depth == 0 or op.blocks:
+            return False
+        if op.name in ("thread_id", "lane_id"):
+            return True
+        return op.name in ("add", "sub", "mul") and v.type == INDEX and all(self.is_cheap(x, depth - 1) for x in op.operands)
+
+    def prepare(self, b: Builder, s: Segment, op: Op) -> None:
+        """Load what an op, and the ops in its regions, read of other segments."""
+        inside: set[Value] = set()
+
+        def see(o: Op) -> None:
+            for v in o.operands:
+                if v not in inside:
+                    self.value(b, s, v)
+            for k in o.blocks:
+                inside.update(k.args)
+                for p in k.ops:
+                    see(p)
+                for v in k.outs:
+                    if v not in inside:
+                        self.value(b, s, v)
+            inside.update(o.results)
+
+        see(op)
+
+    # ---- copies of ops
+    def copied(self, b: Builder, op: Op, get: Callable[[Value], Value], s: Segment | None) -> Sequence[Value]:
+        """The op for one thread on the CPU; its results."""
+        match op.name:
+            case "thread_id":
+                assert s is not None
+                return [self.thread_id(b, s, op.attrs.axis)]
+            case "lane_id":
+                assert s is not None
+                return [b.fmod(s.thread, b.index(WARP))]
+            case "block_id":
+                return [self.at[op.attrs.axis]]
+            case "block_dim":
+                return [b.index(self.block[op.attrs.axis])]
+            case "grid_dim":
+                return [self.grid[op.attrs.axis]]
+            case "alloc":
+                return [self.local(b, op, s)]
+            case "async_copy":
+                dst, src, *at = op.operands
+                n = dst.type.rank if isinstance(dst.type, MemType) else 0
+                of = self.placed(b, src, at[n:], get)
+                v = b.emit("load", *of, lanes=op.attrs.lanes)[0]
+                to, *there = self.placed(b, dst, at[:n], get)
+                b.emit("store", to, v, *there)
+                return []
+        if op.name in _DROPPED:
+            return []
+        if op.name in ("subview", "reinterpret"):
+            self.remade[op.results[0]] = op
+        operands = self.operands(b, op, get)
+        first = {"for": 3, "if": 1}.get(op.name, 0)
+        taken = [v.type for v in operands[first:]]
+        kinds = [INDEX, *taken] if op.name == "for" else taken
+        blocks = [self.copied_block(b, k, kinds, get, s) for k in op.blocks]
+        attrs = op.attrs
+        if op.name == "reinterpret":
+            t = attrs.type
+            space = operands[0].type.space if isinstance(operands[0].type, MemType) else t.space
+            attrs = Attrs({**attrs, "type": MemType(t.dtype, t.shape, space)})
+        if op.name == "dim":
+            attrs = Attrs({**attrs, "value": substitute(attrs.value, {SHARED_BYTES: self.shared_bytes})})
+        return b.append(Op(op.defn, operands, attrs, blocks, op.loc))
+
+    def copied_block(
+        self, b: Builder, k: Block, kinds: Sequence[Any], get: Callable[[Value], Value], s: Segment | None
+    ) -> Block:
+        inner = Builder(b.loc)
+        inner._consts.update(b._consts)
+        env: dict[Value, Value] = {}
+
+        def inside(v: Value) -> Value:
+            return env[v] if v in env else get(v)
+
+        args = [Value(t, None, a.index, a.name) for a, t in zip(k.args, kinds, strict=True)]
+        env.update(zip(k.args, args, strict=True))
+        for op in k.ops:
+            inner.loc = op.loc
+            env.update(zip(op.results, self.copied(inner, op, inside, s), strict=True))
+        return Block(args, inner.ops, [inside(v) for v in k.outs])
+
+    def operands(self, b: Builder, op: Op, get: Callable[[Value], Value]) -> list[Value]:
+        if not any(v in self.offsets for v in op.operands):
+            return [get(v) for v in op.operands]
+        mem, *rest = op.operands
+        count = {"store": 1, "atomic_rmw": 1, "atomic_cas": 2, "load": 0}.get(op.name)
+        if count is None or any(v in self.offsets for v in rest):
+            raise self.refuse(f"{op.name} of dynamic shared memory", op)
+        whole, *at = self.placed(b, mem, rest[count:], get)
+        return [whole, *map(get, rest[:count]), *at]
+
+    def placed(self, b: Builder, mem: Value, at: Sequence[Value], get: Callable[[Value], Value]) -> list[Value]:
+        """A memory and indices, those of dynamic shared memory in the whole of it."""
+        indices = [get(i) for i in at]
+        if mem not in self.offsets:
+            return [get(mem), *indices]
+        whole, start = self.offsets[mem]
+        return [whole, b.add(indices[0], start)]
+
+    def thread_id(self, b: Builder, s: Segment, axis: int) -> Value:
+        x, y, z = self.block
+        t = s.thread
+        if axis == 0:
+            return t if y == z == 1 else b.fmod(t, b.index(x))
+        if (axis == 1 and y == 1) or (axis == 2 and z == 1):
+            return b.index(0)
+        rest: Value = b.div(t, b.index(x)) if x > 1 else t
+        if axis == 1:
+            return rest if z == 1 else b.fmod(rest, b.index(y))
+        found: Value = b.div(rest, b.index(y)) if y > 1 else rest
+        return found
+
+    def local(self, b: Builder, op: Op, s: Segment | None) -> Value:
+        """Memory of one thread: a row of an array over the threads where others run between its uses."""
+        t = op.attrs.type
+        if not self.meeting or s is None:
+            return b.emit("alloc", **op.attrs)[0]
+        self.remade.setdefault(op.result, op)
+        if op.result not in self.slots:
+            self.slots[op.result] = self.allocations.emit(
+                "alloc", type=MemType(t.dtype, (self.threads, *t.shape), "local")
+            )[0]
+        return b.emit("subview", self.slots[op.result], s.thread)[0]
+
+    # ---- branches and loops that threads meet in
+    def meet_barrier(self, op: Op) -> None:
+        self.flush()
+
+    meet_warp_sync = meet_barrier
+
+    def meet_grid_barrier(self, op: Op) -> None:
+        raise self.refuse("a barrier of the whole grid: the blocks of a CPU run one after the other", op)
+
+    def store_outs(self, outs: Sequence[Value], targets: Sequence[Value]) -> None:
+        """Keep the values that a region yields, each for its target."""
+
+        def action(b: Builder, s: Segment) -> None:
+            found = [self.value(b, s, v) for v in outs]  # all before the first is overwritten
+            for target, v in zip(targets, found, strict=True):
+                self.keep(b, s, target, v)
+
+        if targets:
+            self.act(action)
+
+    def check_kept(self, op: Op, values: Sequence[Value]) -> None:
+        if any(isinstance(v.type, MemType) for v in values):
+            raise self.refuse("an array that is chosen at run time lives across a barrier or shuffle", op)
+
+    @contextmanager
+    def level(self) -> Iterator[Builder]:
+        """Code of the block level in a region of its own."""
+        inner = Builder(self.b.loc)
+        inner._consts.update(self.b._consts)
+        saved, self.b = self.b, inner
+        known = dict(self.uniform)
+        try:
+            yield inner
+        finally:
+            self.b = saved
+            self.uniform = {**known}
+
+    def meet_if(self, op: Op) -> None:
+        c, *args = op.operands
+        assert not args
+        kept = [r for r in op.results if r in self.varying]
+        self.check_kept(op, kept)
+        self.crossing.update(kept)
+        if c not in self.varying:
+            self.flush()
+            regions = []
+            for k in op.blocks:
+                with self.level() as inner:
+                    self.blocks_of(k)
+                    self.store_outs([v for v, r in zip(k.outs, op.results, strict=True) if r in self.varying], kept)
+                    self.flush()
+                    outs = [self.uniform.get(v, v) for v, r in zip(k.outs, op.results, strict=True) if r not in self.varying]
+                regions.append(Block((), inner.ops, outs))
+            results = self.b.emit("if", self.uniform.get(c, c), blocks=regions)
+            self.uniform.update(zip([r for r in op.results if r not in self.varying], results, strict=True))
+            return
+        before = self.mask
+        masks = [self.per_thread(BOOL), self.per_thread(BOOL)]
+
+        def split(b: Builder, s: Segment) -> None:
+            p = self.value(b, s, c)
+            b.store(masks[0], p, s.thread)
+            b.store(masks[1], b.logical_not(p), s.thread)
+
+        if before is not None:
+            self.flush()
+            self.clear(masks)
+        self.act(split)
+        self.flush()
+        for k, mask in zip(op.blocks, masks, strict=True):
+            if not k.ops and not kept:
+                continue
+            self.mask = mask
+            self.blocks_of(k)
+            self.store_outs([v for v, r in zip(k.outs, op.results, strict=True) if r in self.varying], kept)
+            self.flush()
+        self.mask = before
+        for i, r in enumerate(op.results):
+            if r not in self.varying:
+                self.uniform[r] = self.uniform.get(op.blocks[0].outs[i], op.blocks[0].outs[i])
+
+    def clear(self, masks: Sequence[Value]) -> None:
+        """Set masks to false for all threads, those that do not take part included."""
+
+        def body(b: Builder, t: Value) -> None:
+            for m in masks:
+                b.store(m, b.const(False, dtype="bool"), t)
+
+        zero, one = self.b.index(0), self.b.index(1)
+        self.b.emit("for", zero, self.b.index(self.threads), one, blocks=[region(self.b, [INDEX], body, ["thread"])])
+
+    def meet_for(self, op: Op) -> None:
+        lo, hi, step, *init = op.operands
+        (k,) = op.blocks
+        i, *carry = k.args
+        if any(v in self.varying for v in (lo, hi, step)):
+            self.masked_for(op)
+            return
+        kept = [n for n, a in enumerate(carry) if a in self.varying]
+        self.check_kept(op, [carry[n] for n in kept])
+        self.crossing.update(carry[n] for n in kept)
+        self.store_outs([init[n] for n in kept], [carry[n] for n in kept])
+        self.flush()
+        plain = [n for n in range(len(carry)) if n not in kept]
+        args = [Value(INDEX, None, 0, i.name), *[Value(carry[n].type, None, 1 + j, carry[n].name) for j, n in enumerate(plain)]]
+        with self.level() as inner:
+            self.uniform[i] = args[0]
+            self.uniform.update({carry[n]: a for n, a in zip(plain, args[1:], strict=True)})
+            self.blocks_of(k)
+            self.store_outs([k.outs[n] for n in kept], [carry[n] for n in kept])
+            self.flush()
+            outs = [self.uniform.get(k.outs[n], k.outs[n]) for n in plain]
+        bounds = [self.uniform.get(v, v) for v in (lo, hi, step)]
+        starts = [self.uniform.get(init[n], init[n]) for n in plain]
+        results = self.b.emit("for", *bounds, *starts, blocks=[Block(args, inner.ops, outs)], vectorize=False)
+        self.uniform.update({op.results[n]: r for n, r in zip(plain, results, strict=True)})
+        self.forward([(carry[n], op.results[n]) for n in kept])
+
+    def forward(self, pairs: Sequence[tuple[Value, Value]]) -> None:
+        """The results of a loop are its last carry."""
+
+        def action(b: Builder, s: Segment) -> None:
+            self.define(b, s, [r for _, r in pairs], [self.value(b, s, v) for v, _ in pairs])
+
+        if pairs:
+            self.act(action)
+
+    def masked_for(self, op: Op) -> None:
+        """Threads that count differently: as a `while` over each thread's own counter."""
+        lo, hi, step, *init = op.operands
+        (k,) = op.blocks
+        i, *carry = k.args
+        self.check_kept(op, carry)
+        self.crossing.update((i, *carry))
+
+        def condition() -> Action:
+            def action(b: Builder, s: Segment) -> None:
+                going = b.lt(self.value(b, s, i), self.value(b, s, hi))
+                b.store(self.mask, going, s.thread)
+
+            return action
+
+        def following() -> None:
+            def action(b: Builder, s: Segment) -> None:
+                found = [self.value(b, s, v) for v in k.outs]
+                after = b.add(self.value(b, s, i), self.value(b, s, step))
+                for target, v in zip((i, *carry), (after, *found), strict=True):
+                    self.keep(b, s, target, v)
+
+            self.act(action)
+
+        self.store_outs([lo, *init], [i, *carry])
+        self.masked(lambda: self.act(condition()), k, following)
+        self.forward(list(zip(carry, op.results, strict=True)))
+
+    def meet_while(self, op: Op) -> None:
+        n = op.attrs.carry
+        head, k = op.blocks
+        init, consts = op.operands[:n], op.operands[n:]
+        assert not consts
+        (go,) = head.outs
+        uniform = go not in self.varying and all(a not in self.varying for a in k.args)
+        if uniform and not any(meets(o) for o in head.ops) and all(self.is_uniform(o) for o in head.ops):
+            self.uniform_while(op)
+            return
+        self.check_kept(op, k.args)
+        self.crossing.update((*head.args, *k.args))
+
+        def copy_carry(source: Sequence[Value], targets: Sequence[Value]) -> None:
+            self.store_outs(source, targets)
+
+        def condition() -> None:
+            self.blocks_of(head)
+
+            def action(b: Builder, s: Segment) -> None:
+                b.store(self.mask, self.value(b, s, go), s.thread)
+                for target, v in zip(k.args, [self.value(b, s, a) for a in head.args], strict=True):
+                    self.keep(b, s, target, v)
+
+            self.act(action)
+
+        copy_carry(init, head.args)
+        self.masked(condition, k, lambda: copy_carry(k.outs, head.args))
+        self.forward(list(zip(head.args, op.results, strict=True)))
+
+    def masked(self, condition: Callable[[], None], body: Block, following: Callable[[], None]) -> None:
+        """A loop that runs while some thread goes on: `condition` sets the mask for the threads that still take part."""
+        before, mask = self.mask, self.per_thread(BOOL)
+        self.flush()
+        self.start_mask(mask, before)
+        self.mask = mask
+        with self.level() as head:
+            condition()
+            self.flush()
+            any_ = self.any_of(mask)
+        with self.level() as inner:
+            self.blocks_of(body)
+            following()
+            self.flush()
+        self.b.emit("while", blocks=[Block((), head.ops, [any_]), Block((), inner.ops, ())], carry=0)
+        self.mask = before
+
+    def start_mask(self, mask: Value, before: Value | None) -> None:
+        def body(b: Builder, t: Value) -> None:
+            b.store(mask, b.const(True, dtype="bool") if before is None else b.load(before, t), t)
+
+        zero, one = self.b.index(0), self.b.index(1)
+        self.b.emit("for", zero, self.b.index(self.threads), one, blocks=[region(self.b, [INDEX], body, ["thread"])])
+
+    def any_of(self, mask: Value) -> Value:
+        """Whether a mask holds for any thread; emitted in the builder at hand, which is that of the loop's condition."""
+
+        def body(b: Builder, t: Value, found: Value) -> Value:
+            out: Value = b.logical_or(found, b.load(mask, t))
+            return out
+
+        b = self.b
+        block = region(b, [INDEX, BOOL], body, ["thread"])
+        return b.emit("for", b.index(0), b.index(self.threads), b.index(1), b.const(False, dtype="bool"), blocks=[block])[0]
+
+    def uniform_while(self, op: Op) -> None:
+        head, k = op.blocks
+        starts = [self.uniform.get(v, v) for v in op.operands]
+        self.flush()
+        regions = []
+        for block in (head, k):
+            args = [Value(a.type, None, j, a.name) for j, a in enumerate(block.args)]
+            with self.level() as inner:
+                self.uniform.update(zip(block.args, args, strict=True))
+                self.blocks_of(block)
+                self.flush()
+                outs = [self.uniform.get(v, v) for v in block.outs]
+            regions.append(Block(args, inner.ops, outs))
+        results = self.b.emit("while", *starts, blocks=regions, carry=op.attrs.carry)
+        self.uniform.update(zip(op.results, results, strict=True))
+
+
