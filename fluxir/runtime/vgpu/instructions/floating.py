@@ -103,8 +103,9 @@ _NATIVE: dict[str, Callable[..., Array]] = {
 }
 
 
-# Operations on 16-bit floats that may be rounded to f32 first: 24 bits are twice 11 and two more, and nothing underflows.
-_INNOCUOUS = {"f16": ("add", "sub", "mul"), "bf16": ("add", "sub")}
+# Operations on 16-bit floats that may be rounded to f32 first: 24 bits are twice 11 and two more. (A product of two bf16 can be a
+# subnormal f32; its 16 bits do not reach from halfway between two bf16 to below the last bit of f32.)
+_INNOCUOUS = {"f16": ("add", "sub", "mul"), "bf16": ("add", "sub", "mul")}
 
 
 def _to_odd(name: str, mode: str) -> Callable[..., Array]:

@@ -36,6 +36,12 @@ def _approximate(form: Form, exact: _Exact, move: Callable[..., Array]) -> Any:
     return lanes_of(form.type, finish(form, kind, f))
 
 
+def _exact_where_possible(move: Callable[..., Array]) -> Callable[..., Array]:
+    """`move`, but a value that the format has stays: a power of two's reciprocal, inverse root and logarithm, and two to a whole
+    number. The ISA does not promise it, but devices do it, and NVIDIA's f64 `exp` and `tanh` take 2**n from `ex2.approx`."""
+    return lambda value, to, *operands: np.where(round_to(value, to) == value, value, move(value, to, *operands))
+
+
 def _within_ulps(bound: float) -> Callable[..., Array]:
     return lambda value, to, *operands: ulps(value, bound, to, *operands)
 
@@ -47,7 +53,7 @@ def _within_relative(bound: float) -> Callable[..., Array]:
 @lanewise("rcp.approx[.ftz].f32", "special", 1, section="9.7.3.13")
 def rcp(form: Form) -> Any:
     """1 / a, to 1 ulp."""
-    return _approximate(form, np.reciprocal, _within_ulps(1))
+    return _approximate(form, np.reciprocal, _exact_where_possible(_within_ulps(1)))
 
 
 @lanewise("sqrt.approx[.ftz].f32", "special", 1, section="9.7.3.15")
@@ -59,7 +65,7 @@ def sqrt(form: Form) -> Any:
 @lanewise("rsqrt.approx[.ftz].f32", "special", 1, section="9.7.3.16")
 def rsqrt(form: Form) -> Any:
     """One over the square root, to a relative error of 2**-22.9; -infinity for -0."""
-    return _approximate(form, _inverse_root, _within_relative(2.0**-22.9))
+    return _approximate(form, _inverse_root, _exact_where_possible(_within_relative(2.0**-22.9)))
 
 
 def _inverse_root(a: Array) -> Array:
@@ -74,7 +80,7 @@ def lg2(form: Form) -> Any:
         near = np.abs(value) < 1
         return np.where(near, absolute(value, 2.0**-22, to, a), relative(value, 2.0**-22, to, a))
 
-    return _approximate(form, lambda a: np.log2(np.where(a == 0, 0.0, a)), move)
+    return _approximate(form, lambda a: np.log2(np.where(a == 0, 0.0, a)), _exact_where_possible(move))
 
 
 @lanewise("ex2.approx[.ftz].f32 ex2.approx.{f16 f16x2} ex2.approx.ftz.{bf16 bf16x2}", "special", 1, section="9.7.3.21")
@@ -82,7 +88,7 @@ def ex2(form: Form) -> Any:
     """2 to the power a: to 2 ulp in f32, to relative errors of 2**-9.9 in f16 and 2**-7 in bf16. 1 for zero."""
     kind, _ = split(form.type)
     error = {"f32": _within_ulps(2), "f16": _within_relative(2.0**-9.9), "bf16": _within_relative(2.0**-7)}[kind]
-    return _approximate(form, np.exp2, lambda value, to, a: np.where(a == 0, 1.0, error(value, to, a)))
+    return _approximate(form, np.exp2, _exact_where_possible(error))
 
 
 def _wave_error(value: Array, to: Format, a: Array) -> Array:
