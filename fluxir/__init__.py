@@ -84,6 +84,7 @@ _NAMES: dict[str, str] = {
     "fluxir.custom": "checkpoint custom_jvp custom_vjp",
     "fluxir.batching": "hessian jacfwd jacobian jacrev vmap",
     "fluxir.gradcheck": "check_grads",
+    "fluxir.kernels.kernel": "kernel",
     "fluxir.transform": "grad hvp jvp linearize value_and_grad vjp",
     "fluxir.runtime.safetensors": "load_safetensors read_safetensors_header save_safetensors",
 }
@@ -93,6 +94,7 @@ _MODULES: dict[str, str] = {
     "data": "fluxir.data",
     "linalg": "fluxir.linalg",
     "functional": _FRONTEND + "nn",
+    "gpu": _FRONTEND + "kernel.gpu",
     "nn": "fluxir.nn",
     "optim": "fluxir.optim",
     "random": _FRONTEND + "random",

@@ -33,6 +33,7 @@ EVERYTHING = (
         "batching",
         "gradcheck",
         "custom",
+        "kernels",
         "linalg",
         "report",
         "errors_catalog",
@@ -58,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "gradcheck": LEAVES | {"ir", "frontend", "transform"},
     "linalg": LEAVES | {"ir", "frontend", "custom"},
     "embed": EVERYTHING - {"errors_catalog", "dump", "report"},
+    "kernels": LEAVES | COMPILER | {"ir", "ops", "runtime", "driver"},
     # The library on top sees what every user sees: names of the package itself, no room of the compiler.
     **{room: {"fluxir"} | LIBRARY for room in LIBRARY},
     "fluxir": EVERYTHING | LIBRARY,  # fluxir/__init__.py: the public names

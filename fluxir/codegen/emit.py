@@ -178,9 +178,7 @@ class Emitter(Arithmetic):
         word = _RMW[op.attrs.op][2 if d.is_float else d.kind == "uint"]
         assert word, f"atomic {op.attrs.op} on {d} was not expanded"
         p = self.address(mem, indices)
-        return self.let(
-            f"atomicrmw {word} {self.register(mem.type)} {p}, {self.typed(x)}{self.atomic_scope} monotonic"
-        )
+        return self.let(f"atomicrmw {word} {self.register(mem.type)} {p}, {self.typed(x)}{self.atomic_scope} monotonic")
 
     def op_atomic_cas(self, op: Op) -> str:
         mem, expected, new, *indices = op.operands

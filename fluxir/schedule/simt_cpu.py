@@ -23,7 +23,7 @@ from fluxir.ir.core import Attrs, Block, Func, Op, Value
 from fluxir.ir.dims import substitute
 from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.simt import MEETINGS, SHARED_BYTES, WARP
-from fluxir.ir.types import BOOL, INDEX, MemType, TensorType, VectorType
+from fluxir.ir.types import BOOL, INDEX, MemType, VectorType
 from fluxir.schedule.loops import region
 from fluxir.schedule.simt_uniform import HOISTED, meets, varying_values
 from fluxir.schedule.simt_warp import WarpOps
@@ -70,7 +70,9 @@ class _Lowering(WarpOps):
         self.varying = varying_values(f)
         self.crossing: set[Value] = set()
         self.uniform: dict[Value, Value] = {}
-        self.offsets: dict[Value, tuple[Value, Value]] = {}  # dynamic shared memory: the whole of it, and where it starts
+        self.offsets: dict[
+            Value, tuple[Value, Value]
+        ] = {}  # dynamic shared memory: the whole of it, and where it starts
         self.slots: dict[Value, Value] = {}
         self.remade: dict[Value, Op] = {}  # memories of a thread, which other segments compute anew
         self.pending: list[Op | Action] = []
@@ -230,7 +232,11 @@ class _Lowering(WarpOps):
             return False
         if op.name in ("thread_id", "lane_id"):
             return True
-        return op.name in ("add", "sub", "mul") and v.type == INDEX and all(self.is_cheap(x, depth - 1) for x in op.operands)
+        return (
+            op.name in ("add", "sub", "mul")
+            and v.type == INDEX
+            and all(self.is_cheap(x, depth - 1) for x in op.operands)
+        )
 
     def prepare(self, b: Builder, s: Segment, op: Op) -> None:
         """Load what an op, and the ops in its regions, read of other segments."""
@@ -406,7 +412,9 @@ class _Lowering(WarpOps):
                     self.blocks_of(k)
                     self.store_outs([v for v, r in zip(k.outs, op.results, strict=True) if r in self.varying], kept)
                     self.flush()
-                    outs = [self.uniform.get(v, v) for v, r in zip(k.outs, op.results, strict=True) if r not in self.varying]
+                    outs = [
+                        self.uniform.get(v, v) for v, r in zip(k.outs, op.results, strict=True) if r not in self.varying
+                    ]
                 regions.append(Block((), inner.ops, outs))
             results = self.b.emit("if", self.uniform.get(c, c), blocks=regions)
             self.uniform.update(zip([r for r in op.results if r not in self.varying], results, strict=True))
@@ -459,7 +467,10 @@ class _Lowering(WarpOps):
         self.store_outs([init[n] for n in kept], [carry[n] for n in kept])
         self.flush()
         plain = [n for n in range(len(carry)) if n not in kept]
-        args = [Value(INDEX, None, 0, i.name), *[Value(carry[n].type, None, 1 + j, carry[n].name) for j, n in enumerate(plain)]]
+        args = [
+            Value(INDEX, None, 0, i.name),
+            *[Value(carry[n].type, None, 1 + j, carry[n].name) for j, n in enumerate(plain)],
+        ]
         with self.level() as inner:
             self.uniform[i] = args[0]
             self.uniform.update({carry[n]: a for n, a in zip(plain, args[1:], strict=True)})
@@ -573,7 +584,9 @@ class _Lowering(WarpOps):
 
         b = self.b
         block = region(b, [INDEX, BOOL], body, ["thread"])
-        return b.emit("for", b.index(0), b.index(self.threads), b.index(1), b.const(False, dtype="bool"), blocks=[block])[0]
+        return b.emit(
+            "for", b.index(0), b.index(self.threads), b.index(1), b.const(False, dtype="bool"), blocks=[block]
+        )[0]
 
     def uniform_while(self, op: Op) -> None:
         head, k = op.blocks
@@ -590,5 +603,3 @@ class _Lowering(WarpOps):
             regions.append(Block(args, inner.ops, outs))
         results = self.b.emit("while", *starts, blocks=regions, carry=op.attrs.carry)
         self.uniform.update(zip(op.results, results, strict=True))
-
-

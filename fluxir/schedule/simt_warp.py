@@ -199,7 +199,9 @@ class WarpOps:
         def compute(b: Any, s: Any) -> Value:
             lane = b.fmod(s.thread, b.index(WARP))
             first = b.sub(s.thread, lane)
-            row_lane = b.add(first, b.mul(b.div(lane, b.index(4)), b.index(4)))  # the lanes that hold this lane's rows of A
+            row_lane = b.add(
+                first, b.mul(b.div(lane, b.index(4)), b.index(4))
+            )  # the lanes that hold this lane's rows of A
             total = self.value(b, s, c)
             for j in range(4):
                 row, _ = shape.c[j](0)

@@ -290,7 +290,9 @@ class Statements(Calls):
         """A counted loop that a `break` or `return` ends: a `while` over the counter."""
         counter = f"__fx_i_{s.lineno}_{s.col_offset}"
         first = number(start)
-        self.frame.names[counter] = Num(start, nonneg=first.nonneg) if first.value is start else Num(self.b.index(0), nonneg=True)
+        self.frame.names[counter] = (
+            Num(start, nonneg=first.nonneg) if first.value is start else Num(self.b.index(0), nonneg=True)
+        )
 
         def condition() -> Any:
             out: Any = Num(self.b.lt(self.lookup(counter).value, count))

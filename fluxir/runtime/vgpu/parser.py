@@ -84,7 +84,9 @@ class _Parser:
         self.starts: list[int] = []
         self._scan()
         self.at = 0
-        self.files: dict[int, str] = {}
+        # LLVM writes `.file` behind the code that names its number.
+        named = re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M)
+        self.files: dict[int, str] = {int(number): name for number, name in named}
         self.location: Location | None = None
 
     # ---- tokens
@@ -397,7 +399,8 @@ class _Parser:
             while self.word.startswith("."):
                 word = self.next()
                 if word == ".align":
-                    align = self.integer()
+                    n = self.integer()  # behind `.ptr` it is what the parameter points to that is aligned so
+                    align = align if pointer else n
                 elif word == ".ptr":
                     pointer = True
                 elif word not in _SPACES:
@@ -432,6 +435,7 @@ class _Body:
                     return
             elif p.take("{"):
                 self.scopes.append({})
+                self._labels()
             elif word in (".loc", ".file"):
                 p._debug()
             elif word == ".reg":
@@ -457,13 +461,22 @@ class _Body:
                     self.prototypes[name] = (results, p._parameters())
                     p.skip_to(";")
                 else:
-                    self.items.append(Label(self._declare(name), p.lines[p.at - 1]))
+                    self.items.append(Label(self._resolve(name), p.lines[p.at - 1]))
             elif p.take(";"):
                 pass
             elif p.kinds[p.at] == "end":
                 p.fail("the text ends inside a function")
             else:
                 self._instruction()
+
+    def _labels(self) -> None:
+        """Declare the labels of the scope that begins here: branches name them before they stand."""
+        p, at, depth = self.p, self.p.at, 1
+        while depth and p.kinds[at] != "end":
+            depth += {"{": 1, "}": -1}.get(p.words[at], 0)
+            if depth == 1 and p.words[at + 1] == ":" and p.kinds[at] == "word":
+                self._declare(p.words[at])
+            at += 1
 
     def _declare(self, name: str) -> str:
         """The unique name for `name` in the innermost scope."""

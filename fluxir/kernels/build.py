@@ -1,0 +1,146 @@
+"""From a Python function and its parameters to machine code: frontend, clean-up, reports, then PTX or a CPU program.
+
+A `Build` is one kernel for one set of parameter types. What is made of it for a target is made once and kept; CPU code also
+depends on the threads of a block and on the bytes of shared memory, which are constants in it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fluxir import config
+from fluxir.driver import as_target, run_passes
+from fluxir.errors import error
+from fluxir.frontend.kernel.compiler import compile_kernel
+from fluxir.frontend.kernel.signature import Param
+from fluxir.ir.build import Builder
+from fluxir.ir.core import Attrs, Block, Func, Module, Value
+from fluxir.ir.types import MemType, TensorType
+from fluxir.ir.verify import verify_func
+from fluxir.schedule.simt_report import with_reports
+from fluxir.target import CpuTarget, GpuTarget, Target
+
+__all__ = ["Build", "written"]
+
+PASSES = "fold,cse,dce"
+_WRITES = ("store", "copy", "atomic", "atomic_rmw", "atomic_cas")
+
+
+class Build:
+    """A kernel for given parameters. `typed`: as the frontend made it; `func`: cleaned up."""
+
+    def __init__(self, fn: Callable[..., Any], params: Sequence[Param], block: Sequence[int] = ()) -> None:
+        self.params = tuple(params)
+        self.typed = compile_kernel(fn, params, block)
+        verify_func(self.typed)
+        module, _ = run_passes(Module(self.typed.name, {self.typed.name: self.typed}), PASSES)
+        self.func = module.entry
+        self.written = written(self.func)
+        self.cooperative = any(op.name == "grid_barrier" for op in self.func.walk())
+        self.codes: dict[Any, Any] = {}
+
+    @functools.cached_property
+    def reported(self) -> tuple[Func, list[dict[str, Any]]]:
+        """The kernel with its reports in a buffer, and the table of them."""
+        return with_reports(self.func)
+
+    def ptx(self, target: GpuTarget, aliased: tuple[int, ...] = ()) -> Any:
+        """The `PtxCode` of the kernel for a GPU. `aliased`: arguments that may share memory with others."""
+        key = (target.name, aliased)
+        if key not in self.codes:
+            from fluxir.codegen.nvptx import compile_kernels
+
+            f, _ = self.reported
+            f = replace(f, attrs=Attrs({**f.attrs, "aliased": aliased})) if aliased else f
+            self.codes[key] = compile_kernels(Module(f.name, {f.name: f}), target)
+        return self.codes[key]
+
+    def loops(self, block: Sequence[int], shared: int, aliased: tuple[int, ...] = ()) -> Func:
+        """The kernel as loops of a CPU."""
+        from fluxir.schedule.simt_cpu import on_cpu
+
+        f = on_cpu(self.reported[0], block, shared)
+        f = replace(f, attrs=Attrs({**f.attrs, "aliased": aliased})) if aliased else f
+        module, _ = run_passes(Module(f.name, {f.name: f}), PASSES)
+        return module.entry
+
+    def native(self, target: CpuTarget, block: Sequence[int], shared: int, aliased: tuple[int, ...] = ()) -> Any:
+        """The `CompiledCode` of a program that runs the kernel on a CPU; its inputs are the kernel's arguments and the grid."""
+        key = (target.name, tuple(block), shared, aliased, config.get().key())
+        if key not in self.codes:
+            from fluxir.codegen.x86 import compile_cpu
+
+            settings = config.get()
+            module = hosted(self.loops(block, shared, aliased))
+            self.codes[key] = compile_cpu(module, target, settings.opt_level, settings.accuracy)
+        return self.codes[key]
+
+    def program(self, target: CpuTarget, block: Sequence[int], shared: int, aliased: tuple[int, ...] = ()) -> Any:
+        """The loaded program of `native`."""
+        key = ("program", target.name, tuple(block), shared, aliased, config.get().key())
+        if key not in self.codes:
+            from fluxir.runtime.program import Program
+
+            code = self.native(target, block, shared, aliased)
+            self.codes[key] = Program(code.spec, code.object, code.constants)
+        return self.codes[key]
+
+
+def hosted(f: Func) -> Module:
+    """A module whose entry launches the CPU kernel `f`: scalars come as memories of rank 0, all arguments are inputs."""
+    args = []
+    b = Builder(f.loc)
+    given: list[Value] = []
+    for i, a in enumerate(f.args):
+        t = a.type if isinstance(a.type, MemType) else MemType(a.type.dtype, ())
+        assert isinstance(a.type, (MemType, TensorType))
+        v = Value(t, None, i, a.name)
+        args.append(v)
+        given.append(v if isinstance(a.type, MemType) else b.emit("load", v)[0])
+    b.emit("launch", *given, callee=f.name, outputs=0)
+    name = f.name + "_host"
+    host = Func(name, Block(args, b.ops, ()), "host", Attrs({"inputs": len(args)}), (), f.loc)
+    return Module(f.name, {name: host, f.name: f})
+
+
+def written(f: Func) -> frozenset[int]:
+    """Positions of the arguments that a kernel writes to; all of them where an array is chosen at run time."""
+    base: dict[Value, int] = {a: i for i, a in enumerate(f.args) if isinstance(a.type, MemType)}
+    out: set[int] = set()
+    for op in f.walk():
+        if op.name in ("subview", "reinterpret") and op.operands[0] in base:
+            base[op.result] = base[op.operands[0]]
+        elif op.name in _WRITES and op.operands[0] in base:
+            out.add(base[op.operands[0]])
+        elif op.blocks and any(isinstance(r.type, MemType) for r in op.results):
+            out.update(base.values())
+    return frozenset(out)
+
+
+def gpu_target(device: str) -> GpuTarget:
+    """The architecture that code for a device is made for. FX0334 for the CPU, which has none."""
+    kind, _, rest = device.partition(":")
+    if kind == "vgpu":
+        from fluxir.runtime.vgpu.driver import DEFAULT_TARGET
+
+        named = config.get().target
+        target = as_target(rest or (named if named.startswith("sm_") else DEFAULT_TARGET))
+    elif kind == "cuda":
+        from fluxir.runtime.cuda import target_of
+
+        target = as_target(target_of(device))
+    else:
+        raise error("FX0335", f"{device} is no GPU")
+    assert isinstance(target, GpuTarget)
+    return target
+
+
+def cpu_target() -> CpuTarget:
+    """The CPU that kernels are compiled for: the setting `target` where it is one, else this machine."""
+    named: Target = as_target(None)
+    found = named if isinstance(named, CpuTarget) else as_target("cpu")
+    assert isinstance(found, CpuTarget)
+    return found
