@@ -2,7 +2,8 @@
 
 Its one hidden layer is applied to its own result until that no longer changes: z = f(z, x) (Bai et al. 2019). How it was
 found does not matter for the derivative: at the equilibrium dz = (1 - df/dz)^-1 (df/dx) dx, so the backward pass solves
-u = ct + (df/dz)^T u, another equilibrium, and keeps nothing of the iteration. `fx.custom_vjp` says so.
+u = ct + (df/dz)^T u, another equilibrium, and keeps nothing of the iteration. `fx.custom_vjp` says so; a rule of its own
+serves forward mode.
 """
 
 from __future__ import annotations
@@ -58,6 +59,15 @@ def backward(f, residuals, ct):
 
 
 equilibrium.defvjp(forward, backward)
+
+
+@equilibrium.defjvp
+def moved(f, primals, tangents):
+    """Forward mode: dz = df/dx dx + df/dz dz. `backward` cannot be transposed: its cotangent says when its loop stops."""
+    (inputs, z), (direction, _) = primals, tangents
+    z = equilibrium(f, inputs, z)
+    push = fx.jvp(lambda x: f(x, z), (inputs,), (direction,))[1]
+    return z, iterated(lambda dz: push + fx.jvp(lambda z: f(inputs, z), (z,), (dz,))[1], push)
 
 
 class Equilibrium(fx.nn.Module):

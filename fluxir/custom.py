@@ -1,8 +1,8 @@
 """Derivatives that the user gives: `custom_vjp`, `custom_jvp`; and `checkpoint`, which computes again instead of keeping.
 
 A call of such a function stays a `call` in the program until derivatives are resolved; its `rules` name the functions of the
-module that take the place of its derivative. Each rule serves both modes: the map that a rule computes is linear, and its
-transpose is what the other mode needs.
+module that take the place of its derivative. One rule serves both modes: the map that it computes is linear, and its transpose
+is what the other mode needs. Where a rule cannot be transposed (an iterative solver), there may be one for each mode.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Custom:
         if not is_tracing():
             return self.fun(*args, **kwargs)
         rules = self.given()
-        if any(r is None for r in rules):
+        if any(r is None for rs in rules.values() for r in rs):
             raise error("FX0413", f"{function_name(self.fun)!r} has no rule yet", loc=here(),
                         help=f"define it first: .def{self.kind}(...)")  # fmt: skip
         static = [args[i] for i in self.nondiff]
@@ -51,7 +51,7 @@ class _Custom:
         key = (self, c.structure, *[t.type for t in c.tensors], *[id(x) for x in (*static, *kwargs.values())])
         if key not in known:
             f = c.close(alone=True)
-            names = [derived.reserve(r) for r in rules]
+            names = {kind: [derived.reserve(r) for r in rs] for kind, rs in rules.items()}
             known[key] = f, names
             try:
                 self.define(names, f, c, static, moving, kwargs)
@@ -59,19 +59,19 @@ class _Custom:
                 del known[key]
                 raise
         f, names = known[key]
-        return f.out_tree.unflatten(derived.call(f, c.tensors, rules=((self.kind, *names),)))
+        return f.out_tree.unflatten(derived.call(f, c.tensors, rules=tuple((k, *ns) for k, ns in names.items())))
 
     def whole(self, static: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
         """All arguments from the Python values among them and the others."""
         fixed, moving = iter(static), iter(rest)
         return [next(fixed) if i in self.nondiff else next(moving) for i in range(len(static) + len(rest))]
 
-    def given(self) -> list[Any]:
-        """The rules as the user gave them."""
+    def given(self) -> dict[str, list[Any]]:
+        """The rules as the user gave them: `vjp` a forward and a backward function, `jvp` one function."""
         raise AssertionError
 
     def define(
-        self, names: list[str], f: Closed, c: Arguments, static: list[Any], moving: list[Any], kwargs: Any
+        self, names: dict[str, list[str]], f: Closed, c: Arguments, static: list[Any], moving: list[Any], kwargs: Any
     ) -> None:
         """Trace the rules under their names."""
         raise AssertionError
@@ -82,23 +82,30 @@ class custom_vjp(_Custom):
 
     `fwd(*args)` returns `(out, residuals)`; `bwd(residuals, cotangent)` returns a tuple with a cotangent (or None for zero)
     for each argument. With `nondiff_argnums` those arguments are Python values, which `bwd` gets first. The function may not
-    use traced values from outside: pass them as arguments. Works in forward mode too, by transposition, unless a loop or
-    branch in `bwd` is decided by the cotangent (an iterative solver). FX0413.
+    use traced values from outside: pass them as arguments. Works in forward mode too, by transposition. Where a loop or
+    branch in `bwd` is decided by the cotangent (an iterative solver) it cannot be transposed (FX0413): then `defjvp(rule)`
+    gives a rule for forward mode beside it, as in `custom_jvp`.
     """
 
     kind = "vjp"
     fwd: Callable[..., Any] | None = None
     bwd: Callable[..., Any] | None = None
+    rule: Callable[..., Any] | None = None
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Set the rule."""
         self.fwd, self.bwd = fwd, bwd
 
-    def given(self) -> list[Any]:
-        return [self.fwd, self.bwd]
+    def defjvp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Set a rule for forward mode beside the reverse one; usable as a decorator."""
+        self.rule = rule
+        return rule
+
+    def given(self) -> dict[str, list[Any]]:
+        return {"vjp": [self.fwd, self.bwd]} | ({} if self.rule is None else {"jvp": [self.rule]})
 
     def define(
-        self, names: list[str], f: Closed, c: Arguments, static: list[Any], moving: list[Any], kwargs: Any
+        self, names: dict[str, list[str]], f: Closed, c: Arguments, static: list[Any], moving: list[Any], kwargs: Any
     ) -> None:
         trees: list[TreeDef] = []
 
@@ -113,7 +120,7 @@ class custom_vjp(_Custom):
             trees.append(kept_tree)
             return [*leaves, *kept]
 
-        fwd = Arguments(forward, moving, {}, None, name=self.fwd).close(alone=True, reserved=names[0])
+        fwd = Arguments(forward, moving, {}, None, name=self.fwd).close(alone=True, reserved=names["vjp"][0])
         n = len(f.types)
         if fwd.types[:n] != f.types:
             gives, wants = (", ".join(map(str, ts)) for ts in (fwd.types[:n], f.types))
@@ -130,7 +137,9 @@ class custom_vjp(_Custom):
                 raise error("FX0413", message, loc=here(), help="return a tuple; None is a cotangent of zeros")
             return [t for argument, g in zip(moving, grads, strict=True) for t in _cotangents(argument, g)]
 
-        derived.close_types(backward, [*kept, *f.types], self.bwd, names[1])
+        derived.close_types(backward, [*kept, *f.types], self.bwd, names["vjp"][1])
+        if self.rule is not None:
+            _define_forward(self.rule, names["jvp"][0], f, c, static)
 
 
 def _cotangents(argument: Any, given: Any) -> list[Tensor]:
@@ -156,28 +165,33 @@ class custom_jvp(_Custom):
         self.rule = rule
         return rule
 
-    def given(self) -> list[Any]:
-        return [self.rule]
+    def given(self) -> dict[str, list[Any]]:
+        return {"jvp": [self.rule]}
 
     def define(
-        self, names: list[str], f: Closed, c: Arguments, static: list[Any], moving: list[Any], kwargs: Any
+        self, names: dict[str, list[str]], f: Closed, c: Arguments, static: list[Any], moving: list[Any], kwargs: Any
     ) -> None:
-        n = len(c.tensors)
-        floats = [k for k, t in enumerate(c.tensors) if t.dtype.is_float]
+        assert self.rule is not None
+        _define_forward(self.rule, names["jvp"][0], f, c, static)
 
-        def run(*xs: Tensor) -> list[Tensor]:
-            assert self.rule is not None
-            moved = dict(zip(floats, xs[n:], strict=True))
-            still = [moved[k] if k in moved else zeros(t.shape, dtype=t.dtype) for k, t in enumerate(c.tensors)]
-            (primals, _), (tangents, _) = c.rebuild(xs[:n]), c.rebuild(still)
-            given = _pair(self.rule(*static, primals, tangents), f"the rule of {f.fn_name!r}", "(out, tangent_out)")
-            result = f"the result of {f.fn_name!r}"
-            outs = matching("the value that the rule gives", given[0], f.out_tree, f.types, result)
-            moves = matching("the tangent that the rule gives", given[1], f.out_tree, f.types, result)
-            return [*outs, *[v for v, t in zip(moves, f.types, strict=True) if t.dtype.is_float]]
 
-        types = [*[t.type for t in c.tensors], *[c.tensors[k].type for k in floats]]
-        derived.close_types(run, types, self.rule, names[0])
+def _define_forward(rule: Callable[..., Any], name: str, f: Closed, c: Arguments, static: list[Any]) -> None:
+    """Trace a rule for forward mode: arguments, tangents of the float ones -> results, tangents of the float ones."""
+    n = len(c.tensors)
+    floats = [k for k, t in enumerate(c.tensors) if t.dtype.is_float]
+
+    def run(*xs: Tensor) -> list[Tensor]:
+        moved = dict(zip(floats, xs[n:], strict=True))
+        still = [moved[k] if k in moved else zeros(t.shape, dtype=t.dtype) for k, t in enumerate(c.tensors)]
+        (primals, _), (tangents, _) = c.rebuild(xs[:n]), c.rebuild(still)
+        given = _pair(rule(*static, primals, tangents), f"the rule of {f.fn_name!r}", "(out, tangent_out)")
+        result = f"the result of {f.fn_name!r}"
+        outs = matching("the value that the rule gives", given[0], f.out_tree, f.types, result)
+        moves = matching("the tangent that the rule gives", given[1], f.out_tree, f.types, result)
+        return [*outs, *[v for v, t in zip(moves, f.types, strict=True) if t.dtype.is_float]]
+
+    types = [*[t.type for t in c.tensors], *[c.tensors[k].type for k in floats]]
+    derived.close_types(run, types, rule, name)
 
 
 def _pair(x: Any, what: str, names: str) -> tuple[Any, Any]:

@@ -151,6 +151,10 @@ def test_implicit_differentiation_is_unrolled_differentiation(
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     assert np.abs(implicit.inner).max() > 1e-4
     assert memory < more / 50  # nothing of the rounds is kept
+    direction = fx.tree.map(np.ones_like, model)
+    slope = fx.jit(lambda m, d: fx.jvp(lambda m: equilibrium.loss(m, x, label), (m,), (d,))[1])(model, direction)
+    along = sum(np.sum(g) for g in fx.tree.leaves(implicit))
+    np.testing.assert_allclose(slope, along, rtol=1e-9)  # the rule for forward mode solves another equation
 
 
 def test_the_equilibrium_is_one(equilibrium: ModuleType) -> None:

@@ -640,6 +640,45 @@ def test_a_rule_with_a_solver_serves_its_mode_or_both(solve: Any) -> None:
     close(second, 2 * np.sum(x) / (1 - a) ** 3)
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, fx.jit])
+def test_a_rule_for_each_mode(wrap: Any) -> None:
+    """Neither solver can be transposed; with both every nesting has what it needs."""
+
+    @fx.custom_vjp
+    def solved(a: Any, x: Any) -> Any:
+        return _solved(a, x)
+
+    def fwd(a: Any, x: Any) -> Any:
+        y = solved(a, x)
+        return y, (a, y)
+
+    def bwd(kept: Any, ct: Any) -> Any:
+        u = solved(kept[0], ct)
+        return fx.sum(u * kept[1]), u
+
+    solved.defvjp(fwd, bwd)
+
+    @solved.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        y = solved(*primals)
+        return y, solved(primals[0], tangents[1] + tangents[0] * y)
+
+    def total(a: Any) -> Any:
+        return fx.sum(solved(a, X) ** 2)
+
+    a, square = np.array(0.5), np.sum(X**2)
+    first, second, third = (2 * square / (1 - a) ** 3, 6 * square / (1 - a) ** 4, 24 * square / (1 - a) ** 5)
+    close(wrap(fx.grad(total))(a), first)
+    close(wrap(lambda a: fx.jvp(total, (a,), (np.array(1.0),))[1])(a), first)
+    for outer in (fx.grad, fx.jacfwd):
+        for inner in (fx.grad, fx.jacfwd):
+            close(wrap(outer(inner(total)))(a), second)
+            close(wrap(fx.grad(outer(inner(total))))(a), third)
+    each = np.array([0.1, 0.3, 0.5])
+    close(wrap(fx.vmap(fx.jacfwd(total)))(each), 2 * square / (1 - each) ** 3)
+    close(wrap(fx.jacfwd(fx.vmap(total)))(each), np.diag(2 * square / (1 - each) ** 3))
+
+
 def test_a_rule_with_a_branch_on_its_cotangent_is_not_transposed() -> None:
     @fx.custom_vjp
     def f(x: Any) -> Any:

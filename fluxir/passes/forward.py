@@ -268,7 +268,7 @@ def _by_rule(
     kept = len(dual.cx.functions.function(rules["vjp"][0]).outs) - n
     require_linear(
         dual.cx.functions, op, rules["vjp"][1], range(kept, kept + n), "cotangent",
-        "differentiate in reverse mode (fx.grad of fx.grad for a second derivative), or give the rule with fx.custom_jvp",
+        "give a rule for forward mode beside it with its defjvp, or differentiate in reverse mode (fx.grad of fx.grad)",
     )  # fmt: skip
     results = b.clone(op, operands, rules=())
     name = _pulled(dual, op, rules["vjp"])
