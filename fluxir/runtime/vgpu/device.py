@@ -24,6 +24,7 @@ import numpy as np
 from fluxir.errors import error
 from fluxir.target import GpuTarget, parse_target
 
+from . import native
 from .findings import Finding, SanitizerError
 from .image import Image, allocate_variables, layout_arguments
 from .launch import Launch, Report, triple
@@ -295,7 +296,14 @@ class Kernel:
         limit = self._over_limits(grid, block, shared_bytes)
         if limit:
             raise SanitizerError([Finding("limit", limit, self.name)])
-        launch = Launch(self, grid, block, bytes(parameters), shared_bytes, mode, seed, cooperative, max_steps)
+        def fresh() -> Launch:
+            return Launch(self, grid, block, bytes(parameters), shared_bytes, mode, seed, cooperative, max_steps)
+
+        launch = fresh()
+        if native.choose(launch, executor):
+            if native.run_native(launch):
+                return launch.report(time.perf_counter() - start, "llvm")
+            launch = fresh()
         launch.run()
         return launch.report(time.perf_counter() - start)
 

@@ -7,6 +7,8 @@ cooperative launch runs all its blocks as one wave, and so does one whose thread
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,35 +140,38 @@ class Launch:
         cluster = self.kernel.cluster_size
         return max(1, min(fit) // cluster) * cluster
 
-    def run(self) -> None:
-        """Run all waves. Findings are in `self.findings` afterwards."""
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The parameters, and what `grid.sync()` counts in, are in memory."""
         if self.parameters:
             self.parameter_address = self.heap.allocate(len(self.parameters), "kernel parameters", constant=True)
             self.heap.write(self.parameter_address, self.parameters)
-        if self.cooperative:  # what `grid.sync()` counts in
+        if self.cooperative:
             self.workspace = self.heap.allocate(64, "grid workspace", internal=True)
             self.heap.write(self.workspace, bytes(64))
-        per = self.wave_blocks
         try:
-            with np.errstate(all="ignore"), seeded(self.seed):
-                for first in range(0, self.block_count, per):
-                    w = Wave(self, first, min(self.block_count, first + per))
-                    w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
-                    w.finish()
-        except Stop:
-            pass
+            yield
         finally:
             if self.parameter_address:
                 self.heap.free(self.parameter_address)
             if self.workspace:
                 self.heap.free(self.workspace)
 
-    def report(self, seconds: float) -> Report:
+    def run(self) -> None:
+        """Run all waves. Findings are in `self.findings` afterwards."""
+        per = self.wave_blocks
+        with suppress(Stop), self.prepared(), np.errstate(all="ignore"), seeded(self.seed):
+            for first in range(0, self.block_count, per):
+                w = Wave(self, first, min(self.block_count, first + per))
+                w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
+                w.finish()
+
+    def report(self, seconds: float, executor: str = "numpy") -> Report:
         """The report; raises `SanitizerError` for findings under check="raise" (and for what ended the launch)."""
         found = self.findings.list()
         if found and self.check != "collect":
             raise SanitizerError(found)
-        return Report(self.kernel.name, self.grid, self.block, self.counters.finish(), found, seconds)
+        return Report(self.kernel.name, self.grid, self.block, self.counters.finish(), found, seconds, executor)
 
 
 def triple(x: Any) -> Triple:

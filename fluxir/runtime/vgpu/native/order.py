@@ -1,0 +1,163 @@
+"""The race checks of `races.py` in LLVM IR: who touched a granule of memory last, and whether something orders the two.
+
+Global memory: of each granule the last block that wrote it, two that read it, and one that changed it atomically. Any conflict
+between blocks is objected to, fences or not: whether they order it the numpy executor says.
+
+Shared memory: of each granule the last thread that wrote it, two that read it and one that changed it atomically, each with its
+warp's clock, packed as `clock << 10 | thread`. Only barriers of the whole block and of a warp order anything here (others are
+left to the numpy executor), so a clock not above `floor` has been seen by everybody. Unlike there, a reader that a barrier has
+overtaken gives its place away, and atomics leave a trace: warps run one after the other here, and nothing may be missed for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .context import FINDING, field, field_address
+from .text import Text
+
+if TYPE_CHECKING:
+    from .accesses import Access
+
+__all__ = ["THREAD_BITS", "check_global", "check_same_values", "check_shared", "side_by_side_global"]
+
+THREAD_BITS = 10
+
+
+def _object(f: Text, condition: str) -> None:
+    with f.when(condition):
+        f.store("i64", str(FINDING), field_address(f, "stop"))
+
+
+def _tested(x: Access) -> tuple[str, ...]:
+    """Whose earlier accesses an access conflicts with."""
+    return ("writer", "atomic") if x.what == "load" else ("writer", "reader", "other", "atomic")
+
+
+# ---- global memory, between blocks
+def check_global(f: Text, x: Access, at: str) -> None:
+    with f.when(f(f"icmp ne i64 {field(f, 'global_races')}, 0")):
+        me = f(f"add i32 {field(f, 'block', 'i32')}, 1")
+        first = f(f"udiv i64 {at}, {x.granule}")
+        for k in range(max(1, x.width // x.granule)):
+            g = f(f"add i64 {first}, {k}")
+            place = {
+                who: f(f"getelementptr i32, ptr {field(f, who, 'ptr')}, i64 {g}")
+                for who in ("writer", "reader", "other", "atomic")
+            }
+            for who in _tested(x):
+                if who == "atomic" and x.what == "atomic":
+                    continue
+                found = f.load("i32", place[who])
+                other = f(f"icmp ne i32 {found}, {me}")
+                there = f(f"icmp ne i32 {found}, 0")
+                _object(f, f(f"and i1 {other}, {there}"))
+            if x.what == "load":
+                old = f.load("i32", place["reader"])
+                changed, there = f(f"icmp ne i32 {old}, {me}"), f(f"icmp ne i32 {old}, 0")
+                with f.when(f(f"and i1 {changed}, {there}")):
+                    f.store("i32", old, place["other"])
+                f.store("i32", me, place["reader"])
+            elif x.what == "store":
+                f.store("i32", me, place["writer"])
+            else:  # by several blocks: none of them may touch it otherwise
+                old = f.load("i32", place["atomic"])
+                mine = f(f"icmp eq i32 {old}, {me}")
+                none = f(f"icmp eq i32 {old}, 0")
+                alone = f(f"or i1 {mine}, {none}")
+                f.store("i32", f(f"select i1 {alone}, i32 {me}, i32 -1"), place["atomic"])
+
+
+def side_by_side_global(f: Text, x: Access, at: str, total: int) -> str:
+    """The same for `total` bytes in a row, where nobody else was before; i1: whether that is so, and then it is noted."""
+    fine = f.var("i1", "true")
+    n = total // x.granule
+    row = f"<{n} x i32>"
+    with f.when(f(f"icmp ne i64 {field(f, 'global_races')}, 0")):
+        me = f(f"add i32 {field(f, 'block', 'i32')}, 1")
+        one = f(f"insertelement {row} poison, i32 {me}, i64 0")
+        mine = f(f"shufflevector {row} {one}, {row} poison, <{n} x i32> zeroinitializer")
+        first = f(f"udiv i64 {at}, {x.granule}")
+        bad = None
+        for who in (*_tested(x), "reader") if x.what == "load" else _tested(x):
+            found = f.load(row, f(f"getelementptr i32, ptr {field(f, who, 'ptr')}, i64 {first}"), 4)
+            other = f(f"icmp ne {row} {found}, {mine}")
+            there = f(f"icmp ne {row} {found}, zeroinitializer")
+            both = f(f"and <{n} x i1> {other}, {there}")
+            bad = both if bad is None else f(f"or <{n} x i1> {bad}, {both}")
+        conflict = f.call("i1", f"llvm.vector.reduce.or.v{n}i1", (f"<{n} x i1>", str(bad)))
+        f.store("i1", f(f"xor i1 {conflict}, true"), fine)
+        with f.when(f.load("i1", fine)):
+            to = "reader" if x.what == "load" else "writer"
+            f.store(row, mine, f(f"getelementptr i32, ptr {field(f, to, 'ptr')}, i64 {first}"), 4)
+    return f.load("i1", fine)
+
+
+# ---- shared memory, between threads
+def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
+    """For the lanes `mask` of a warp, whose byte offsets are at `offsets`, before anything is stored."""
+    with f.when(f(f"icmp ne i64 {field(f, 'shared_races')}, 0")):
+        stale = _first_fresh(f)
+        clock = f(f"shl i32 {field(f, 'clock', 'i32')}, {THREAD_BITS}")
+        thread = field(f, "first_thread", "i32")
+        names = ("shared_writer", "shared_reader", "shared_other", "shared_atomic")
+        bases = {n: field(f, n, "ptr") for n in names}
+
+        def places(lane: str, k: int) -> tuple[str, dict[str, str]]:
+            at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
+            g = f(f"add i64 {f(f'udiv i64 {at}, {x.granule}')}, {k}")
+            me = f(f"add i32 {thread}, {f(f'trunc i64 {lane} to i32')}")
+            return me, {n.removeprefix("shared_"): f(f"getelementptr i32, ptr {b}, i64 {g}") for n, b in bases.items()}
+
+        granules = range(max(1, x.width // x.granule))
+        tested = ("writer",) if x.what in ("load", "atomic") else ("writer", "reader", "other", "atomic")
+        with f.bits(mask) as lane:
+            for k in granules:
+                me, place = places(lane, k)
+                for who in tested:
+                    found = f.load("i32", place[who])
+                    with f.when(f(f"icmp uge i32 {found}, {stale}")):  # not seen by everybody
+                        apart = f(f"and i32 {f(f'xor i32 {found}, {me}')}, {(1 << THREAD_BITS) - 1}")
+                        another = f(f"icmp ne i32 {apart}, 0")
+                        other_warp = f(f"icmp uge i32 {apart}, 32")
+                        not_synced = f(f"icmp uge i32 {found}, {clock}")
+                        open_ = f(f"or i1 {other_warp}, {not_synced}")
+                        _object(f, f(f"and i1 {another}, {open_}"))
+        with f.bits(mask) as lane:
+            for k in granules:
+                me, place = places(lane, k)
+                now = f(f"or i32 {clock}, {me}")
+                if x.what != "load":
+                    f.store("i32", now, place["writer" if x.what == "store" else "atomic"])
+                    continue
+                old, second = f.load("i32", place["reader"]), f.load("i32", place["other"])
+                fresh = f(f"icmp uge i32 {old}, {stale}")
+                apart = f(f"and i32 {f(f'xor i32 {old}, {me}')}, {(1 << THREAD_BITS) - 1}")
+                another = f(f"icmp ne i32 {apart}, 0")
+                other_warp = f(f"icmp uge i32 {apart}, 32")
+                free = f(f"icmp ult i32 {second}, {stale}")
+                same = f(f"and i32 {f(f'xor i32 {second}, {me}')}, {(1 << THREAD_BITS) - 1}")
+                my_own = f(f"icmp eq i32 {same}, 0")
+                better = f(f"or i1 {other_warp}, {f(f'or i1 {free}, {my_own}')}")
+                keep = f(f"and i1 {f(f'and i1 {fresh}, {another}')}, {better}")
+                f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), place["other"])
+                f.store("i32", now, place["reader"])
+
+
+def _first_fresh(f: Text) -> str:
+    """Packed entries below this have been seen by everybody."""
+    floor = field(f, "floor", "i32")
+    return f(f"shl i32 {f(f'add i32 {floor}, 1')}, {THREAD_BITS}")
+
+
+def check_same_values(f: Text, x: Access, offsets: str, mask: str, data: str) -> None:
+    """After a store: lanes that stored to one place must have stored the same value."""
+    if x.what != "store":
+        return
+    kind = f"i{8 * x.unit}"
+    with f.when(f(f"icmp ne i64 {field(f, 'shared_races')}, 0")), f.bits(mask) as lane:
+        at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
+        for k in range(x.count):
+            mine = f.load(kind, f(f"getelementptr {kind}, ptr %values, i64 {f(f'add i64 {lane}, {32 * k}')}"))
+            there = f.load(kind, f.at(f.at(data, at), k * x.unit), x.unit)
+            _object(f, f(f"icmp ne {kind} {mine}, {there}"))
