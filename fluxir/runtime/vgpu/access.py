@@ -398,7 +398,7 @@ class Memory:
                 races.touch(np.unique(block), False, True)
             else:
                 races.load(at, width, block, report)
-        elif order:
+        elif order and what == "store":
             if order in _RELEASES:
                 races.fence(np.unique(block))
             races.touch(np.unique(block), True, False)
@@ -407,6 +407,6 @@ class Memory:
                 if order in _RELEASES:
                     races.fence(np.unique(block))
                 races.touch(np.unique(block), True, True)
-            races.store(at, width, block, report, what == "atomic")
+            races.store(at, width, block, report, what == "atomic", "cas" in instruction.modifiers)
             if values is not None:
                 races.same_instruction(at, width, block, values, report)

@@ -224,7 +224,8 @@ class Kernel:
             calls |= o.name == "call"
         if calls:
             widths.append(1)
-        return Facts(min(widths), writes, bool(names & {"atom", "red", "membar", "fence", "call"}), calls,
+        strong = any({"release", "acquire", "acq_rel", "volatile"} & set(form.flags) for _, form, _ in every)
+        return Facts(min(widths), writes, strong or bool(names & {"atom", "red", "membar", "fence", "call"}), calls,
                      any(b.spins for b in self.code.blocks))  # fmt: skip
 
     @property

@@ -324,14 +324,17 @@ class GlobalRaces:
         if self.synchronises:
             self.read[g] = np.broadcast_to(self.period[block][:, None], g.shape)
 
-    def store(self, at: Array, width: int, block: Array, report: Any, atomic: bool = False) -> None:
+    def store(
+        self, at: Array, width: int, block: Array, report: Any, atomic: bool = False, swap: bool = False
+    ) -> None:
+        """`swap`: an atomic that compares. A loop around it begins with a plain read, which may be late and does no harm."""
         g = self._granules(at, width)
         me = (block.astype(np.int32) + np.int32(1))[:, None]
         for who, when, kind in (
             (self.writer, "written", ("w", "w")),
             (self.reader, "read", ("r", "w")),
             (self.other, "other_read", ("r", "w")),
-        ):
+        )[: 1 if swap else 3]:
             found = who[g]
             bad = (found != me) & (found != 0)
             if bad.any():
