@@ -112,9 +112,9 @@ class Wave:
         t = np.tile(np.arange(self.stride, dtype=np.uint32), self.block_count)
         b = np.repeat(self.blocks.astype(np.uint32), self.stride)
         u = np.uint32
-        self.thread = t  # in its block
-        self.block = np.repeat(np.arange(self.block_count), self.stride)  # in this wave
-        self.lane = t & u(31)
+        self.thread: Array = t  # in its block
+        self.block: Array = np.repeat(np.arange(self.block_count), self.stride)  # in this wave
+        self.lane: Array = t & u(31)
         self.special: dict[str, Any] = {
             "tid.x": t % u(bx),
             "tid.y": t // u(bx) % u(by),

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..barriers import Waiting
 from ..calls import call_step
+from ..fragments import check_warps
 from ..isa import Form, machine, reject
 from ..ptx import Immediate, Symbol
 from ..values import Array
@@ -172,6 +173,8 @@ def _barrier(form: Form, scope: Scope) -> Step:
     x = form.instruction
     if _is_warp(form):
         return _warp_barrier(form, scope)
+    if form.has("cluster"):
+        return _cluster_barrier(form, scope)
     guard, after = scope.guard(x), scope.next
     operands = list(x.operands)
     kind = form.one_of("sync", "arrive", "red", default="sync")
@@ -239,7 +242,30 @@ def _warp_barrier(form: Form, scope: Scope) -> Step:
     return run
 
 
-_FLAGS = "sync arrive red popc and or aligned cta warp"
+def _cluster_barrier(form: Form, scope: Scope) -> Step:
+    """`barrier.cluster.arrive` and `.wait`."""
+    x, guard, after, waits = form.instruction, scope.guard(form.instruction), scope.next, form.has("wait")
+
+    def run(w: Wave, m: Mask) -> None:
+        here, rest = _parts(w, guard, m)
+        if rest is not None and rest.any():
+            w.go(after, rest)
+        if not here.any():
+            return
+        mine = m if guard is None else w.mask(here)
+        if form.has("aligned"):
+            check_warps(w, mine, x)
+        if waits:
+            w.counters.count("barriers", mine.warp_count)
+            w.clusters.wait(mine, x, after)
+        else:
+            w.clusters.arrive(mine, x)
+            w.go(after, here)
+
+    return run
+
+
+_FLAGS = "sync arrive red popc and or aligned cta warp cluster wait release relaxed acquire"
 machine("bar", "barrier", "u32 pred", _FLAGS, sync="end", section="9.7.13.1")(_barrier)
 machine("barrier", "barrier", "u32 pred", _FLAGS, sync="end", section="9.7.13.1")(_barrier)
 
