@@ -98,13 +98,14 @@ def prepare_one(t: Spec, want: np.dtype[Any], x: Any) -> Array:
 
 def check_type(t: Spec, want: np.dtype[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """FX0603 for another dtype, FX0602 for another rank."""
+    if dtype == want and len(shape) == len(t["shape"]):
+        return
     found = (t["name"], f"{dtype.name}{list(shape)}")
     if dtype != want:
         message = f"{t['name']}: {show_type(t)}, given {dtype.name}"
         raise error("FX0603", message, labels=[found], help=f"convert it: {t['name']}.astype(np.{want.name})")
-    if len(shape) != len(t["shape"]):
-        message = f"{t['name']}: {show_type(t)}, given shape {shape}: rank {len(shape)} instead of {len(t['shape'])}"
-        raise error("FX0602", message, labels=[found])
+    message = f"{t['name']}: {show_type(t)}, given shape {shape}: rank {len(shape)} instead of {len(t['shape'])}"
+    raise error("FX0602", message, labels=[found])
 
 
 def as_array(t: Spec, want: np.dtype[Any], x: Any) -> Array:

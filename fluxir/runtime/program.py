@@ -206,7 +206,8 @@ class Program:
                 given[i] = given[i].copy()
             elif isinstance(a, np.ndarray) and (a is given[i] or np.may_share_memory(a, given[i])):
                 taken.append((a, name))
-        spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, i) for i, a in enumerate(given) if a.nbytes)
+        starts = [a.ctypes.data for a in given]
+        spans = sorted((at, at + a.nbytes, i) for i, (at, a) in enumerate(zip(starts, given, strict=True)) if a.nbytes)
         gone = set(self._donated.values())
         # The furthest end so far, of all inputs and of the donated ones, and whose it is.
         last = last_gone = (0, -1)
