@@ -96,8 +96,11 @@ def compile_ptx(module: Module, target: GpuTarget) -> PtxCode:
 
 
 def compile_kernels(module: Module, target: GpuTarget, plain: bool = False) -> PtxCode:
-    """Compile the kernels of a module, with all of LLVM's optimisation unless they are `plain` (made by templates). The spec says `target` and `kernels`; a kernel whose grid or block is given at launch
-    has an empty one. Raises as `compile_ptx` does."""
+    """Compile the kernels of a module, with all of LLVM's optimisation unless they are `plain` (made by templates).
+
+    The spec says `target` and `kernels`; a kernel whose grid or block is given at launch has an empty one. Raises as
+    `compile_ptx` does.
+    """
     times: dict[str, float] = {}
     start = time.perf_counter()
     with assuming(module.facts):

@@ -44,8 +44,16 @@ class CudaKernel:
             raise error("FX0705", f"{self.name}: {what} failed with error {status} of the CUDA driver")
 
     def launch(self, grid: Triple, block: Triple, parameters: bytes, shared: int, stream: Any) -> None:
-        """Start the kernel in `stream` (a `pycuda.driver.Stream`), or in the driver's own."""
-        s = stream if stream is not None else self.driver.stream
+        """Start the kernel in `stream` (a `pycuda.driver.Stream`), or in ours."""
+        gpu = self.driver.gpu
+        s = stream if stream is not None else gpu.stream
+        if stream is not None:  # after what we have put into ours, such as copies of the arguments
+            gpu.let_wait(stream.handle)
+        self._start(grid, block, parameters, shared, s)
+        if stream is not None:
+            gpu.wait_for(stream.handle)
+
+    def _start(self, grid: Triple, block: Triple, parameters: bytes, shared: int, s: Any) -> None:
         with self.driver.current():
             if shared > self._most:
                 attribute = self.driver.cuda.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -63,7 +71,6 @@ class CudaKernel:
             status = library.cuLaunchCooperativeKernel(function, *grid, *block, shared, handle, pointers)
             self._check(status, "cuLaunchCooperativeKernel")
 
-    def wait(self, stream: Any) -> None:
-        """Wait for the work in the stream."""
-        with self.driver.current():
-            (stream if stream is not None else self.driver.stream).synchronize()
+    def wait(self) -> None:
+        """Wait for all work; ours comes after that of the streams that launches named."""
+        self.driver.synchronize()

@@ -203,10 +203,9 @@ def _on_cuda(
         k.launch(grid, block, packed, shared, stream)
         for address, v, back in held:
             if back:
-                k.wait(stream)
                 driver.download(v, address)
         if held:
-            k.wait(stream)
+            k.wait()
     finally:
         for address, _, _ in held:
             driver.free(address)

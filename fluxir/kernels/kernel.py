@@ -65,8 +65,9 @@ class Kernel:
             raise error(
                 "FX0335", f"{name}: a launch says [grid, block], then bytes of shared memory and a stream if needed"
             )
-        grid, block, shared, stream = (*parts, *(0, None)[len(parts) - 2 :])
-        return Launcher(self, triple(name, "grid", grid), triple(name, "block", block), shared, stream)
+        shared = parts[2] if len(parts) > 2 else 0
+        stream = parts[3] if len(parts) > 3 else None
+        return Launcher(self, triple(name, "grid", parts[0]), triple(name, "block", parts[1]), shared, stream)
 
     def launch(
         self, grid: Any, block: Any = None, args: Sequence[Any] = (), shared: int = 0, stream: Any = None

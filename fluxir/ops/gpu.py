@@ -34,9 +34,11 @@ Lanes = Mapping[int, Sequence[Any]]
 Meet = Callable[[Attrs, Lanes], Mapping[int, Sequence[Any]]]
 
 
-def _expect(name: str, t: Sequence[Type], *wanted: Type) -> None:
+def _expect(name: str, t: Sequence[Type], *wanted: Type) -> list[Type]:
+    """No results, of an op with the operand types `wanted`."""
     if tuple(t) != wanted:
         raise error("FX0108", f"{name} takes ({', '.join(map(str, wanted))}), given ({', '.join(map(str, t))})")
+    return []
 
 
 def _scalar(name: str, t: Type) -> TensorType:
@@ -45,9 +47,10 @@ def _scalar(name: str, t: Type) -> TensorType:
     return t
 
 
-def _one_of(name: str, what: str, given: str, known: Sequence[str]) -> None:
+def _one_of(name: str, what: str, given: str, known: Sequence[str]) -> list[Type]:
     if given not in known:
         raise error("FX0106", f"{name}: {what} {given!r} is none of {', '.join(known)}")
+    return []
 
 
 def _meeting(name: str, infer: Any, who: str, meet: Meet, mask: int | None, doc: str, attrs: Any = None) -> None:
@@ -116,11 +119,10 @@ def _ballot(lanes: Mapping[int, bool]) -> int:
 
 def _voted(a: Attrs, lanes: Lanes) -> Mapping[int, Sequence[Any]]:
     given = {lane: bool(p) for lane, (p, _) in lanes.items()}
-    found = {
-        "all": lambda: np.bool_(all(given.values())),
-        "any": lambda: np.bool_(any(given.values())),
-        "ballot": lambda: np.uint32(_ballot(given)),
-    }[a.mode]()
+    held = _ballot(given)
+    found: Any = np.uint32(held)
+    if a.mode != "ballot":
+        found = np.bool_(all(given.values()) if a.mode == "all" else held != 0)
     return dict.fromkeys(lanes, (found,))
 
 
@@ -173,7 +175,7 @@ _meeting(
 
 _meeting(
     "warp_sync",
-    lambda t, a, k: _expect("warp_sync", t, U32) or [],
+    lambda t, a, k: _expect("warp_sync", t, U32),
     "warp",
     _nothing,
     0,
@@ -200,7 +202,7 @@ op(
 
 op(
     "fence",
-    lambda t, a, k: _one_of("fence", "scope", a.scope, ("block", "device", "system")) or [],
+    lambda t, a, k: _one_of("fence", "scope", a.scope, ("block", "device", "system")),
     attrs={"scope": ("str", "device")},
     level="loop",
     category="gpu",
@@ -472,7 +474,7 @@ def _halt_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any]
 
 op(
     "halt_unless",
-    lambda t, a, k: _expect("halt_unless", t, BOOL) or [],
+    lambda t, a, k: _expect("halt_unless", t, BOOL),
     level="loop",
     category="gpu",
     effects=True,

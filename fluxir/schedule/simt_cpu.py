@@ -31,6 +31,7 @@ from fluxir.schedule.simt_warp import WarpOps
 __all__ = ["on_cpu"]
 
 BLOCK_WORK = 2048  # threads that are worth a thread of the CPU
+_CHOSEN = "an array that is chosen at run time lives across a barrier or shuffle"
 _DROPPED = ("async_commit", "async_wait")
 Action = Callable[[Builder, "Segment"], None]
 
@@ -102,8 +103,13 @@ class _Lowering(WarpOps):
         args = [*self.f.args, *self.grid]
         return Func(self.f.name, Block(args, b.ops, ()), "kernel", Attrs({**attrs, "simt": True}), (), self.f.loc)
 
-    def refuse(self, what: str, op: Op) -> Exception:
-        return error("FX0334", f"{self.f.name}: {what}", loc=op.loc, help='run it with .on("vgpu") or on a GPU')
+    def refuse(self, what: str, op: Op | None) -> Exception:
+        return error(
+            "FX0334",
+            f"{self.f.name}: {what}",
+            loc=op.loc if op else self.f.loc,
+            help='run it with .on("vgpu") or on a GPU',
+        )
 
     # ---- ops of the block level
     def blocks_of(self, block: Block) -> None:
@@ -206,8 +212,7 @@ class _Lowering(WarpOps):
         if isinstance(v.type, MemType):
             maker = self.remade.get(v)
             if maker is None:
-                at = v.owner if v.owner is not None else self.f.ops[0]
-                raise self.refuse("an array that is chosen at run time lives across a barrier or shuffle", at)
+                raise self.refuse(_CHOSEN, v.owner)
             self.prepare(b, s, maker)
             s.env[v] = self.copied(b, maker, s.get, s)[0]
             return s.env[v]
@@ -383,7 +388,7 @@ class _Lowering(WarpOps):
 
     def check_kept(self, op: Op, values: Sequence[Value]) -> None:
         if any(isinstance(v.type, MemType) for v in values):
-            raise self.refuse("an array that is chosen at run time lives across a barrier or shuffle", op)
+            raise self.refuse(_CHOSEN, op)
 
     @contextmanager
     def level(self) -> Iterator[Builder]:

@@ -31,7 +31,7 @@ class WarpOps:
     flush: Callable[[], None]
     value: Callable[..., Value]
     define: Callable[..., None]
-    refuse: Callable[[str, Op], Exception]
+    refuse: Callable[[str, Op | None], Exception]
     clear: Callable[[Sequence[Value]], None]
 
     def put(self, v: Value) -> Value:
@@ -70,12 +70,10 @@ class WarpOps:
             own = b.load(mem, s.thread)
             lane = b.fmod(s.thread, b.index(WARP))
             step = b.cast(self.value(b, s, by), dtype="i64")
-            at = {
-                "xor": lambda: b.bit_xor(lane, step),
-                "up": lambda: b.sub(lane, step),
-                "down": lambda: b.add(lane, step),
-                "idx": lambda: b.bit_and(step, WARP - 1),
-            }[mode]()
+            if mode == "idx":
+                at = b.bit_and(step, WARP - 1)
+            else:
+                at = b.emit({"xor": "bit_xor", "up": "sub", "down": "add"}[mode], lane, step)[0]
             source = b.add(b.sub(s.thread, lane), at)
             there = b.logical_and(b.ge(at, 0), b.lt(at, WARP))
             there = b.logical_and(there, b.lt(source, self.threads))

@@ -155,11 +155,10 @@ class Calls(Expressions):
         if isinstance(f, np.dtype | type) and not isinstance(f, types.FunctionType) and _dtype_of(f) is not None:
             return self.converted(args[0], _dtype_of(f))
         if isinstance(f, types.FunctionType):
-            frame, node = frame_of(f)
-            return self.inlined(frame, node, f, args, named)
-        inner = getattr(f, "__wrapped_kernel__", None)
-        if inner is not None:
-            return self.call(inner, args, named)
+            return self.inlined(*frame_of(f), f, args, named)
+        kernel = getattr(f, "__wrapped_kernel__", None)
+        if kernel is not None:
+            return self.call(kernel, args, named)
         word = getattr(f, "__name__", type(f).__name__)
         raise self.refuse(f"a call of {word!r}", "call functions of fx.gpu, fx, math, or plain Python functions")
 

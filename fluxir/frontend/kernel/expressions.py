@@ -187,14 +187,10 @@ class Expressions(Arithmetic):
         x = self.expr(node.value)
         name = node.attr
         if isinstance(x, Array):
-            found = {
-                "shape": lambda: x.shape,
-                "ndim": lambda: len(x.shape),
-                "dtype": lambda: x.type.dtype,
-                "size": lambda: self.count(x),
-            }
-            if name in found:
-                return found[name]()
+            if name == "size":
+                return self.count(x)
+            if name in ("shape", "ndim", "dtype"):
+                return {"shape": x.shape, "ndim": len(x.shape), "dtype": x.type.dtype}[name]
         elif isinstance(x, Num):
             if name == "dtype":
                 return x.dtype
@@ -218,7 +214,7 @@ class Expressions(Arithmetic):
 
     def on_Subscript(self, node: ast.Subscript) -> Any:
         x = self.expr(node.value)
-        if isinstance(x, DType) or (not isinstance(x, (Array, Num, Struct, tuple)) and isinstance(x, type)):
+        if isinstance(x, DType):
             return x[self.expr(node.slice)]
         return self.element(x, self.subscripts(node.slice))
 

@@ -248,6 +248,7 @@ class Statements(Calls):
             return
         outer = dict(self.frame.names)
         forms = self.starting(assigned - _names([s.target]))
+        args: list[Value] = []
         for _ in range(TRIES):
             inits = self.carried(forms)
             with self.region() as inside:
