@@ -83,8 +83,9 @@ declare(
     "device",
     """
     The virtual GPU found a load or store outside every buffer, a misaligned one, or a read of memory that was never
-    written. The message names kernel, line of PTX, thread and address. For PTX made by fluxir this is a defect: please
-    report it.
+    written. The message names kernel, line of PTX, thread and address. A real GPU notices some of these and says less: the
+    notes list the kernels that ran since it was last known to be well, and FLUXIR_GPU_SYNC=on waits after each and names
+    the one. For PTX made by fluxir this is a defect: please report it.
     """,
 )
 
@@ -115,6 +116,17 @@ declare(
     """
     The text given to the virtual GPU is not PTX that it can read, or it does not fit together: a name is used that is not
     declared, an operand has the wrong kind, a kernel is asked for that is not there. The message names the line.
+    """,
+)
+
+declare(
+    "FX0712",
+    "the virtual CUDA driver cannot be loaded",
+    "device",
+    """
+    Programs for CUDA run on virtual GPUs through a library `libcuda.so.1` of ours, which gcc builds once for each user and which
+    must be loaded before anything else loads a driver: call `install` before PyCUDA is imported, in a process of its own
+    where the machine has an NVIDIA driver.
     """,
 )
 

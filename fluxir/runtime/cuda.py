@@ -106,9 +106,10 @@ class CudaDriver:
             )
         except self.cuda.MemoryError:
             raise
-        except self.cuda.Error as reason:
+        except (self.cuda.Error, UnicodeDecodeError) as reason:  # PyCUDA reads a log that the driver has not written
+            why = "without a word" if isinstance(reason, UnicodeDecodeError) else str(reason)
             raise error(
-                "FX0704", f"{self.name}: the driver rejects the PTX: {reason}", notes=[x for x in log if x]
+                "FX0704", f"{self.name}: the driver rejects the PTX: {why}", notes=[x for x in log if x]
             ) from None
 
     def current(self) -> AbstractContextManager[None]:

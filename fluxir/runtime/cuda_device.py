@@ -80,7 +80,7 @@ class Gpu:
         try:
             self.context: Any = self.cuda.Device(number).retain_primary_context()
         except self.cuda.Error as reason:
-            raise error("FX0705", f"the context of cuda:{number} cannot be had: {reason}") from None
+            raise self.failure(f"the context of cuda:{number}", reason) from None
         with self.current(f"cuda:{number}"):
             self.stream: Any = self.cuda.Stream()
             self._pinned: Any = _pool()
@@ -88,7 +88,9 @@ class Gpu:
     # ---- calling
     @contextmanager
     def current(self, name: str) -> Iterator[None]:
-        """The device's context current, and the driver's errors as ours."""
+        """The device's context current, and the driver's errors as ours. FX0705 after `close`."""
+        if self.context is None:
+            raise error("FX0705", f"{name}: the device cuda:{self.number} was closed")
         try:
             with self.lock:
                 self.context.push()
@@ -138,9 +140,15 @@ class Gpu:
         try:
             return self.cuda.mem_alloc(nbytes)
         except self.cuda.MemoryError:
-            free, total = self.cuda.mem_get_info()
-            raise error("FX0706", f"{name} asks for {nbytes} bytes, {free} of {total} are free",
+            raise error("FX0706", f"{name} asks for {nbytes} bytes, {self._room()}",
                         help="use a smaller batch, or free arrays that other programs hold") from None  # fmt: skip
+
+    def _room(self) -> str:
+        try:
+            free, total = self.cuda.mem_get_info()
+        except self.cuda.Error:
+            return "and the driver does not say how many are free"
+        return f"{free} of {total} are free"
 
     def free(self, address: int) -> None:
         """Give memory back, in the order of the stream."""
@@ -241,13 +249,21 @@ class Gpu:
         """Give everything back. Arrays that are still on the device are gone."""
         with suppress(FluxError):
             self.synchronize(f"cuda:{self.number}")
-        with suppress(FluxError), self.current(f"cuda:{self.number}"):
-            self._foreign.clear()
-            self._spare, self._kept = {}, 0
-            for address in list(self._sizes):
-                self._release(address)
-            self._pinned.stop_holding()
-            self._pinned = self.stream = None
+        with self.lock, suppress(FluxError, self.cuda.Error, libcuda.DriverFailure):
+            with self.current(f"cuda:{self.number}"):
+                self._arriving.clear()
+                self._leaving.clear()
+                self._foreign.clear()
+                self._spare, self._kept = {}, 0
+                for address in list(self._sizes):
+                    self._release(address)
+                self._pinned.stop_holding()
+                self._pinned = self.stream = None
+            context, self.context = self.context, None
+            context.push()
+            context.detach()
+            libcuda.drop_context(context.handle)
+        self.context = None
 
 
 def _pool() -> Any:
@@ -280,6 +296,4 @@ def close_all() -> None:
     """Close every device. Programs on them cannot be called any more."""
     with _opening:
         while _open:
-            _, g = _open.popitem()
-            g.close()
-            g.context = None
+            _open.popitem()[1].close()

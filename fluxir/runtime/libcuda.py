@@ -1,4 +1,5 @@
-"""The few calls of NVIDIA's driver that PyCUDA does not wrap: graphs captured from a stream, and events on others' streams.
+"""The few calls of NVIDIA's driver that PyCUDA does not wrap: graphs captured from a stream, events on others' streams, and
+the stack of contexts.
 
 They go to the `libcuda.so.1` that PyCUDA has loaded, with the context that is current. A call that fails raises `DriverFailure`
 with the driver's words, which `cuda_device` turns into one of our errors.
@@ -10,7 +11,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DriverFailure", "Graph", "capture", "has_graphs", "wait_for_stream"]
+__all__ = ["DriverFailure", "Graph", "capture", "drop_context", "has_graphs", "wait_for_stream"]
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate while we capture
 _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
@@ -26,6 +27,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "cuEventRecord": (_P, _P),
     "cuEventDestroy_v2": (_P,),
     "cuStreamWaitEvent": (_P, _P, _U),
+    "cuCtxPopCurrent_v2": (_P,),
+    "cuCtxPushCurrent_v2": (_P,),
     "cuGetErrorString": (_I, _P),
 }
 
@@ -80,12 +83,12 @@ def capture(stream: int, work: Callable[[], None]) -> Graph:
     graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
     try:
         work()
+        _call("cuStreamEndCapture", stream, ctypes.byref(graph))
     except BaseException:
-        _function("cuStreamEndCapture")(stream, ctypes.byref(graph))
+        _function("cuStreamEndCapture")(stream, ctypes.byref(graph))  # a stream that goes on capturing is of no use
         if graph.value:
             _function("cuGraphDestroy")(graph)
         raise
-    _call("cuStreamEndCapture", stream, ctypes.byref(graph))
     try:
         _call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, 0)
     finally:
@@ -102,3 +105,15 @@ def wait_for_stream(waiting: int, other: int) -> None:
         _call("cuStreamWaitEvent", waiting, event, 0)
     finally:
         _function("cuEventDestroy_v2")(event)
+
+
+def drop_context(handle: int) -> None:
+    """Take a context that was released off this thread's stack: PyCUDA leaves it there, below the one that was current."""
+    above: list[int] = []
+    while len(above) < 2:
+        top = ctypes.c_void_p()
+        if _function("cuCtxPopCurrent_v2")(ctypes.byref(top)) or top.value == handle:
+            break
+        above.append(top.value or 0)
+    for context in reversed(above):
+        _call("cuCtxPushCurrent_v2", context)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +21,14 @@ MEMORY = 1 << 26  # bytes of each virtual device in these tests
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    found = Library(Path.home() / ".cache" / "fluxir" / "libcuda")
+    found = Library(tmp_path_factory.mktemp("libcuda"))
     try:
         import pycuda.driver
     except ImportError as reason:
         pytest.exit(f"these tests need PyCUDA: run `make test-cuda` ({reason})", returncode=2)
     assert pycuda.driver.get_version()
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collections of the tests below look at their own objects
     return found
 
 

@@ -180,7 +180,9 @@ def cuCtxDestroy_v2(driver: D, handle: int) -> None:
 
 @entry(P, needs="driver")
 def cuCtxDetach(driver: D, handle: int) -> None:
-    """The use count of CUDA's early days: there is one use."""
+    """The use count of CUDA's early days: there is one use. A primary context is released, not detached."""
+    if driver.find(handle, Context).primary:
+        raise CudaError(Result.INVALID_CONTEXT, "a primary context cannot be detached")
     cuCtxDestroy_v2(driver, handle)
 
 

@@ -30,7 +30,9 @@ class Module:
         self.context = context
         try:
             self.loaded = context.gpu.load(text)
-            self.code = [self.loaded[name].code for name in self.loaded]  # linked here, as a driver compiles when it loads
+            self.code = [
+                self.loaded[name].code for name in self.loaded
+            ]  # linked here, as a driver compiles when it loads
         except FluxError as reason:
             line = f", line {reason.loc.line}" if reason.loc is not None else ""
             message = re.sub(r"^line \d+[^:]*: ", "", reason.message)

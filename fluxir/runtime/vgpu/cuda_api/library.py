@@ -1,7 +1,7 @@
 """The shared library in front of the virtual driver: `libcuda.so.1`, made by gcc, loaded before anything else asks for it.
 
 Every entry point is a call through a slot of a table. The slots are filled with callbacks into `VirtualDriver.call`; at the
-end of the process the library is put to rest, so that C++ destructors that run after Python find a driver that agrees to everything.
+end of the process the library is put to rest, so that C++ destructors that run after Python find a driver that agrees.
 Invariants: the library is built from the names alone and kept by their digest; at most one driver is behind it at a time;
 a real driver that is loaded already is never replaced (FX0712).
 """
@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from fluxir.errors import error
+from fluxir.runtime.cache import default_dir
 
+from ..device import Device
 from . import devices, launches, modules, streams, transfers
 from .entry import ENTRIES, UNSUPPORTED
 from .state import VirtualDriver
 
-__all__ = ["Library", "entry_points", "source"]
+__all__ = ["Library", "entry_points", "install", "source"]
 
 _PARTS = (devices, streams, transfers, launches, modules)  # importing them declares the entry points
 _TABLE = "fluxir_slots"
@@ -145,3 +147,20 @@ def _loaded_driver() -> str | None:
     except OSError:
         return None
     return None
+
+
+def install(*targets: str, memory: int = 1 << 33, eager: bool = False) -> VirtualDriver:
+    """Virtual GPUs as the CUDA devices of this process: call it before PyCUDA (or anything that loads the driver) is imported.
+
+    `targets`: an architecture for each device, one `sm_80` where none is named; `memory`: bytes of each; `eager`: run work at
+    once, not when something waits for it. FX0712 where the library cannot be built or another driver is loaded.
+    """
+    global _installed
+    if _installed is None:
+        _installed = Library(Path(default_dir()) / "libcuda")
+    driver = VirtualDriver([Device(t, capacity=max(1 << 30, 2 * memory)) for t in targets or ("sm_80",)], memory, eager)
+    _installed.connect(driver)
+    return driver
+
+
+_installed: Library | None = None
