@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fluxir.ir.build import Builder, clone_ops
+from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dims import Dim, product, prove_le
-from fluxir.ir.rewrite import has_effects, rewrite_func
+from fluxir.ir.rewrite import rewrite_func
 from fluxir.ir.types import TensorType
 from fluxir.ops.maps import axes_of
+from fluxir.passes.fuse_emit import Emission
 from fluxir.passes.fuse_group import (
     CHEAP,
     INDEXING,
@@ -64,14 +65,14 @@ def _cut_concat(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[B
 
 
 def _fuse_block(block: Block, cx: PassContext, max_ops: int, multi_output: bool) -> Block:
-    grouping = _Grouping(block, cx, max_ops, multi_output)
+    grouping = Grouping(block, cx, max_ops, multi_output)
     grouping.grow()
     if multi_output:
         grouping.merge_horizontally()
-    return grouping.emit()
+    return Emission(grouping, lambda k: _fuse_block(k, cx, max_ops, multi_output)).emit()
 
 
-class _Grouping:
+class Grouping:
     def __init__(self, block: Block, cx: PassContext, max_ops: int, multi_output: bool) -> None:
         self.block, self.cx, self.max_ops, self.multi_output = block, cx, max_ops, multi_output
         self.position = {op: i for i, op in enumerate(block.ops)}
@@ -83,7 +84,6 @@ class _Grouping:
         self.tails = tails(block)
         self.returned = {v.owner for v in block.outs if v.owner is not None}
         self.groups: list[Group] = []
-        self.inner: dict[Op, list[Block]] = {}  # regions of control flow, fused
         self.of: dict[Op, list[Group]] = {}  # an op copied into several groups is in all of them
 
     # ---- growing
@@ -150,6 +150,17 @@ class _Grouping:
             y = op.operands[1].type
             return bool(y.dtype.is_float) and y.size != op.result.type.size  # type: ignore[union-attr]
         return op.name in CHEAP
+
+    def inputs(self, u: Group | Op) -> list[Value]:
+        if isinstance(u, Op):
+            return list(u.operands)
+        inner = u.members
+        found: dict[Value, None] = {}
+        for m in self.ordered(inner):
+            for v in m.operands:
+                if v.owner is None or v.owner not in inner:
+                    found[v] = None
+        return list(found)
 
     # ---- who may join whom
     def may_join(self, op: Op, g: Group) -> bool:
@@ -401,163 +412,3 @@ class _Grouping:
         if g.kind != "pointwise" or (isinstance(rows, int) and rows < FEW_ROWS):
             return False
         return all(shape_of(o.results[0]) == full for o in g.outs)
-
-    # ---- emission
-    def emit(self) -> Block:
-        """The block with one `fused` op a group, in an order that respects their dependencies."""
-        self.hoist_views()
-        self.inner = {
-            op: [_fuse_block(k, self.cx, self.max_ops, self.multi_output) for k in op.blocks]
-            for op in self.block.ops if op.blocks and op.name != "fused"
-        }  # fmt: skip
-        unchanged = all(x is y for op, new in self.inner.items() for x, y in zip(new, op.blocks, strict=True))
-        if unchanged and not any(g.members and g.kind != "view" for g in self.groups):
-            return self.block
-        units: list[Group | Op] = []
-        for op in self.block.ops:
-            if op not in self.of:
-                if self.users[op] or op in self.returned or has_effects(op):
-                    units.append(op)
-        units += [g for g in self.groups if g.members]
-        made_by: dict[Op, Group | Op] = {}
-        for u in units:
-            for o in u.outs if isinstance(u, Group) else (u,):
-                made_by[o] = u
-        needs: dict[int, list[Group | Op]] = {}
-        for u in units:
-            owners = [v.owner for v in self.inputs(u) if v.owner is not None]
-            needs[id(u)] = [made_by[o] for o in owners]
-        b = Builder()
-        env: dict[Value, Value] = {}
-        done: set[int] = set()
-        begun: set[int] = set()
-        last = self.last_readers(units, needs)
-        order = sorted(
-            units, key=lambda u: max(self.position[o] for o in u.outs) if isinstance(u, Group) else self.position[u]
-        )
-        for unit in order:
-            stack: list[tuple[Group | Op, bool]] = [(unit, False)]
-            while stack:
-                u, ready = stack.pop()
-                if id(u) in done:
-                    continue
-                if ready:
-                    done.add(id(u))
-                    self.emit_unit(b, u, env)
-                    for s, before in last.get(id(u), ()):
-                        before.discard(id(u))
-                        if not before and id(s) not in begun:
-                            begun.add(id(s))
-                            stack.append((s, True))
-                else:
-                    assert id(u) not in begun, "groups that wait for each other"
-                    begun.add(id(u))
-                    stack.append((u, True))
-                    stack += [(n, False) for n in needs[id(u)] if id(n) not in done]
-        return Block(self.block.args, b.ops, [env.get(v, v) for v in self.block.outs])
-
-    def last_readers(
-        self, units: list[Group | Op], needs: dict[int, list[Group | Op]]
-    ) -> dict[int, list[tuple[Group | Op, set[int]]]]:
-        """For each unit the groups that may run once it and others (a set that is shared) have run: groups of which nothing but
-        results of the block comes, and which are the last to read its arguments. They run early: what they read is freed,
-        and the results may take the place of the arguments (parameters that an optimiser moves)."""
-        readers: dict[Value, list[Group | Op]] = {}
-        for u in units:
-            for v in self.inputs(u):
-                readers.setdefault(v, []).append(u)
-        found: dict[int, list[tuple[Group | Op, set[int]]]] = {}
-        for u in units:
-            if not isinstance(u, Group) or u.kind == "view":
-                continue
-            if not all(o in self.returned and u.members.issuperset(self.users[o]) for o in u.outs):
-                continue
-            before = {id(n) for n in needs[id(u)]}
-            todo = [v for v in self.inputs(u) if v.owner is None]
-            while todo:
-                for r in readers.get(todo.pop(), ()):
-                    if r is not u:
-                        before.add(id(r))
-                        views = (
-                            [r]
-                            if isinstance(r, Op) and is_view(r)
-                            else r.outs
-                            if isinstance(r, Group) and r.kind == "view"
-                            else ()
-                        )
-                        todo += [o.result for o in views]
-            for n in before:
-                found.setdefault(n, []).append((u, before))
-        return found
-
-    def hoist_views(self) -> None:
-        """Take a reshape of a group's input out of the group: outside it is a view, inside it is index arithmetic."""
-        for g in self.groups:
-            again = True
-            while again:
-                again = False
-                for m in self.ordered(g.members):
-                    source = m.operands[0].owner if m.operands else None
-                    if is_view(m) and (source is None or source not in g.members) and m not in g.outs:
-                        g.members.discard(m)
-                        homes = self.of[m]
-                        homes.remove(g)
-                        if not homes:
-                            del self.of[m]
-                        view = Group(len(self.groups), {m}, {m}, "view")
-                        existing = next((h for h in self.groups if h.kind == "view" and m in h.members), None)
-                        if existing is None:
-                            self.groups.append(view)
-                            self.of.setdefault(m, []).append(view)
-                        again = True
-            if len(g.members) == 1 and g.kind == "pointwise":
-                (m,) = g.members
-                if is_view(m):
-                    g.kind = "view"
-
-    def inputs(self, u: Group | Op) -> list[Value]:
-        if isinstance(u, Op):
-            return list(u.operands)
-        inner = u.members
-        found: dict[Value, None] = {}
-        for m in self.ordered(inner):
-            for v in m.operands:
-                if v.owner is None or v.owner not in inner:
-                    found[v] = None
-        return list(found)
-
-    def emit_unit(self, b: Builder, u: Group | Op, env: dict[Value, Value]) -> None:
-        if isinstance(u, Op):
-            blocks = self.inner.get(u, u.blocks)
-            for old, new in zip(u.results, b.clone(u, [env.get(v, v) for v in u.operands], blocks), strict=True):
-                env[old] = new
-            return
-        members = self.ordered(u.members)
-        if u.kind == "view":
-            (m,) = members
-            env[m.result] = b.clone(m, [env.get(v, v) for v in m.operands])[0]
-            return
-        inputs = self.inputs(u)
-        args = [Value(v.type, None, i, v.name) for i, v in enumerate(inputs)]
-        inner: dict[Value, Value] = dict(zip(inputs, args, strict=True))
-        body = Builder()
-        clone_ops(body, members, inner)
-        outs = [r for o in self.ordered(u.outs) for r in o.results]
-        region = Block(args, body.ops, [inner[r] for r in outs])
-        loc = (u.root or members[-1]).loc
-        results = b.emit(
-            "fused", *[env.get(v, v) for v in inputs], blocks=[region], loc=loc, kind=u.kind, name=_name(members)
-        )
-        self.cx.rules[f"fuse {u.kind}"] += 1
-        for old, new in zip(outs, results, strict=True):
-            env[old] = new
-            new.name = old.name
-
-
-def _name(members: Iterable[Op]) -> str:
-    """A readable kernel name from the ops that matter."""
-    words = [m.name for m in members if m.name not in ("const", "broadcast", "reshape", "cast")] or [
-        m.name for m in members
-    ]
-    short = list(dict.fromkeys(words))
-    return "_".join(short[:4] + (["etc"] if len(short) > 4 else []))
