@@ -17,11 +17,12 @@ from .. import config
 from ..errors import error
 from ..runtime import arguments, sizes
 from ..runtime.devices import load_program
+from ..runtime.launch import GpuProgram
 from .arrays import assignments, describe, dim_sizes, generate, read_array, summary, write_array
 from .common import Output, table, verb
+from .profiles import profile_text, ptxas_registers
 
 if TYPE_CHECKING:
-    from ..runtime.launch import GpuProgram
     from ..runtime.program import Program
 
 __all__ = ["command", "make_inputs"]
@@ -35,7 +36,11 @@ fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
 """
 
 
-@verb("run", settings=("device", "num_threads", "target", "opt_level", "accuracy", "cache", "cache_dir"), help=_HELP)
+@verb(
+    "run",
+    settings=("device", "sanitizer", "num_threads", "target", "opt_level", "accuracy", "cache", "cache_dir"),
+    help=_HELP,
+)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="The value of an input.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME=@FILE", help="Where an output goes.")
@@ -45,6 +50,11 @@ fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
     "--repeat", default=1, show_default=True, type=click.IntRange(1, 10**9), help="Run this often, and print the times."
 )
 @click.option("--entry", metavar="NAME", help="The entry point, where the file has several.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="With --device vgpu: what each kernel did, and lower bounds of its time on real GPUs.",
+)
 @click.option(
     "--trust",
     is_flag=True,
@@ -59,14 +69,22 @@ def command(
     seed: int,
     repeat: int,
     entry: str | None,
+    profile: bool,
     trust: bool,
 ) -> None:
+    if profile and not config.get().device.startswith("vgpu"):
+        raise error(
+            "FX0905", f"--profile counts on the virtual GPU, not on {config.get().device}", help="add --device vgpu"
+        )
     program = _load(output, file, entry, trust)
     given = make_inputs(program.spec, assignments(inputs, "--input"), dim_sizes(dims), seed)
     wanted = _wanted(program.spec, assignments(outputs, "--output"))
     times = []
     results: list[Any] = []
+    device: Any = program.driver if isinstance(program, GpuProgram) else None
     for turn in range(repeat):
+        if profile:
+            device.profiling, device.reports = True, []  # of several runs the last one counts
         output.progress(f"run {turn + 1} of {repeat}")
         begin = time.perf_counter()
         results = program.call_flat(given)
@@ -88,6 +106,10 @@ def command(
         },
     }  # fmt: skip
 
+    rows = device.profile(_registers(program)) if profile else []
+    if profile:
+        data["profile"] = [row.as_json() for row in rows]
+
     def text() -> str:
         lines = []
         for name, array in named.items():
@@ -103,11 +125,18 @@ def command(
                     + "".join(f"  {k} {facts[k]:.6g}" for k in ("min", "max", "mean") if k in facts)
                 )
         if repeat > 1:
-            rows = [("first", f"{data['first_ms']:.4f} ms"), ("median", f"{data['median_ms']:.4f} ms")]
-            lines.append(table([*rows, ("least", f"{min(times) * 1e3:.4f} ms")], right=(1,)))
+            times_ = [("first", f"{data['first_ms']:.4f} ms"), ("median", f"{data['median_ms']:.4f} ms")]
+            lines.append(table([*times_, ("least", f"{min(times) * 1e3:.4f} ms")], right=(1,)))
+        if profile:
+            lines += ["", profile_text(rows)]
         return "\n".join(lines)
 
     output.result(data, text)
+
+
+def _registers(program: Any) -> dict[str, int]:
+    """What ptxas, where it is installed, says of the program's kernels."""
+    return ptxas_registers(program.driver.ptx, program.spec["target"]["name"])
 
 
 def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mapping[str, int], seed: int) -> list[Any]:

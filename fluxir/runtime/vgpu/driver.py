@@ -27,6 +27,7 @@ from fluxir.runtime.launch import GpuProgram
 from fluxir.runtime.vgpu.device import Device
 from fluxir.runtime.vgpu.findings import Finding, SanitizerError
 from fluxir.runtime.vgpu.launch import Report
+from fluxir.runtime.vgpu.profile import KernelProfile, profile
 
 __all__ = ["DEFAULT_TARGET", "VirtualDriver", "architecture", "as_error", "load_program", "shared_device"]
 
@@ -59,7 +60,8 @@ class VirtualDriver:
         """FX0707 where the program is for another architecture, FX0710 and FX0711 where its PTX does not load."""
         self.device, self.name = device, str(spec["name"])
         self.entries: dict[str, Mapping[str, Any]] = {k["name"]: k for k in spec["kernels"]}
-        self.module = device.load(ptx)
+        self.ptx = ptx.decode() if isinstance(ptx, bytes | bytearray) else ptx
+        self.module = device.load(self.ptx)
         self.live: set[int] = set()
         self.profiling = False
         self.reports: list[Report] = []
@@ -105,6 +107,12 @@ class VirtualDriver:
 
     def synchronize(self) -> None:
         pass
+
+    def profile(self, registers: Mapping[str, int] | None = None) -> list[KernelProfile]:
+        """What the launches in `reports` say about a GPU, by kernel. `registers`: what ptxas says of them, where known."""
+        sources = {name: str(e.get("source", "")) for name, e in self.entries.items()}
+        kernels = {r.kernel: self.module[r.kernel] for r in self.reports}
+        return profile(self.reports, kernels, registers, sources)
 
     def close(self) -> None:
         """Give back everything the program has on the device."""
