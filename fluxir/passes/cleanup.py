@@ -99,9 +99,8 @@ def _cse_block(block: Block, known: dict[Any, Op], env: dict[Value, Value], cx: 
         if key is not None:
             known[key] = op
         ops.append(op)
-    if not changed:
-        return block
-    return Block(block.args, ops, [_follow(env, v) for v in block.outs])
+    outs = [_follow(env, v) for v in block.outs]  # an open region may yield an outer value that is another one now
+    return Block(block.args, ops, outs) if changed or outs != list(block.outs) else block
 
 
 def _follow(env: dict[Value, Value], v: Value) -> Value:

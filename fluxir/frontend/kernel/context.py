@@ -122,6 +122,7 @@ class Context:
         try:
             yield r
         finally:
+            r.names = self.frame.names  # loops replace the dictionary
             self.b, self.frame.names = saved
 
 

@@ -100,20 +100,27 @@ class Expressions(Arithmetic):
             if type(op) in COMPARE:
                 found = self.compare(*COMPARE[type(op)], left, right)
             else:
-                found = self.static_test(op, left, right)
+                found = self.identity(op, left, right)
             out = self.both(out, found)
             left = right
         return out
 
-    def static_test(self, op: ast.cmpop, x: Any, y: Any) -> bool:
-        """`is` and `in` of what is known while compiling."""
+    def identity(self, op: ast.cmpop, x: Any, y: Any) -> Any:
+        """`is` of what is known while compiling, and `in` of a tuple."""
         if isinstance(op, ast.Is | ast.IsNot):
             if x is None or y is None or (is_static(x) and is_static(y)):
                 return (x is y) == isinstance(op, ast.Is)
             raise self.refuse("`is` of numbers", "compare them with ==")
-        if not (is_static(x) and is_static(y)):
-            raise self.refuse("`in` of values at run time", "write the comparisons: x == a or x == b")
-        return (x in y) == isinstance(op, ast.In)
+        if is_static(x) and is_static(y):
+            return bool((x in y) == isinstance(op, ast.In))
+        found: Any = False
+        for e in self.elements(y, "the right side of `in`"):
+            if isinstance(e, Num) or (isinstance(x, Num) and is_number(e)):
+                same = self.compare("eq", operator.eq, x, e)
+                found = Num(self.b.logical_or(self.bool_(found), self.bool_(same)))
+            else:
+                found = found or (not isinstance(x, Num) and x == e)
+        return found if isinstance(op, ast.In) else self.opposite(found)
 
     def both(self, x: Any, y: Any) -> Any:
         """`x and y` of two truths."""
