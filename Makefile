@@ -18,7 +18,7 @@ CUDA  := $(VENV)/.installed-pycuda
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo    install, then compile and run the digits model: fluxir-demo/report.html'
+	@echo 'make demo    install, then train, compile and run the digits model: fluxir-demo/report.html'
 	@echo 'make test    the test suite, with the share of the long tests that is due today'
 	@echo 'make test-cuda  the real PyCUDA on a virtual GPU; builds PyCUDA from source the first time (3 minutes, no CUDA needed)'
 	@echo 'make deep    the test suite, with every long test'
