@@ -6,5 +6,17 @@ from .counters import Counters
 from .device import Device, DeviceArray, Kernel, Module
 from .findings import Finding, SanitizerError
 from .launch import Report
+from .tensor_maps import tensor_map, tensor_map_im2col
 
-__all__ = ["Counters", "Device", "DeviceArray", "Finding", "Kernel", "Module", "Report", "SanitizerError"]
+__all__ = [
+    "Counters",
+    "Device",
+    "DeviceArray",
+    "Finding",
+    "Kernel",
+    "Module",
+    "Report",
+    "SanitizerError",
+    "tensor_map",
+    "tensor_map_im2col",
+]

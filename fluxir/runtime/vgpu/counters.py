@@ -123,6 +123,14 @@ class Recorder:
         elif kind == "shared":
             self._shared(name, m, at, width, requests)
 
+    def bulk(self, name: str, nbytes: int) -> None:
+        """One bulk copy's part in shared memory: whole lines of all banks."""
+        self._requests[name] += 1
+        self._bytes[name] += nbytes
+        lines = -(-nbytes // (4 * BANKS))
+        self._wavefronts[name] += lines
+        self._ideal[name] += lines
+
     def _warp(self, m: Mask) -> Array:
         return m.index >> 5
 

@@ -195,6 +195,14 @@ class Mbarriers:
         self._touch(m, where, x, False, False)
         self._add(where, nbytes)
 
+    def expect_arrivals(self, m: Mask, where: Array, x: Instruction) -> None:
+        """One more arrival of every thread for this phase."""
+        self._touch(m, where, x, False, False)
+        places, count = np.unique(where, return_counts=True)
+        state = State.unpack(self._words[places >> 3])
+        state.pending = state.pending + count
+        self._words[places >> 3] = state.pack()
+
     def _add(self, where: Array, nbytes: Array) -> None:
         places, which = np.unique(where, return_inverse=True)
         state = State.unpack(self._words[places >> 3])

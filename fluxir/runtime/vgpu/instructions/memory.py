@@ -166,7 +166,7 @@ _COMBINE = {
 _OPERATIONS = (*_COMBINE, "min", "max", "cas")
 
 
-def _operation(form: Form, space: str) -> tuple[Any, bool, np.dtype[Any]]:
+def operation(form: Form, space: str) -> tuple[Any, bool, np.dtype[Any]]:
     """(combine, whether it is associative, the numpy type it works in)."""
     op, kind = form.one_of(*_OPERATIONS), form.type
     if op in ("min", "max"):
@@ -218,7 +218,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
             write(w, found, m)
 
         return swap
-    combine, associative, view = _operation(form, space)
+    combine, associative, view = operation(form, space)
     tiny = _TINY if form.has("add") and kind == "f32" and space != "shared" else 0.0
     sources = scope.items(operands[1])
     reads = [scope.read(o, kind, x) for o in sources]
