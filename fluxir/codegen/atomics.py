@@ -1,14 +1,15 @@
 """Atomic ops that a machine does not have, as loops of compare-and-swap, in loop IR.
 
 `expand_atomics(func, target)` is the only door; it gives back `func` itself where nothing had to change. LLVM replaces what it
-knows of itself (8-bit integers, float minimum on GPUs); this is for products, and for 16-bit floats, whose arithmetic is
-ours (see legalize.py). The loop starts from a compare-and-swap of 0 by 0, which reads the memory without a race.
+knows of itself (minima of f32 on GPUs); this is for products, for 16-bit floats, whose arithmetic is ours (see legalize.py), and for all
+of 16 bits on GPUs, where LLVM would read beyond the element. GPUs have no atomics of 8 bits (FX0502). The loop starts from a compare-and-swap of 0 by 0, which reads the memory without a race.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from fluxir.errors import error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dtypes import DTYPES, DType
@@ -17,7 +18,10 @@ from fluxir.target import Target
 
 __all__ = ["expand_atomics"]
 
-_NEW: dict[str, str] = {"add": "add", "sub": "sub", "mul": "mul", "min": "minimum", "max": "maximum"}
+_NEW: dict[str, str] = {
+    "add": "add", "sub": "sub", "mul": "mul", "min": "minimum", "max": "maximum", "and": "bit_and", "or": "bit_or",
+    "xor": "bit_xor",
+}  # fmt: skip
 
 
 def expand_atomics(f: Func, target: Target) -> Func:
@@ -31,15 +35,20 @@ def expand_atomics(f: Func, target: Target) -> Func:
 
 
 def _lacks(op: Op, target: Target) -> bool:
-    if op.name != "atomic_rmw" or op.attrs.op in ("exch", "and", "or", "xor", "inc", "dec"):
+    if op.name != "atomic_rmw":
         return False
     d = op.operands[0].dtype
+    if target.kind == "nvptx" and d.bits == 8:
+        raise error(
+            "FX0502", f"{target.name} has no atomics of 8 bits", loc=op.loc, help="use elements of 16 or 32 bits"
+        )
     if op.attrs.op == "mul":
         return True
-    if not (d.is_float and d.bits == 16):
+    if d.bits != 16:
         return False
-    added = {"f16": True, "bf16": target.has("bf16.add")}[d.name]
-    return not (target.kind == "nvptx" and op.attrs.op == "add" and added)
+    if target.kind != "nvptx":
+        return d.is_float and op.attrs.op != "exch"
+    return not (op.attrs.op == "add" and (d.name == "f16" or (d.name == "bf16" and target.has("bf16.add"))))
 
 
 def _rewrite(b: Builder, block: Block, env: dict[Value, Value], target: Target) -> None:
@@ -60,6 +69,18 @@ def _rewrite(b: Builder, block: Block, env: dict[Value, Value], target: Target) 
             b.append(op)
 
 
+def _changed(b: Any, name: str, old: Value, x: Value) -> Value:
+    """The new value."""
+    zero, one = b.const(0, dtype=x.dtype), b.const(1, dtype=x.dtype)
+    if name == "inc":
+        found: Value = b.select(b.ge(old, x), zero, b.add(old, one))
+    elif name == "dec":
+        found = b.select(b.logical_or(b.eq(old, zero), b.gt(old, x)), x, b.sub(old, one))
+    else:
+        found = x if name == "exch" else b.emit(_NEW[name], old, x)[0]
+    return found
+
+
 def _loop(b: Any, name: str, operands: list[Value]) -> Value:
     """The old value: compare-and-swap until nobody came between."""
     mem, x, *at = operands
@@ -76,8 +97,7 @@ def _loop(b: Any, name: str, operands: list[Value]) -> Value:
         return again
 
     def body(inner: Any, old: Value, done: Value) -> list[Value]:
-        value = inner.bitcast(old, dtype=t.dtype)
-        new = inner.bitcast(inner.emit(_NEW[name], value, x)[0], dtype=word)
+        new = inner.bitcast(_changed(inner, name, inner.bitcast(old, dtype=t.dtype), x), dtype=word)
         seen = inner.emit("atomic_cas", bits, old, new, *at)[0]
         return [seen, inner.eq(seen, old)]
 

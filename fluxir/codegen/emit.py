@@ -188,12 +188,14 @@ class Emitter(Arithmetic):
         def bits(v: Value) -> str:
             return self.get(v) if r == word else self.let(f"bitcast {r} {self.get(v)} to {word}")
 
-        pair = self.let(
-            f"cmpxchg {self.register(mem.type)} {p}, {word} {bits(expected)}, {word} {bits(new)}{self.atomic_scope} "
-            "monotonic monotonic"
-        )
-        old = self.let(f"extractvalue {{ {word}, i1 }} {pair}, 0")
+        old = self.swapped(f"{self.register(mem.type)} {p}", word, bits(expected), bits(new))
         return old if r == word else self.let(f"bitcast {word} {old} to {r}")
+
+    def swapped(self, place: str, word: str, expected: str, new: str) -> str:
+        """Compare and swap at a typed pointer; the old value."""
+        order = f"{self.atomic_scope} monotonic monotonic"
+        pair = self.let(f"cmpxchg {place}, {word} {expected}, {word} {new}{order}")
+        return self.let(f"extractvalue {{ {word}, i1 }} {pair}, 0")
 
     # ---- control flow
     def op_if(self, op: Op) -> list[str]:

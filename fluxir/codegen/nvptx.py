@@ -115,13 +115,14 @@ def compile_kernels(module: Module, target: GpuTarget, plain: bool = False) -> P
             module.name,
         )
         shared_places, places = _in_place(module), DebugInfo(unit)
+        version = tuple(map(int, target.ptx_version.split(".")))
         kernels = []
         for f in module.funcs.values():
             if f.level == "kernel":
                 check_features(f, target)
                 legal = legalize(expand_atomics(f, target), target)
                 aliased = shared_places.get(f.name, frozenset()) | frozenset(f.attrs.get("aliased", ()))
-                kernels.append(_KernelEmitter.write(unit, legal, aliased, places))
+                kernels.append(_KernelEmitter.write(unit, legal, aliased, places, version))
         source = unit.text()
     times["emit"] = time.perf_counter() - start
     optimised = _optimised(source, target, times, plain)
@@ -207,12 +208,15 @@ class _KernelEmitter(GpuOps):
         self.local_bytes = 0
 
     @classmethod
-    def write(cls, unit: Unit, f: Func, aliased: frozenset[int], places: DebugInfo) -> dict[str, Any]:
+    def write(
+        cls, unit: Unit, f: Func, aliased: frozenset[int], places: DebugInfo, ptx_version: tuple[int, ...]
+    ) -> dict[str, Any]:
         """Define kernel `f`; returns its entry in the manifest."""
         if "grid" not in f.attrs or "block" not in f.attrs:
             raise error("FX0503", f"the kernel @{f.name} has no grid: it was lowered for another target", loc=f.loc)
         name = unit.unique(f.name.replace(".", "_"))
         e = cls(unit, name, {s: f"%s{i}" for i, s in enumerate(f.symbols)}, places)
+        e.ptx_version = ptx_version
         loc = f.loc or next((op.loc for op in f.walk() if op.loc), None)
         debug = ""
         if loc is not None:

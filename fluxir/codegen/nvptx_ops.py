@@ -29,6 +29,7 @@ _GRID_BIT = 1 << 31
 class GpuOps(Emitter):
     """Writes the ops that threads of a GPU have and loops on a CPU do not."""
 
+    ptx_version: tuple[int, ...] = (6, 0)
     atomic_scope = ' syncscope("device")'
 
     def nvvm(self, name: str, result: str, *typed: str) -> str:
@@ -157,6 +158,14 @@ class GpuOps(Emitter):
         self.nvvm("exit", "void")
         self.do("unreachable")
         self.start(on)
+
+    def swapped(self, place: str, word: str, expected: str, new: str) -> str:
+        """16 bits by the instruction itself: LLVM makes a loop over 32 bits of it, which reads beyond the element."""
+        if word != "i16" or self.ptx_version < (6, 3):
+            return super().swapped(place, word, expected, new)
+        space = ".shared" if "addrspace(3)" in place else ".global" if "addrspace(1)" in place else ""
+        text = f'"atom{space}.cas.b16 $0, [$1], $2, $3;", "=h,l,h,h,~{{memory}}"'
+        return self.let(f"call i16 asm sideeffect {text}({place}, i16 {expected}, i16 {new})")
 
     # ---- memory
     def op_dynamic_shared(self, op: Op) -> str:
