@@ -73,22 +73,18 @@ def _shift(form: Form) -> Signature:
     return form.type, (form.type, "u32")
 
 
-def _shifted(kind: np.dtype[Any], shift: Any) -> Any:
-    """The shift of bits that leaves zero where it is by the width or more. Most are by a constant."""
-    width = kind.itemsize * 8
-
-    def shifted(a: Array, b: Array) -> Array:
-        if np.ndim(b) == 0:
-            return np.asarray(shift(a, b.astype(kind)) if b < width else np.zeros_like(a))
-        return np.asarray(shift(a, np.minimum(b, np.uint32(width - 1)).astype(kind)) * (b < width))
-
-    return shifted
+def _places(kind: np.dtype[Any]) -> Any:
+    """A shift's distance in the type of what is shifted. (numpy shifts by the width or more as PTX does.)"""
+    if kind.itemsize > 2:
+        return lambda b: b.astype(kind)
+    return lambda b: np.minimum(b, np.uint32(16)).astype(kind)
 
 
 @lanewise("shl.{b16 b32 b64}", "logic", signature=_shift, section="9.7.8.8")
 def shl(form: Form) -> Any:
     """a << b; zero where b is the width or more."""
-    return _shifted(dtype(form.type), np.left_shift)
+    places = _places(dtype(form.type))
+    return lambda a, b: np.left_shift(a, places(b))
 
 
 @lanewise("shr.{b16 b32 b64 u16 u32 u64 s16 s32 s64}", "logic", signature=_shift, section="9.7.8.9")
@@ -98,7 +94,8 @@ def shr(form: Form) -> Any:
     if kind.kind == "i":
         top = np.uint32(kind.itemsize * 8 - 1)
         return lambda a, b: a >> np.minimum(b, top).astype(kind)
-    return _shifted(kind, np.right_shift)
+    places = _places(kind)
+    return lambda a, b: np.right_shift(a, places(b))
 
 
 def _funnel(form: Form) -> Signature:
