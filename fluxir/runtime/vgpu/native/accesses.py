@@ -34,6 +34,7 @@ class Access:
     granule: int
     sync: bool = False
     operation: str = ""  # of an atomic: `add.s32`
+    convergent: bool = False  # all lanes of a warp load together: what the warp itself wrote is no race
 
     @property
     def width(self) -> int:
@@ -41,7 +42,7 @@ class Access:
 
     @property
     def symbol(self) -> str:
-        more = ("_sync" if self.sync else "") + (f"_{self.operation}" if self.operation else "")
+        more = ("_sync" if self.sync else "") + ("_convergent" if self.convergent else "") + (f"_{self.operation}" if self.operation else "")
         return f"{self.what}_{self.space}_{self.unit}x{self.count}_{self.granule}{more}"
 
     def within(self, space: str) -> Access:

@@ -88,5 +88,7 @@ def helper(which: Access | str) -> int:
     if which == "blocks":
         return compile_text(module(*scheduler()), 2)[which]
     from .lanes import HELPERS
+    from .tensor import tensor_helper
 
-    return compile_text(module(HELPERS[which]()), 2)[which]
+    make = HELPERS.get(which)
+    return compile_text(module(make() if make is not None else tensor_helper(which)), 2)[which]

@@ -41,7 +41,7 @@ _FIELDS = (
     # what stops us
     "stop where steps step_limit "
     # for instructions whose meaning is in Python, and for barriers: where who waits goes on, and what they brought
-    "python scratch table resume popc and or seed noise "
+    "groups queues python scratch table resume popc and or seed noise "
     "exp2 exp2.data log2 log2.data sin sin.data cos cos.data tanh tanh.data "
     # counters
     "block_warps block_threads branches divergent_branches barriers tensor_flops"

@@ -217,6 +217,7 @@ class BlockWriter:
         if opcode.is_lanewise:
             self._lanewise(opcode, form, scope)
             return
+        from . import lanes, tensor  # noqa: F401  (they declare theirs)
         from .machine import MACHINE
 
         maker = MACHINE.get(opcode.name)
@@ -478,13 +479,20 @@ class BlockWriter:
         f.do(f"br i1 {f(f'icmp slt i64 {left}, 0')}, label %leave, label %dispatch")
 
     # ---- memory
-    def access(self, what: str, space: str, unit: int, count: int, sync: bool = False, operation: str = "") -> None:
-        """Call the function for an access; addresses and values are in their buffers."""
+    def access(
+        self, what: str, space: str, unit: int, count: int, sync: bool = False, operation: str = "", lanes: str = "",
+        convergent: bool = False,
+    ) -> None:  # fmt: skip
+        """Call the function for an access; addresses and values are in their buffers. `lanes`: others than those at hand."""
         space = "global" if space in ("const", "param") else space
-        granule = self.granules[0]
-        a = Access(what, space, unit, count, granule, sync, operation)
-        with self.somebody():
-            self.helper(a, ("ptr", "%c"), ("ptr", self.addresses), ("i32", self.bits), ("ptr", self.values))
+        a = Access(what, space, unit, count, self.granules[0], sync, operation, convergent)
+        bits = lanes or self.bits
+        arguments = ("ptr", "%c"), ("ptr", self.addresses), ("i32", bits), ("ptr", self.values)
+        if not lanes and not self.partial:
+            self.helper(a, *arguments)
+            return
+        with self.f.when(self.f(f"icmp ne i32 {bits}, 0")):
+            self.helper(a, *arguments)
 
     def helper(self, which: Access | str, *arguments: tuple[str, str]) -> None:
         """Call a function that is compiled apart: an access, or one of `helpers` by its name. Their addresses are in a table."""

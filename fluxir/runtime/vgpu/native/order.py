@@ -120,7 +120,7 @@ def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
                         apart = f(f"and i32 {f(f'xor i32 {found}, {me}')}, {(1 << THREAD_BITS) - 1}")
                         another = f(f"icmp ne i32 {apart}, 0")
                         other_warp = f(f"icmp uge i32 {apart}, 32")
-                        not_synced = f(f"icmp uge i32 {found}, {clock}")
+                        not_synced = "false" if x.convergent else f(f"icmp uge i32 {found}, {clock}")
                         open_ = f(f"or i1 {other_warp}, {not_synced}")
                         _object(f, f(f"and i1 {another}, {open_}"))
         with f.bits(mask) as lane:

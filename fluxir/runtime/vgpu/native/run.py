@@ -21,6 +21,7 @@ from .accesses import READ_ONLY
 from .approximations import FUNCTIONS, inner_loop
 from .context import COUNTED, DONE, HEADER, REGISTERS, STEPS, WORDS, count_word
 from .emit import SCRATCH, Emitted, Meaning, Unsupported, emit
+from .tensor import QUEUE
 from .text import module
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class _State:
         blocks = launch.code.blocks
         self.entered = np.zeros((2, len(blocks)), np.int64)
         self._set(block_warps=self.entered[0], block_threads=self.entered[1])
+        self._set(groups=np.zeros(4 * 32 * warps, np.int64), queues=np.zeros(32 * QUEUE * 32 * warps, np.uint8))
         self._seed()
         self._callback()
 

@@ -105,8 +105,19 @@ def _blocks() -> Text:
         f.store("i64", "0", idle)
         f.do(f"br label %{again}")
         f.label(done)
+        _check_copies(f, warps)
     f.do("ret void")
     return f
+
+
+def _check_copies(f: Text, warps: str) -> None:
+    """Asynchronous copies that nobody waited for when the block has ended."""
+    with f.loop("i64", "0", f.op("shl", "i64", warps, 5)) as thread:
+        head = f.at(field(f, "groups", "ptr"), f.op("shl", "i64", thread, 5))
+        taken, put = f.load("i64", f.at(head, 8)), f.load("i64", f.at(head, 16))
+        with f.when(f(f"icmp ne i64 {taken}, {put}")):
+            _set(f, "stop", FINDING)
+    _stop_if(f, f(f"icmp ne i64 {field(f, 'stop')}, 0"))
 
 
 def _begin(f: Text, b: str, states: str, size: str, warps: str, clocks: str, enter: str) -> None:
