@@ -27,26 +27,30 @@ if TYPE_CHECKING:
     from .link import Read, Scope, Step
     from .wave import Mask, Wave
 
-__all__ = ["BulkCopies", "arrive_when_copied", "bulk_step"]
+__all__ = ["BulkCopies", "arrive_when_copied", "bulk_step", "pieces"]
 
 PIECE = 16
 
 
 class Pieces:
-    """The pieces of one thread's copy, as the checks and counters take the threads of a mask."""
+    """Pieces of memory that threads (`index`, one for each piece) touch in one instruction, as the checks and counters take the
+    threads of a mask."""
 
     warp_count = 1
 
-    def __init__(self, wave: Wave, thread: int, count: int) -> None:
-        self.wave, self.count = wave, count
-        self.index = np.full(count, thread)
+    def __init__(self, wave: Wave, index: Array) -> None:
+        self.wave, self.index, self.count = wave, index, len(index)
 
     def pick(self, value: Any) -> Any:
         return value if np.ndim(value) == 0 else value[self.index]
 
 
+def pieces(wave: Wave, index: Array) -> Mask:
+    return cast("Mask", Pieces(wave, index))
+
+
 def _pieces(wave: Wave, thread: int, count: int) -> Mask:
-    return cast("Mask", Pieces(wave, thread, count))
+    return pieces(wave, np.full(count, thread))
 
 
 @dataclass
@@ -90,7 +94,7 @@ class BulkCopies:
             w.memory.shared.data[spread] = data
             w.memory.shared.shadow[spread] = ALLOCATED | WRITTEN
             del self.loads[mine]
-            self._idle()
+            self.idle()
 
         w.mbarriers.owe(barrier, Debt(0, data.size, settle))
         bits = np.zeros(w.size, bool)
@@ -120,16 +124,18 @@ class BulkCopies:
             else:
                 s.apply()
         self.stores = left
-        self._idle()
+        self.idle()
 
     def _read(self, s: _Store) -> None:
         if s.reading:
             s.reading = False
             self.wave.memory.shared.shadow[s.source] &= np.uint8(255 - READING)
 
-    def _idle(self) -> None:
-        if not self.busy and not self.wave.copies.pending:
-            self.wave.memory.pending_copies = False
+    def idle(self) -> None:
+        """Let the checks know when nothing is under way any more."""
+        w = self.wave
+        if not self.busy and not w.copies.pending and not w.warpgroups.products:
+            w.memory.pending_copies = False
 
     def finish(self) -> None:
         """The blocks have ended: what is still under way was not waited for, or only its reads were."""

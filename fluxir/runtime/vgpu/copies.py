@@ -90,8 +90,8 @@ class Copies:
                 rest = ~done
                 left.append(_Copy(c.instruction, c.threads[rest], c.where[rest], c.data[rest], c.group[rest], c.serial))
         self.pending = left
-        if not left and not self.wave.bulk.busy:
-            self.wave.memory.pending_copies = False
+        if not left:
+            self.wave.bulk.idle()
 
     def _write(self, where: Array, data: Array) -> None:
         shared = self.wave.memory.shared

@@ -37,6 +37,7 @@ from .ptx import (
     type_bytes,
 )
 from .values import dtype, register_dtype
+from .warpgroups import watched
 
 if TYPE_CHECKING:
     from .image import Image
@@ -340,6 +341,7 @@ class _Linker:
     def __init__(self, image: Image) -> None:
         self.image = image
         self.copies = 0
+        self.watches = False  # the function multiplies matrices asynchronously
 
     def code(self, function: Function, kernel: bool) -> Code:
         frame = _Frame()
@@ -451,6 +453,7 @@ class _Linker:
 
     # ---- blocks
     def _blocks(self, items: list[_Item], scope: Scope) -> list[Block]:
+        self.watches = any(not isinstance(i, str) and i[0].name == "wgmma" for i in items)
         runs, labels = _split(items, scope)
         successors = [_successors(run, i, labels) for i, run in enumerate(runs)]
         ranks = order(successors)
@@ -649,6 +652,8 @@ def _patience(x: Instruction) -> int:
 def _step(opcode: isa.Opcode, form: isa.Form, scope: Scope) -> Step:
     x = form.instruction
     run = _lanewise(opcode, form, scope) if opcode.is_lanewise else _meaning(opcode, form, scope)
+    if scope.linker.watches and x.name != "wgmma":
+        run = watched(run, form, scope, opcode.is_lanewise)
     guard = scope.guard(x)
     if guard is None:
         return run

@@ -26,6 +26,7 @@ from .copies import Copies
 from .mbarriers import Mbarriers
 from .races import SharedRaces
 from .values import Array
+from .warpgroups import Warpgroups
 
 if TYPE_CHECKING:
     from .launch import Launch
@@ -149,6 +150,7 @@ class Wave:
         self.clusters = ClusterBarriers(self)
         self.mbarriers = Mbarriers(self)
         self.bulk = BulkCopies(self)
+        self.warpgroups = Warpgroups(self)
         self.progress = False  # something that a spinning thread may wait for has happened
         self.steps = 0
         self._guards: dict[tuple[int, bool], tuple[Any, Mask, Mask | None]] = {}
@@ -251,6 +253,7 @@ class Wave:
         """What only shows at the end of the blocks."""
         self.copies.finish()
         self.bulk.finish()
+        self.warpgroups.finish()
 
     # ---- names
     def address(self, place: Place) -> int:
