@@ -327,7 +327,15 @@ def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, A
         "fluxir": fluxir.__version__,
         "llvmlite": version("llvmlite"),
         "compiler": _sources_digest(),
-    }
+    } | ({"places": _places_digest(module)} if target.kind == "nvptx" else {})
+
+
+def _places_digest(module: Module) -> str:
+    """A digest of the places that PTX names: code for a GPU says which line of the user's source it comes from."""
+    import hashlib
+
+    places = [str(op.loc) for f in module.funcs.values() for op in f.walk()]
+    return hashlib.sha256("\n".join(places).encode()).hexdigest()[:32]
 
 
 @functools.cache

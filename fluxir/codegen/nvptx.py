@@ -221,7 +221,7 @@ class _KernelEmitter(GpuOps):
         debug = ""
         if loc is not None:
             e.debug_scope = places.function(name, loc)
-            e.debug, debug = places.place(e.debug_scope, loc), f" !dbg {e.debug_scope}"
+            e.debug, debug = places.place(e.debug_scope, loc), f" !dbg {e.debug_scope}" if e.debug_scope else ""
         params, layout, offset = [], [], 0
         for i, a in enumerate(f.args):
             e.values[a] = f"%a{i}"

@@ -89,6 +89,11 @@ def _packed(entry: Mapping[str, Any], addresses: Sequence[int | None], given: Gi
     return struct.pack(parameter_format(entry["args"]), *values)
 
 
+def _changes(i: int, given: Given, build: Build) -> bool:
+    """Whether the kernel writes to the memory of an argument, through it or through another one that is the same."""
+    return i in build.written or any(j in build.written for j, first in given.same.items() if first == i)
+
+
 def _on_vgpu(
     build: Build, f: Func, device: str, given: Given, grid: Triple, block: Triple, shared: int, stream: Any, report: Any
 ) -> Any:
@@ -120,7 +125,7 @@ def _on_vgpu(
                     addresses.append(addresses[given.same[i]])
                 elif isinstance(f.args[i].type, MemType):
                     addresses.append(_copied_in(gpu, v, f.args[i].name))
-                    held.append((addresses[-1] or 0, v, i in build.written))
+                    held.append((addresses[-1] or 0, v, _changes(i, given, build)))
                 else:
                     addresses.append(None)
             place = 0
@@ -191,7 +196,7 @@ def _on_cuda(
             else:
                 address = driver.allocate(v.nbytes) if v.nbytes else 0
                 if address:
-                    held.append((address, v, i in build.written))
+                    held.append((address, v, _changes(i, given, build)))
                     driver.upload(address, v)
                 addresses.append(address)
         place = 0

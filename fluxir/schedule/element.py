@@ -31,7 +31,9 @@ class Elements:
                 op = value.owner
                 assert op is not None, f"{value!r} has no memory"
                 assert op.defn.element is not None, f"{op.name} has no element rule"
+                outer, self.b.loc = self.b.loc, op.loc or self.b.loc
                 out = op.defn.element(self, op, tuple(index))
+                self.b.loc = outer
                 results = (out,) if isinstance(out, Value) else tuple(out)
                 for r, v in zip(op.results, results, strict=True):
                     self._known[(r, tuple(index))] = (v,)

@@ -90,7 +90,7 @@ class Lanes:
             parts = [self.at(v, broadcast_index(v, index, self.elements)) for v in op.operands]
             if any(isinstance(p.type, VectorType) for p in parts):
                 parts = [self.splat(p) for p in parts]
-            return b.emit(op.name, *parts, **op.attrs)[0]
+            return b.emit(op.name, *parts, loc=op.loc, **op.attrs)[0]
         match op.name:
             case "const":
                 return self.elements.at(value, index)
