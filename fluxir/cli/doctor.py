@@ -36,7 +36,7 @@ class Finding:
     """The error to end with, where ``state`` is ``bad``."""
 
 
-@verb("doctor", settings=("cache_dir", "device", "ptxas"), help="Check this installation and machine.")
+@verb("doctor", settings=("cache_dir", "device", "sanitizer", "ptxas"), help="Check this installation and machine.")
 def command(output: Output) -> None:
     findings = [finding for check in CHECKS for finding in check()]
     data = {"ok": all(f.state != "bad" for f in findings), "findings": [asdict(f) for f in findings]}
@@ -195,6 +195,38 @@ def _gpu() -> list[Finding]:
     return found
 
 
+_PROBE = """.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry probe(.param .u64 out) { .reg .b64 %a; ld.param.u64 %a, [out]; st.global.u32 [%a], 42; ret; }
+"""
+
+
+def _virtual_gpu() -> list[Finding]:
+    """Run a kernel of one thread on the virtual GPU, as the architecture that the setting `device` names."""
+    from ..runtime.vgpu import Device
+    from ..runtime.vgpu.isa import opcodes
+
+    device = config.get().device
+    target = device.partition(":")[2] if device.startswith("vgpu:") else "sm_90"
+    name = "device" if device.startswith("vgpu") else "virtual gpu"
+    try:
+        gpu = Device(target, 1 << 20)
+        out = gpu.zeros(1, "uint32")
+        gpu.load(_PROBE)["probe"].launch(1, 1, [out])
+    except FluxError as problem:
+        return [Finding(name, "bad", problem.message, problem.help or "", problem.code)]
+    if int(out.numpy()[0]) != 42:
+        return [Finding(name, "bad", "a kernel's result is wrong", "please report this", "FX0911")]
+    return [
+        Finding(
+            name,
+            "ok",
+            f"{target}, {len(opcodes())} PTX instructions, sanitizer {'on' if config.get().sanitizer else 'off'}",
+        )
+    ]
+
+
 def _settings() -> list[Finding]:
     now = config.get()
     changed = [f"{n}={getattr(now, n)}" for n, s in config.SETTINGS.items() if getattr(now, n) != s.default]
@@ -202,5 +234,5 @@ def _settings() -> list[Finding]:
 
 
 CHECKS: tuple[Callable[[], list[Finding]], ...] = (
-    _python, _packages, _processor, _cache_state, _assembler, _gpu, _settings,
+    _python, _packages, _processor, _cache_state, _assembler, _gpu, _virtual_gpu, _settings,
 )  # fmt: skip

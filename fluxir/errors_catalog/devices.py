@@ -80,7 +80,7 @@ declare(
 declare(
     "FX0708",
     "illegal memory access in a kernel",
-    "device",
+    "user",
     """
     The virtual GPU found a load or store outside every buffer, a misaligned one, or a read of memory that was never
     written. The message names kernel, line of PTX, thread and address. A real GPU notices some of these and says less: the
@@ -92,7 +92,7 @@ declare(
 declare(
     "FX0709",
     "data race in a kernel",
-    "device",
+    "user",
     """
     The virtual GPU found two threads that touch one address, at least one of them writing, with no barrier between. The
     message names both lines of PTX. For PTX made by fluxir this is a defect: please report it.
@@ -102,7 +102,7 @@ declare(
 declare(
     "FX0710",
     "instruction not supported by the virtual GPU",
-    "device",
+    "unsupported",
     """
     The PTX uses an instruction, modifier or register that the virtual GPU does not execute. Everything fluxir emits is
     covered, so this concerns PTX from elsewhere: rewrite the instruction, or run the kernel on a real device.
@@ -124,16 +124,16 @@ declare(
     "the virtual CUDA driver cannot be loaded",
     "device",
     """
-    Programs for CUDA run on virtual GPUs through a library `libcuda.so.1` of ours, which gcc builds once for each user and which
-    must be loaded before anything else loads a driver: call `install` before PyCUDA is imported, in a process of its own
-    where the machine has an NVIDIA driver.
+    Programs for CUDA run on virtual GPUs through a library `libcuda.so.1` of ours. gcc builds it once for each user, and it
+    must be loaded before anything else loads a driver: call `install` before PyCUDA is imported, in a process of its
+    own where the machine has an NVIDIA driver.
     """,
 )
 
 declare(
     "FX0714",
     "a kernel's threads do not work together as they must",
-    "device",
+    "user",
     """
     The virtual GPU stopped a kernel whose threads wait for each other in vain or read what is not there yet: a barrier that
     only some threads of a block reach, a warp shuffle from a thread that does not take part, a loop that waits for memory

@@ -83,7 +83,11 @@ class VirtualDriver:
             self.device.heap.write(address, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
     def download(self, array: Array, address: int) -> None:
+        """FX0708 where some of the bytes were never written."""
         with self.device.lock:
+            missing = self.device.heap.unwritten(address, array.nbytes) if config.get().sanitizer else 0
+            if missing:
+                raise error("FX0708", f"{self.name}: {missing} of {array.nbytes} bytes of a result were never written")
             array.reshape(-1).view(np.uint8)[:] = self.device.heap.read(address, array.nbytes)
 
     def copy(self, target: int, source: int, nbytes: int) -> None:

@@ -199,6 +199,10 @@ class Heap:
             self.region.data[where] = raw
             self.region.shadow[where] |= WRITTEN
 
+    def unwritten(self, address: int, nbytes: int) -> int:
+        """How many of the bytes nobody has written to."""
+        return nbytes - int(np.count_nonzero(self.region.shadow[self.place(address, nbytes)] & WRITTEN))
+
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Copy between allocations; bytes that were not written at `source` are not written at `target` either."""
         to, at = self.place(target, nbytes), self.place(source, nbytes)
