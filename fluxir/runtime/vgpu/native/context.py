@@ -33,7 +33,7 @@ _FIELDS = (
     "parameters parameter_address shared_states local_states "
     # what the sanitizer keeps: of each granule the last block (or period and thread) that wrote or read it
     "checks global_races writer reader other atomic shared_races shared_writer shared_reader shared_other shared_atomic "
-    "shared_race_bytes "
+    "shared_tag shared_race_bytes tag "
     "now floor clocks touched_load touched_store "
     # where we are
     "warps warp_bytes warp_state code enter threads block last_block ctaid.x ctaid.y ctaid.z ntid.x ntid.y ntid.z nctaid.x nctaid.y nctaid.z "
@@ -59,8 +59,8 @@ WAITS_WARP = 0x2000_0000
 FINDING, STEPS = 1, 2  # why the code stopped: the sanitizer has something to say; the launch does not end
 
 # A warp's state, in vectors of 32 words: where its lanes stand, their coordinates in the block, what they bring to a barrier, and
-# where they stand when a block begins (0, or DONE for lanes that do not exist).
-HEADER = {"pc": 0, "tid.x": 128, "tid.y": 256, "tid.z": 384, "brought": 512, "member": 640, "start": 768}
+# where they stand when a block begins (0, or DONE for lanes that do not exist), and how many blocks the warp has run.
+HEADER = {"pc": 0, "tid.x": 128, "tid.y": 256, "tid.z": 384, "brought": 512, "member": 640, "start": 768, "turn": 896}
 REGISTERS = 128 * len(HEADER)  # bytes before the registers
 
 

@@ -53,6 +53,7 @@ class Emitted:
     text: Text
     register_bytes: int
     enter: Text | None = None
+    stores: int = 0
     helpers: dict[Access | str, int] = new(default_factory=dict)  # functions that are compiled apart, by their number
     meanings: list[Meaning] = new(default_factory=list)
     resume: list[int] = new(default_factory=list)
@@ -208,6 +209,8 @@ class BlockWriter:
             if not n:
                 n = f.cast("zext", "i32", f.call("i32", "llvm.ctpop.i32", ("i32", self.bits)), "i64")
             f.add("i64", place, n)
+        turn = f.at("%w", HEADER["turn"])
+        f.store("i32", f.op("add", "i32", f.load("i32", turn), 1), turn)
         left = f.op("sub", "i64", field(f, "steps"), self.block.size)
         f.store("i64", left, field_address(f, "steps"))
         over = f(f"select i1 {f(f'icmp slt i64 {left}, 0')}, i64 {STEPS}, i64 0")
@@ -493,6 +496,13 @@ class BlockWriter:
             return
         with self.f.when(self.f(f"icmp ne i32 {bits}, 0")):
             self.helper(a, *arguments)
+
+    def tag(self) -> None:
+        """Name the store that follows, for the race checks: the instruction, and how many blocks the warp has run."""
+        f = self.f
+        self.out.stores += 1
+        turn = f.op("shl", "i32", f.load("i32", f.at("%w", HEADER["turn"])), 12)
+        f.store("i32", f.op("add", "i32", turn, self.out.stores), field_address(f, "tag"))
 
     def helper(self, which: Access | str, *arguments: tuple[str, str]) -> None:
         """Call a function that is compiled apart: an access, or one of `helpers` by its name. Their addresses are in a table."""

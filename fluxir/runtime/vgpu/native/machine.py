@@ -243,6 +243,8 @@ def _store(w: BlockWriter, form: Form, scope: Scope) -> None:
         if isinstance(o, Immediate):
             v = f.cast("bitcast", vector(_scalar(kind)), v, have)
         f.store(have, v, _buffer(w, unit, k), 32)
+    if space in ("shared", "generic"):
+        w.tag()
     w.access("store", space, unit, len(values), _order(form) != "")
 
 

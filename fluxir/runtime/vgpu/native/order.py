@@ -7,6 +7,7 @@ Shared memory: of each granule the last thread that wrote it, two that read it a
 warp's clock, packed as `clock << 10 | thread`. Only barriers of the whole block and of a warp order anything here (others are
 left to the numpy executor), so a clock not above `floor` has been seen by everybody. Unlike there, a reader that a barrier has
 overtaken gives its place away, and atomics leave a trace: warps run one after the other here, and nothing may be missed for it.
+Stores of one value by several warps "at once" are no race: at once is the same instruction after as many blocks (`tag`).
 """
 
 from __future__ import annotations
@@ -100,14 +101,16 @@ def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
         stale = _first_fresh(f)
         clock = f(f"shl i32 {field(f, 'clock', 'i32')}, {THREAD_BITS}")
         thread = field(f, "first_thread", "i32")
-        names = ("shared_writer", "shared_reader", "shared_other", "shared_atomic")
+        names = ("shared_writer", "shared_reader", "shared_other", "shared_atomic", "shared_tag")
         bases = {n: field(f, n, "ptr") for n in names}
 
         def places(lane: str, k: int) -> tuple[str, dict[str, str]]:
             at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
             g = f(f"add i64 {f(f'udiv i64 {at}, {x.granule}')}, {k}")
             me = f(f"add i32 {thread}, {f(f'trunc i64 {lane} to i32')}")
-            return me, {n.removeprefix("shared_"): f(f"getelementptr i32, ptr {b}, i64 {g}") for n, b in bases.items()}
+            found = {n.removeprefix("shared_"): f(f"getelementptr i32, ptr {b}, i64 {g}") for n, b in bases.items()}
+            found["offset"] = f(f"getelementptr i64, ptr {offsets}, i64 {lane}")
+            return me, found
 
         granules = range(max(1, x.width // x.granule))
         tested = ("writer",) if x.what in ("load", "atomic") else ("writer", "reader", "other", "atomic")
@@ -116,12 +119,15 @@ def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
                 me, place = places(lane, k)
                 for who in tested:
                     found = f.load("i32", place[who])
+                    together = _at_once(f, x, place, lane, k) if who == "writer" and x.what == "store" else ""
                     with f.when(f(f"icmp uge i32 {found}, {stale}")):  # not seen by everybody
                         apart = f(f"and i32 {f(f'xor i32 {found}, {me}')}, {(1 << THREAD_BITS) - 1}")
                         another = f(f"icmp ne i32 {apart}, 0")
                         other_warp = f(f"icmp uge i32 {apart}, 32")
                         not_synced = "false" if x.convergent else f(f"icmp uge i32 {found}, {clock}")
                         open_ = f(f"or i1 {other_warp}, {not_synced}")
+                        if together:
+                            open_ = f.op("and", "i1", open_, f.op("xor", "i1", together, "true"))
                         _object(f, f(f"and i1 {another}, {open_}"))
         with f.bits(mask) as lane:
             for k in granules:
@@ -129,6 +135,8 @@ def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
                 now = f(f"or i32 {clock}, {me}")
                 if x.what != "load":
                     f.store("i32", now, place["writer" if x.what == "store" else "atomic"])
+                    if x.what == "store":
+                        f.store("i32", field(f, "tag", "i32"), place["tag"])
                     continue
                 old, second = f.load("i32", place["reader"]), f.load("i32", place["other"])
                 fresh = f(f"icmp uge i32 {old}, {stale}")
@@ -142,6 +150,19 @@ def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
                 keep = f(f"and i1 {f(f'and i1 {fresh}, {another}')}, {better}")
                 f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), place["other"])
                 f.store("i32", now, place["reader"])
+
+
+def _at_once(f: Text, x: Access, place: dict[str, str], lane: str, k: int) -> str:
+    """Whether the last writer of a granule stored the lane's value by the same instruction at the same turn (i1)."""
+    same = f(f"icmp eq i32 {f.load('i32', place['tag'])}, {field(f, 'tag', 'i32')}")
+    if x.granule > x.unit or x.operation == "copy":  # nobody looks at the values of asynchronous copies
+        return same if x.operation == "copy" else "false"
+    kind, there = f"i{8 * x.granule}", f"i{8 * x.unit}"
+    per = x.unit // x.granule
+    value = f.at(f(f"getelementptr {there}, ptr %values, i64 {f.op('add', 'i64', lane, 32 * (k // per))}"), k % per * x.granule)
+    at = f.at(field(f, "shared", "ptr"), f(f"load i64, ptr {place['offset']}"))
+    held = f.load(kind, f.at(at, k * x.granule), 1)
+    return f.op("and", "i1", same, f(f"icmp eq {kind} {held}, {f.load(kind, value)}"))
 
 
 def _first_fresh(f: Text) -> str:

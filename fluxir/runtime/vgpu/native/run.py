@@ -71,7 +71,8 @@ def choose(launch: Launch, executor: str) -> bool:
         why = "a cooperative launch runs all its blocks at once"
     if not why and launch.kernel.cluster_size > 1:
         why = "the blocks of a cluster run at once"
-    if executor == "auto" and (why or _work(launch) < WORTH):
+    # Where threads wait for each other in loops, how often they go round depends on who runs when.
+    if executor == "auto" and (why or launch.kernel.facts.spins or _work(launch) < WORTH):
         return False
     if not why:
         found = native_of(launch.kernel)
@@ -223,7 +224,7 @@ class _State:
         if checks and launch.shared_stride and math.prod(launch.block) > 1:
             n = launch.shared_stride // granule
             self._set(shared_races=1, shared_race_bytes=4 * n)
-            for who in ("writer", "reader", "other", "atomic"):
+            for who in ("writer", "reader", "other", "atomic", "tag"):
                 self._set(**{f"shared_{who}": np.zeros(n, np.int32)})
 
     def _warps(self, threads: int, warps: int) -> None:

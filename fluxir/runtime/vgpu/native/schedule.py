@@ -14,8 +14,8 @@ from .text import Text, splat, vector
 
 __all__ = ["scheduler"]
 
-PATIENCE = 100_000  # rounds of spinning loops before other warps run
-IDLE = 1000  # times that all warps may have done so without a barrier
+PATIENCE = 1000  # rounds of spinning loops before other warps run
+IDLE = 50  # times that all warps may have done so without a barrier
 _V = vector("i32")
 _NEWEST = 1 << (31 - THREAD_BITS)  # the clocks start again before they reach it
 
@@ -146,6 +146,7 @@ def _begin(f: Text, b: str, states: str, size: str, warps: str, clocks: str, ent
     with f.loop("i64", "0", warps) as i:
         state = f.at(states, f.op("mul", "i64", i, size))
         f.store(_V, f.load(_V, f.at(state, HEADER["start"]), 64), state, 64)
+        f.store("i32", "0", f.at(state, HEADER["turn"]))
         f.do(f"call void {enter}(ptr {state})")
 
 

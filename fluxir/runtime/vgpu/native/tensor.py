@@ -248,6 +248,7 @@ def _copy(w: BlockWriter, form: Form, scope: Scope) -> None:
     f.store(vector("i64"), w.address(operands[1], "global", scope, x), w.addresses, 64)
     w.access("load", "global", unit, nbytes // unit, lanes=source)
     f.store(vector("i64"), w.address(operands[0], "shared", scope, x), w.addresses, 64)
+    w.tag()
     with w.somebody():
         w.helper(f"copy_{nbytes}_{w.granules[1]}", ("ptr", "%c"), ("ptr", w.addresses), ("i32", w.bits), ("ptr", w.values))
 
@@ -266,7 +267,7 @@ def _copy_function(name: str) -> Text:
 
     nbytes, granule = (int(n) for n in name.removeprefix("copy_").split("_"))
     unit = min(nbytes, 8)
-    x = Access("store", "shared", unit, nbytes // unit, granule)
+    x = Access("store", "shared", unit, nbytes // unit, granule, operation="copy")
     f = Text(f"define void @{name}(ptr noalias %c, ptr noalias %a, i32 %mask, ptr noalias %values) nounwind")
     lanes = f.cast("zext", "i32", f.call("i32", "llvm.ctpop.i32", ("i32", "%mask")), "i64")
     f.add("i64", field_address(f, count_word("requests", "shared", "store")), 1)
