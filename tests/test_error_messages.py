@@ -20,7 +20,7 @@ CASES = sorted((Path(__file__).resolve().parent / "golden" / "errors").glob("*.c
 LINE = "-" * 100 + "\n"
 UPDATE = os.environ.get("FLUXIR_TEST_UPDATE") == "1"
 # Errors of a file, of a call from outside any trace (Python's traceback shows its line) or of a name have no line to show.
-WITHOUT_LINE = re.compile(r"FX(0303-jit|0316|0402|0501|0512|06\d\d|08\d\d|09\d\d)")
+WITHOUT_LINE = re.compile(r"FX(0303-jit|0335|0316|0402|0501|0512|06\d\d|08\d\d|09\d\d)")
 
 
 def message_of(source: str) -> FluxError:

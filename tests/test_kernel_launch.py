@@ -133,7 +133,7 @@ def test_wrong_launches_say_what_is_wrong(launch: Callable[[], Any], message: st
 def test_an_argument_that_is_written_must_be_writable() -> None:
     y = ones()
     y.flags.writeable = False
-    with pytest.raises(fx.FluxError, match="FX0335.*cannot be written"):
+    with pytest.raises(fx.FluxError, match=r"FX0335.*cannot be written"):
         saxpy[4, 32](1.0, ones(), y)
     saxpy[4, 32](1.0, y, ones())  # x is only read
 

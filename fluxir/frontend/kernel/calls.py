@@ -11,6 +11,7 @@ import builtins
 import inspect
 import math
 import operator
+import os
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.errors import error
+from fluxir.errors import FluxError, error
 from fluxir.frontend.kernel.context import DEPTH, Frame, LocalFunction, frame_of
 from fluxir.frontend.kernel.escapes import DONE, VALUE, straightened
 from fluxir.frontend.kernel.expressions import Expressions
@@ -65,8 +66,10 @@ class Intrinsic:
         self.__signature__ = inspect.Signature(parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from fluxir.frontend.trace import here
+
         raise error("FX0333", f"fx.gpu.{self.__name__} has a meaning inside kernels only", help="call it in a function "
-                    "under @fx.kernel, or in one that a kernel calls")  # fmt: skip
+                    "under @fx.kernel, or in one that a kernel calls", loc=here())  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<fx.gpu.{self.__name__}>"
@@ -246,6 +249,7 @@ class Calls(Expressions):
             raise self.refuse(f"calls nested more than {DEPTH} deep", "write a loop")
         self.bind(frame, node, fn, args, named)
         saved = self.places, self.b.loc
+        caller = self.here
         self.frames.append(frame)
         self.places = []
         try:
@@ -257,6 +261,9 @@ class Calls(Expressions):
             if isinstance(value, Undefined) or (value is not None and not ends and DONE in frame.names):
                 raise self.wrong(f"{frame.name!r} returns a value on some paths only", "return one on all paths", node)
             return value
+        except FluxError as e:
+            e.notes.append(f"{frame.name} is called at {os.path.basename(caller.file)}:{caller.line}" if caller else "")
+            raise
         finally:
             self.frames.pop()
             self.places, self.b.loc = saved
