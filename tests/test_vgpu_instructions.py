@@ -3,6 +3,7 @@ and seeded random ones; their error messages; and that one call takes scalars as
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -104,8 +105,10 @@ def drawn(kind: str, rng: np.random.Generator, count: int) -> np.ndarray[Any, An
     return np.where(pick == 0, edge[rng.integers(0, len(edge), count)], bits)
 
 
-def operand_arrays(kinds: tuple[str, ...], rng: np.random.Generator, count: int) -> list[np.ndarray[Any, Any]]:
-    """Arrays of the types as numpy computes them. Two operands also meet at all pairs of a few edges."""
+@functools.cache
+def operand_arrays(kinds: tuple[str, ...], seed: int, count: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Arrays of the types as numpy computes them, read-only: a meaning that writes to its operands fails."""
+    rng = np.random.default_rng(seed)
     arrays = [drawn(k, rng, count) for k in kinds]
     if len(kinds) == 1 and not kinds[0].endswith("x2"):
         edge = np.array(edges(kinds[0]), np.uint64).astype(arrays[0].dtype)
@@ -113,7 +116,9 @@ def operand_arrays(kinds: tuple[str, ...], rng: np.random.Generator, count: int)
     if len(kinds) > 1 and kinds[0] == kinds[1] and kinds[0] != "pred":
         arrays[1][1::9] = arrays[0][1::9]  # equal operands
         arrays[1][2::9] = ~arrays[0][2::9]  # integers whose sum is all ones: a carry runs through
-    return [a if k == "pred" else a.view(dtype(k)) for a, k in zip(arrays, kinds)]
+    for a in arrays:
+        a.setflags(write=False)
+    return tuple(a if k == "pred" else a.view(dtype(k)) for a, k in zip(arrays, kinds))
 
 
 def bits_of(x: Any) -> Any:
@@ -167,11 +172,9 @@ def check(opcode: Opcode, form: Form, count: int, scalars: bool = True) -> int:
     assert opcode.signature is not None and opcode.group(form)
     result, signature = opcode.signature(form)
     kinds = tuple(signature) + ("pred",) * opcode.reads_carry
-    rng = np.random.default_rng(zlib.crc32(form.instruction.text.encode()))
-    arrays = operand_arrays(kinds, rng, count)
+    arrays = list(operand_arrays(kinds, zlib.crc32(form.instruction.text.encode()) % 16, count))
     if form.instruction.name == "lop3":
         arrays[3] = np.full(count, form.sources[3].value, np.uint32)  # type: ignore[union-attr]
-    before = [a.copy() for a in arrays]
     meaning = opcode.meaning(form)
     with np.errstate(all="ignore"):
         got = meaning(*arrays)
@@ -181,8 +184,6 @@ def check(opcode: Opcode, form: Form, count: int, scalars: bool = True) -> int:
             for k in range(1, len(arrays))
             if scalars
         }
-    for a, b in zip(arrays, before):
-        assert np.array_equal(bits_of(a), bits_of(b)), "an operand was written"
     results = got if isinstance(got, tuple) else (got,)
     assert len(results) == len(form.destinations) + form.has("cc")
     for i, r in enumerate(results):
@@ -237,7 +238,7 @@ def test_every_form(opcode: Opcode) -> None:
     for number, text in enumerate(opcode.forms):
         for form in variants(opcode, text):
             check(
-                opcode, form, max(5, min(250, 1000 // len(opcode.forms))), len(opcode.forms) < 1000 or number % 7 == 0
+                opcode, form, max(4, min(250, 1000 // len(opcode.forms))), len(opcode.forms) < 1000 or number % 7 == 0
             )
 
 
@@ -297,7 +298,7 @@ def compare_operation(text: str, f: Any, kind: str, mode: str, arrays: tuple[np.
     f_arrays = meaning_of(text, len(arrays))
     with np.errstate(all="ignore"):
         got = bits_of(f_arrays(*arrays)).tolist()
-        for lane in range(0, min(len(got), 800), 2):  # alone, so that no other lane makes it take the slow way
+        for lane in range(0, min(len(got), 600), 4):  # alone, so that no other lane makes it take the slow way
             assert bits_of(f_arrays(*(a[lane : lane + 1] for a in arrays)))[0] == got[lane], text
     columns = [bits_of(a).tolist() for a in arrays]
     for lane, bits in enumerate(got):
@@ -308,7 +309,7 @@ def compare_operation(text: str, f: Any, kind: str, mode: str, arrays: tuple[np.
 
 @pytest.mark.parametrize("kind", ["f16", "bf16", "f32", "f64"])
 def test_fma_is_rounded_once(kind: str) -> None:
-    arrays = hard_products(kind, np.random.default_rng(7), 1500)
+    arrays = hard_products(kind, np.random.default_rng(7), 1000)
     for mode in MODES if kind in ("f32", "f64") else ("rn",):
         compare_operation(f"fma.{mode}.{kind}", reference.fma_of, kind, mode, arrays)
 
@@ -317,8 +318,8 @@ def test_fma_is_rounded_once(kind: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_sums_products_quotients_and_roots_are_rounded_once(kind: str, mode: str) -> None:
     rng = np.random.default_rng(8)
-    a, b, c = hard_products(kind, rng, 300)
-    random = [drawn(kind, rng, 300).view(dtype(kind)) for _ in range(2)]
+    a, b, c = hard_products(kind, rng, 160)
+    random = [drawn(kind, rng, 160).view(dtype(kind)) for _ in range(2)]
     with np.errstate(all="ignore"):
         square = a * a
     for x, y in ((a, b), (a, c), tuple(random), (square, a)):

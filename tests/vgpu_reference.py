@@ -54,6 +54,7 @@ def element(kind: str) -> str:
     return kind[:-2] if kind.endswith("x2") else kind
 
 
+@cache
 def width(kind: str) -> int:
     if kind == "pred":
         return 1
@@ -111,6 +112,7 @@ def to_bits(value: Any, kind: str) -> int:
 
 
 # ---- rounding
+@cache
 def largest(kind: str) -> Fraction:
     p, emin, _ = PRECISION[kind]
     return (2 - Fraction(1, 2 ** (p - 1))) * Fraction(2) ** (1 - emin)
@@ -144,13 +146,28 @@ def rounded(x: Fraction, kind: str, mode: str, zero: float = 0.0) -> float:
     """The number of the type that IEEE 754 gives for x; `zero` is the result for x = 0."""
     if x == 0:
         return zero
-    step = unit(x, kind)
-    y = integral(x / step, mode) * step
-    if abs(y) > largest(kind):
-        if mode in ("rn", "rna") or (mode == "rp" and x > 0) or (mode == "rm" and x < 0):
-            return math.inf if x > 0 else -math.inf
-        y = largest(kind) * (1 if x > 0 else -1)
-    return math.copysign(float(y), -1.0 if x < 0 else 1.0)
+    p, emin, _ = PRECISION[kind]
+    n, d, negative_ = abs(x.numerator), x.denominator, x < 0
+    e = n.bit_length() - d.bit_length()
+    if n < d << e if e >= 0 else n << -e < d:
+        e -= 1
+    last = max(e, emin) - p + 1  # the exponent of the last place
+    q, r = divmod(n, d << last) if last >= 0 else divmod(n << -last, d)
+    half = 2 * r - (d << last if last >= 0 else d)
+    away = {
+        "rn": half > 0 or (half == 0 and q & 1),
+        "rna": half >= 0,
+        "rz": False,
+        "rm": r and negative_,
+        "rp": r and not negative_,
+    }[mode]
+    q += bool(away)
+    if q.bit_length() + last > 2 - emin:
+        finite = not (mode in ("rn", "rna") or mode == ("rm" if negative_ else "rp"))
+        y = float(largest(kind)) if finite else math.inf
+    else:
+        y = math.ldexp(q, last)
+    return -y if negative_ else y
 
 
 def flushed(x: float, kind: str) -> float:
