@@ -19,6 +19,7 @@ SUBJECTS = {
     "grad": "differentiation: run time, ops, compile time, time to the first gradient",
     "gpu_kernels": "our GPU kernels beside Triton's and nvcc's, counted on the virtual GPU",
     "size": "size of the base install",
+    "vgpu": "thread instructions per second of the virtual GPU's two executors",
 }
 
 
