@@ -184,7 +184,7 @@ def test_atomics(dtype: object) -> None:
     results = [agree(k, 3, 8, x, a, np.ones(24, dtype), devices=(d,), interpret=False) for d in devices]
     results.append(agree(k, 3, 8, x, a, np.ones(24, dtype), devices=()))
     if dtype == "u1":
-        with pytest.raises(fx.FluxError, match="FX0502.*no atomics of 8 bits"):
+        with pytest.raises(fx.FluxError, match=r"FX0502.*no atomics of 8 bits"):
             k.on("vgpu").code("ptx", x, a, x)
     for _, found, olds in results:
         keep = [j for j in range(len(a)) if j not in free]
