@@ -85,38 +85,56 @@ def _spacing(f: Text, x: str, to: Format) -> str:
     return f.cast("bitcast", _L, f.op("sub", _L, exponent, splat("i64", (to.precision - 1) << 52)), _D)
 
 
-def _moved(f: Text, x: str, move: str) -> str:
-    """x + move where x is finite."""
-    finite = f(f"fcmp olt {_D} {unary(f, 'fabs', _D, x)}, {splat('double', '0x7FF0000000000000')}")
-    return f(f"select <32 x i1> {finite}, {_D} {f.op('fadd', _D, x, move)}, {_D} {x}")
+def _rounded(f: Text, x: str) -> str:
+    """To a number of f32, still as f64."""
+    return f.cast("fpext", _F, f.cast("fptrunc", _D, x, _F), _D)
 
 
-_Move = Callable[
-    [Text, str, Format, tuple[str, ...], str], str
-]  # (text, value, format, operands, first operand in f64)
+def _finite(f: Text, x: str) -> str:
+    return f(f"fcmp olt {_D} {unary(f, 'fabs', _D, x)}, {splat('double', '0x7FF0000000000000')}")
+
+
+def _moved(f: Text, x: str, by: str) -> str:
+    """x + by where x is finite and not zero."""
+    moves = f.op("and", "<32 x i1>", _finite(f, x), f(f"fcmp une {_D} {x}, zeroinitializer"))
+    return _choose(f, moves, f.op("fadd", _D, x, by), x)
+
+
+_Move = Callable[[Text, str, tuple[str, ...], str], str]  # (text, value, operands, first operand in f64)
 
 
 def _ulps(bound: float) -> _Move:
-    def move(f: Text, x: str, to: Format, operands: tuple[str, ...], _: str) -> str:
-        by = f.op("fmul", _D, f.op("fmul", _D, _noise(f, operands), _const(bound - 0.5)), _spacing(f, x, to))
-        return _moved(f, x, by)
+    def move(f: Text, x: str, operands: tuple[str, ...], _: str) -> str:
+        step = _spacing(f, x, F32)
+        by = f.op("fmul", _D, f.op("fmul", _D, _noise(f, operands), _const(bound - 0.5)), step)
+        y = _rounded(f, _moved(f, x, by))
+        error = unary(f, "fabs", _D, f.op("fsub", _D, y, x))
+        far = f(f"fcmp ogt {_D} {error}, {f.op('fmul', _D, _const(bound), step)}")
+        return _choose(f, far, _rounded(f, x), y)
 
     return move
 
 
 def _relative(bound: float) -> _Move:
-    def move(f: Text, x: str, to: Format, operands: tuple[str, ...], _: str) -> str:
-        part = max(bound - 2.0**-to.precision, 0.0)
-        size = f.op("fmul", _D, _const(part), unary(f, "fabs", _D, x))
-        return _moved(f, x, f.op("fmul", _D, _noise(f, operands), size))
+    def move(f: Text, x: str, operands: tuple[str, ...], _: str) -> str:
+        part = f.op("fmul", _D, _noise(f, operands), _const(max(bound - 2.0**-F32.precision, 0.0)))
+        return _moved(f, x, f.op("fmul", _D, part, unary(f, "fabs", _D, x)))
 
     return move
 
 
-def _absolute(f: Text, x: str, bound: str, to: Format, operands: tuple[str, ...]) -> str:
+def _absolute(f: Text, x: str, bound: str, operands: tuple[str, ...]) -> str:
     """`bound`: a vector of f64."""
-    part = f.op("fsub", _D, bound, _const(2.0 ** -(to.precision + 1)))
+    part = f.op("fsub", _D, bound, _const(2.0**-F32.precision))
     return _moved(f, x, f.op("fmul", _D, _noise(f, operands), part))
+
+
+def _exact_where_possible(move: _Move) -> _Move:
+    def kept(f: Text, x: str, operands: tuple[str, ...], a: str) -> str:
+        exact = f(f"fcmp oeq {_D} {_rounded(f, x)}, {x}")
+        return _choose(f, exact, x, move(f, x, operands, a))
+
+    return kept
 
 
 def _choose(f: Text, condition: str, a: str, b: str) -> str:
@@ -130,10 +148,7 @@ def _approximate(form: Form, exact: Callable[..., str], move: _Move) -> Spelling
 
     def compute(f: Text, _: str, *operands: str) -> str:
         wide = [f.cast("fpext", _F, x, _D) for x in operands]
-        value = exact(f, *wide)
-        moved = move(f, value, F32, operands, wide[0])
-        zero = f(f"fcmp oeq {_D} {value}, zeroinitializer")
-        return f.cast("fptrunc", _D, _choose(f, zero, value, moved), _F)
+        return f.cast("fptrunc", _D, move(f, exact(f, *wide), operands, wide[0]), _F)
 
     return finish(form, compute)
 
@@ -152,10 +167,10 @@ def _algebraic(form: Form) -> Spelling | None:
     if not form.has("approx"):
         return None
     if name == "rcp":
-        return _approximate(form, lambda f, a: f.op("fdiv", _D, splat("double", "1.0"), a), _ulps(1))
+        return _approximate(form, lambda f, a: f.op("fdiv", _D, splat("double", "1.0"), a), _exact_where_possible(_ulps(1)))
     if name == "sqrt":
         return _approximate(form, lambda f, a: unary(f, "sqrt", _D, a), _relative(2.0**-23))
-    return _approximate(form, _inverse_root, _relative(2.0**-22.9)) if name == "rsqrt" else None
+    return _approximate(form, _inverse_root, _exact_where_possible(_relative(2.0**-22.9))) if name == "rsqrt" else None
 
 
 def _plain_quotient(f: Text, a: str, b: str) -> str:
@@ -174,14 +189,7 @@ def _quotient(f: Text, a: str, b: str) -> str:
 
 @spells("ex2")
 def _power(form: Form) -> Spelling | None:
-    error = _ulps(2)
-
-    def move(f: Text, x: str, to: Format, operands: tuple[str, ...], a: str) -> str:
-        return _choose(
-            f, f(f"fcmp oeq {_D} {a}, zeroinitializer"), splat("double", "1.0"), error(f, x, to, operands, a)
-        )
-
-    return _approximate(form, lambda f, a: _library(f, "exp2", a), move)
+    return _approximate(form, lambda f, a: _library(f, "exp2", a), _exact_where_possible(_ulps(2)))
 
 
 @spells("lg2")
@@ -192,18 +200,18 @@ def _logarithm(form: Form) -> Spelling | None:
         none = f(f"fcmp oeq {_D} {a}, zeroinitializer")  # -0 is 0 here
         return _library(f, "log2", _choose(f, none, "zeroinitializer", a))
 
-    def move(f: Text, x: str, to: Format, operands: tuple[str, ...], a: str) -> str:
+    def move(f: Text, x: str, operands: tuple[str, ...], a: str) -> str:
         near = f(f"fcmp olt {_D} {unary(f, 'fabs', _D, x)}, {splat('double', '1.0')}")
-        return _choose(f, near, _absolute(f, x, _const(2.0**-22), to, operands), far(f, x, to, operands, a))
+        return _choose(f, near, _absolute(f, x, _const(2.0**-22), operands), far(f, x, operands, a))
 
-    return _approximate(form, exact, move)
+    return _approximate(form, exact, _exact_where_possible(move))
 
 
 @spells("sin", "cos")
 def _wave(form: Form) -> Spelling | None:
-    def move(f: Text, x: str, to: Format, operands: tuple[str, ...], a: str) -> str:
+    def move(f: Text, x: str, operands: tuple[str, ...], a: str) -> str:
         near = f(f"fcmp ole {_D} {unary(f, 'fabs', _D, a)}, {_const(2 * np.pi)}")
-        y = _absolute(f, x, _choose(f, near, _const(2.0**-20.5), _const(2.0**-14.7)), to, operands)
+        y = _absolute(f, x, _choose(f, near, _const(2.0**-20.5), _const(2.0**-14.7)), operands)
         return _choose(f, f(f"fcmp oeq {_D} {a}, zeroinitializer"), x, _clipped(f, y))
 
     return _approximate(form, lambda f, a: _library(f, form.instruction.name, a), move)
@@ -220,8 +228,8 @@ def _clipped(f: Text, y: str) -> str:
 def _hyperbolic(form: Form) -> Spelling | None:
     error = _relative(2.0**-11)
 
-    def move(f: Text, x: str, to: Format, operands: tuple[str, ...], a: str) -> str:
-        y = _clipped(f, error(f, x, to, operands, a))
+    def move(f: Text, x: str, operands: tuple[str, ...], a: str) -> str:
+        y = _clipped(f, error(f, x, operands, a))
         size = unary(f, "fabs", _D, a)
         infinite = f(f"fcmp oeq {_D} {size}, {splat('double', '0x7FF0000000000000')}")
         tiny = f(f"fcmp olt {_D} {size}, {_const(2.0**-126)}")
