@@ -41,6 +41,7 @@ def edges(kind: str) -> list[int]:
             inf - (2 << p - 1) + 5,
             inf | (1 << p - 2),
             inf | ((1 << p - 1) - 1),
+            0x7FF7,
         ]
         positive += [one + (5 << p - 1) + 7, one - (9 << p - 1 if e > 5 else 3 << p - 1) + 5]
         return positive + [x | sign for x in positive]

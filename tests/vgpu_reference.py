@@ -267,7 +267,7 @@ class Outside(float):
 
 
 def operand(form: Any, bits: int, kind: str) -> Any:
-    return Outside(math.nan) if form.has("oob") and bits == 0xFFFF else from_bits(bits, kind)
+    return Outside(math.nan) if form.has("oob") and bits == 0x7FF7 else from_bits(bits, kind)
 
 
 def rounding(form: Any) -> str:

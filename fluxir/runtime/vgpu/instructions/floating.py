@@ -214,8 +214,9 @@ def fma(form: Form) -> Any:
 
 
 def _is_outside(x: Array) -> Array:
-    """Whether a 16-bit number is the NaN of out-of-bounds reads, 0xffff."""
-    outside: Array = np.asarray(x).view(np.uint16) == np.uint16(0xFFFF)
+    """Whether a 16-bit number is the NaN with which tensor copies fill what is out of bounds (`tensor_maps`). The ISA does not
+    give its bits; 0x7ff7 is what others saw on the hardware."""
+    outside: Array = np.asarray(x).view(np.uint16) == np.uint16(0x7FF7)
     return outside
 
 
