@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,29 +17,37 @@ REGISTERS = """
 """
 
 
-def kernel(body: str, arguments: int, target: str = "sm_90a", shared: str = "", limits: str = "") -> str:
-    """A kernel `k` whose pointers `%rd0`, `%rd1`, ... are loaded; %r0 is the thread's number and %r1 its lane."""
-    parameters = ", ".join(f".param .u64 a{i}" for i in range(arguments))
+def kernel(body: str, arguments: int, target: str = "sm_90a", shared: str = "", limits: str = "", maps: int = 0) -> str:
+    """A kernel `k` whose pointers `%rd0`, `%rd1`, ... are loaded; %r0 is the thread's number and %r1 its lane. `maps`: tensor maps
+    after the pointers, with their addresses in `%rd40`, `%rd41`, ..."""
+    parameters = [f".param .u64 a{i}" for i in range(arguments)]
+    parameters += [f".param .align 64 .b8 map{i}[128]" for i in range(maps)]
     loads = "\n".join(f"    ld.param.u64 %rd{i}, [a{i}]; cvta.to.global.u64 %rd{i}, %rd{i};" for i in range(arguments))
+    loads += "\n".join(
+        f"    mov.b64 %rd{40 + i}, map{i}; cvta.param.u64 %rd{40 + i}, %rd{40 + i};" for i in range(maps)
+    )
     return (
-        f"{HEAD.format(target=target)}.visible .entry k({parameters}) {limits} {{\n{REGISTERS}    {shared}\n{loads}\n"
+        f"{HEAD.format(target=target)}.visible .entry k({', '.join(parameters)}) {limits} {{\n{REGISTERS}    {shared}\n{loads}\n"
         f"    mov.u32 %r0, %tid.x; and.b32 %r1, %r0, 31;\n{body}\n    ret;\n}}\n"
     )
 
 
 def run(
     text: str,
-    arrays: list[Array],
+    arrays: Sequence[Array],
     grid: Any = 1,
     block: Any = 32,
     check: str = "raise",
     target: str = "sm_90a",
     shared_bytes: int = 0,
+    maps: Sequence[Callable[[list[vgpu.DeviceArray]], bytes]] = (),
 ) -> tuple[list[Array], vgpu.Report]:
-    """Launch the kernel `k` on copies of the arrays: (what is in them afterwards, the report)."""
+    """Launch the kernel `k` on copies of the arrays and on the tensor maps that `maps` make of them: (what is in the arrays
+    afterwards, the report)."""
     gpu = vgpu.Device(target, capacity=1 << 26)
     there = [gpu.array(a) for a in arrays]
-    report = gpu.load(text)["k"].launch(grid, block, there, shared_bytes=shared_bytes, check=check)
+    arguments = [*there, *(make(there) for make in maps)]
+    report = gpu.load(text)["k"].launch(grid, block, arguments, shared_bytes=shared_bytes, check=check)
     return [a.numpy() for a in there], report
 
 
