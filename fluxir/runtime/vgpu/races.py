@@ -2,7 +2,8 @@
 
 Shared memory. Every warp has a vector clock: what it has seen of every warp of its block. A barrier joins the clocks of those
 who meet, an atomic operation or an mbarrier those who touch it, and starts a new period of the warp. A granule (the
-narrowest access of the kernel) remembers the last thread that wrote it and two threads that read it, with the period of each.
+narrowest access of the kernel) remembers the last thread that wrote it, two threads that read it and two that changed it
+atomically, with the period of each.
 Two accesses by different threads, one of them a write, are a race unless one had been seen by the other: threads of one
 warp see each other's after `bar.warp.sync` or any barrier. Several lanes that store one value at once are none.
 
@@ -37,13 +38,16 @@ class SharedRaces:
     def __init__(self, wave: Wave) -> None:
         self.wave = wave
         launch = wave.launch
-        self.on: bool = launch.check != "off" and launch.shared_stride > 0 and wave.threads * launch.kernel.cluster_size > 1
+        self.on: bool = (
+            launch.check != "off" and launch.shared_stride > 0 and wave.threads * launch.kernel.cluster_size > 1
+        )
         if not self.on:
             return
         self.granule = launch.shared_granule
         n = wave.block_count * launch.shared_stride // self.granule
         self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # thread in group, plus 1
         self.written, self.read, self.other_read = (np.zeros(n, np.int32) for _ in range(3))  # its warp's clock
+        self.adder: Array | None = None  # the last two that changed it atomically, once any did
         # those who see each other's shared memory: a block, or a cluster of blocks
         self.blocks = launch.kernel.cluster_size
         groups, w = wave.block_count // self.blocks, wave.stride // 32 * self.blocks
@@ -173,16 +177,30 @@ class SharedRaces:
         thread = m.pick(self.thread)[:, None] + np.int32(1)
         block = m.pick(self.group)[:, None]
         self._compare(self.writer[g], self.written[g], thread, block, convergent, ("w", "r"), m, instruction, at)
+        self._after_atomics(g, thread, block, convergent, ("w", "r"), m, instruction, at)
+        self._remember((self.reader, self.read, self.other, self.other_read), g, thread, block)
+
+    def _remember(self, of: tuple[Array, Array, Array, Array], g: Array, thread: Array, block: Array) -> None:
+        """Threads touch granules: the last one and, from another warp where there is one, another."""
+        last, last_when, other, other_when = of
         mine = self.clock[block, (thread - 1) >> 5]
         who, when = np.broadcast_to(thread, g.shape), np.broadcast_to(mine, g.shape)
-        old, old_when = self.reader[g], self.read[g]
-        keep = (old != 0) & (old != who) & (((old - 1) >> 5 != (who - 1) >> 5) | (self.other[g] == 0))
+        old, old_when = last[g], last_when[g]
+        keep = (old != 0) & (old != who) & (((old - 1) >> 5 != (who - 1) >> 5) | (other[g] == 0))
         if keep.any():
-            self.other[g[keep]], self.other_read[g[keep]] = old[keep], old_when[keep]
-        self.reader[g], self.read[g] = who, when
-        again = self.reader[g] != who  # several lanes read one granule: remember two of them
+            other[g[keep]], other_when[g[keep]] = old[keep], old_when[keep]
+        last[g], last_when[g] = who, when
+        again = last[g] != who  # several lanes touch one granule: remember two of them
         if again.any():
-            self.other[g[again]], self.other_read[g[again]] = who[again], when[again]
+            other[g[again]], other_when[g[again]] = who[again], when[again]
+
+    def _after_atomics(
+        self, g: Array, thread: Array, block: Array, convergent: bool, kind: tuple[str, str], m: Mask,
+        instruction: Instruction, at: Array,
+    ) -> None:  # fmt: skip
+        if self.adder is not None:
+            self._compare(self.adder[g], self.added[g], thread, block, convergent, kind, m, instruction, at)
+            self._compare(self.other_adder[g], self.other_added[g], thread, block, convergent, kind, m, instruction, at)
 
     def store(
         self,
@@ -198,13 +216,20 @@ class SharedRaces:
         g = self.granules(at, width)
         thread = m.pick(self.thread)[:, None] + np.int32(1)
         block = m.pick(self.group)[:, None]
-        if not atomic:
-            self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
+        self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
+        swap = "cas" in instruction.modifiers  # a loop around it begins with a plain read, which may be late
+        if not swap:
             self._compare(self.reader[g], self.read[g], thread, block, False, ("r", "w"), m, instruction, at)
             self._compare(self.other[g], self.other_read[g], thread, block, False, ("r", "w"), m, instruction, at)
-        else:  # against plain accesses only: atomics leave no trace in `writer`
-            self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
+        if atomic:  # no race with other atomics
+            if not swap:
+                if self.adder is None:
+                    self.adder, self.added, self.other_adder, self.other_added = np.zeros(
+                        (4, len(self.writer)), np.int32
+                    )
+                self._remember((self.adder, self.added, self.other_adder, self.other_added), g, thread, block)
             return
+        self._after_atomics(g, thread, block, False, ("w", "w"), m, instruction, at)
         who = np.broadcast_to(thread, g.shape)
         self.writer[g] = who
         self.written[g] = np.broadcast_to(self.clock[block, (thread - 1) >> 5], g.shape)
@@ -274,6 +299,7 @@ class GlobalRaces:
         self.granule = granule
         n = -(-bytes_used // granule)
         self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # block plus 1
+        self.adder: Array | None = None  # the last two blocks that changed it atomically, once any did
         self.synchronises = synchronises
         if synchronises:
             blocks = launch.block_count
@@ -309,41 +335,62 @@ class GlobalRaces:
 
     def load(self, at: Array, width: int, block: Array, report: Any) -> None:
         g = self._granules(at, width)
-        me = (block.astype(np.int32) + np.int32(1))[:, None]
-        writer = self.writer[g]
-        bad = (writer != me) & (writer != 0)
-        if bad.any():
-            self._check(bad, writer, self.written[g] if self.synchronises else None, block, ("w", "r"), report)
-        old = self.reader[g]
-        changed = (old != me) & (old != 0)
-        if changed.any():
-            self.other[g[changed]] = old[changed]
-            if self.synchronises:
-                self.other_read[g[changed]] = self.read[g[changed]]
-        self.reader[g] = np.broadcast_to(me, g.shape)
-        if self.synchronises:
-            self.read[g] = np.broadcast_to(self.period[block][:, None], g.shape)
+        self._compare(self.writer, "written", g, block, ("w", "r"), report)
+        if self.adder is not None:
+            self._compare(self.adder, "added", g, block, ("w", "r"), report)
+            self._compare(self.other_adder, "other_added", g, block, ("w", "r"), report)
+        self._remember(("reader", "read", "other", "other_read"), g, block, 0)
 
-    def store(
-        self, at: Array, width: int, block: Array, report: Any, atomic: bool = False, swap: bool = False
-    ) -> None:
+    def store(self, at: Array, width: int, block: Array, report: Any, atomic: bool = False, swap: bool = False) -> None:
         """`swap`: an atomic that compares. A loop around it begins with a plain read, which may be late and does no harm."""
         g = self._granules(at, width)
-        me = (block.astype(np.int32) + np.int32(1))[:, None]
-        for who, when, kind in (
-            (self.writer, "written", ("w", "w")),
-            (self.reader, "read", ("r", "w")),
-            (self.other, "other_read", ("r", "w")),
-        )[: 1 if swap else 3]:
-            found = who[g]
-            bad = (found != me) & (found != 0)
-            if bad.any():
-                self._check(bad, found, getattr(self, when)[g] if self.synchronises else None, block, kind, report)
-        if atomic:
+        self._compare(self.writer, "written", g, block, ("w", "w"), report)
+        if not swap:
+            self._compare(self.reader, "read", g, block, ("r", "w"), report)
+            self._compare(self.other, "other_read", g, block, ("r", "w"), report)
+        if atomic:  # no race with other atomics
+            if not swap:
+                if self.adder is None:
+                    self.adder, self.added, self.other_adder, self.other_added = np.zeros(
+                        (4, len(self.writer)), np.int32
+                    )
+                # where a fence stands before it, the atomic is a release itself: it belongs to the period that it ends
+                self._remember(("adder", "added", "other_adder", "other_added"), g, block, 1)
             return
-        self.writer[g] = np.broadcast_to(me, g.shape)
+        if self.adder is not None:
+            self._compare(self.adder, "added", g, block, ("w", "w"), report)
+            self._compare(self.other_adder, "other_added", g, block, ("w", "w"), report)
+        self.writer[g] = np.broadcast_to((block.astype(np.int32) + np.int32(1))[:, None], g.shape)
         if self.synchronises:
             self.written[g] = np.broadcast_to(self.period[block][:, None], g.shape)
+
+    def _compare(self, who: Array, when: str, g: Array, block: Array, kind: tuple[str, str], report: Any) -> None:
+        """Report the granules that another block touched, as `who` and `when` have it, without an order between the two."""
+        found = who[g]
+        bad = (found != (block.astype(np.int32) + np.int32(1))[:, None]) & (found != 0)
+        if bad.any():
+            self._check(bad, found, getattr(self, when)[g] if self.synchronises else None, block, kind, report)
+
+    def _remember(self, names: tuple[str, str, str, str], g: Array, block: Array, earlier: int) -> None:
+        """Blocks touch granules: the last one and another, each with its period, or one of those before it."""
+        last, last_when, other, other_when = (getattr(self, n, None) for n in names)
+        assert last is not None and other is not None
+        me = np.broadcast_to((block.astype(np.int32) + np.int32(1))[:, None], g.shape)
+        old = last[g]
+        changed = (old != me) & (old != 0)
+        if changed.any():
+            other[g[changed]] = old[changed]
+            if other_when is not None and last_when is not None:
+                other_when[g[changed]] = last_when[g[changed]]
+        last[g] = me
+        again = last[g] != me  # several blocks touch one granule at once
+        if again.any():
+            other[g[again]] = me[again]
+        if other_when is not None and last_when is not None and self.synchronises:
+            now = np.broadcast_to(np.maximum(self.period[block] - earlier, 0)[:, None], g.shape)
+            last_when[g] = now
+            if again.any():
+                other_when[g[again]] = now[again]
 
     def same_instruction(self, at: Array, width: int, block: Array, values: list[Array], report: Any) -> None:
         """Blocks of one wave store to one place in one step: a race unless they store the same."""
