@@ -487,6 +487,12 @@ def test_the_order_of_modifiers_does_not_matter() -> None:
     assert opcode.name == "fma" and form.rounding == "rn" and form.has("ftz")
 
 
+def test_directives_may_be_written_together() -> None:
+    """cuda_fp16.h writes `.reg.b16 x;`."""
+    _, form = isa.form_of(first_instruction("{.reg.b16 x, y; mul.f16 x, y, y;}"))
+    assert form.type == "f16"
+
+
 def test_operands_in_braces_are_flattened() -> None:
     x = first_instruction("cvt.rs.satfinite.e4m3x4.f32 %r1, {%f1, %f2, %f3, %f4}, %r2;")
     _, form = isa.form_of(x)

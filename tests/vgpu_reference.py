@@ -957,3 +957,32 @@ def agrees(bits: int, want: Any, kind: str, ftz: bool = False) -> bool:
     # half a unit of the last place: the bounds are those of the value before it is rounded to a subnormal
     slack = ulp_of(mpmath.mpf(got), kind) / 2 if abs(got) < 2.0 ** PRECISION[kind][1] else 0
     return bool(low - slack <= got <= high + slack)
+
+
+# ---- fields of words
+VIDEO: dict[str, Callable[[int, int], int]] = {
+    "vadd": lambda a, b: a + b,
+    "vsub": lambda a, b: a - b,
+    "vavrg": lambda a, b: (a + b + 1) // 2 if a + b >= 0 else (a + b) // 2,
+    "vabsdiff": lambda a, b: abs(a - b),
+    "vmin": min,
+    "vmax": max,
+}
+
+
+def fields(form: Any, kind: str, a: int, b: int, c: int) -> Bits:
+    name = form.instruction.name
+    size = 8 if name.endswith("4") else 16
+    to, left, right = form.types
+    pairs = zip(octets(a, size, left == "s32"), octets(b, size, right == "s32"))
+    values = [VIDEO[name[:-1]](x, y) for x, y in pairs]
+    if form.has("sat"):
+        low, high = (-(1 << size - 1), (1 << size - 1) - 1) if to == "s32" else (0, (1 << size) - 1)
+        values = [min(max(v, low), high) for v in values]
+    if form.has("add"):
+        return Bits((c + sum(values)) & 0xFFFFFFFF)
+    return Bits(sum((v & (1 << size) - 1) << size * i for i, v in enumerate(values)))
+
+
+for _name in VIDEO:
+    define(f"{_name}2", f"{_name}4")(fields)

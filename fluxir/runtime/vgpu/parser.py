@@ -107,10 +107,13 @@ class _Parser:
             elif kind == "comment":
                 line += found.group().count("\n")
             elif kind != "space":
-                self.kinds.append(kind)
-                self.words.append(found.group())
-                self.lines.append(line)
-                self.starts.append(at)
+                word = found.group()
+                space = word[: word.find(".", 1)] if word[0] == "." else ""
+                for part in (space, word[len(space) :]) if space in _SPACES else (word,):  # `.reg.b16 x;`
+                    self.kinds.append(kind)
+                    self.words.append(part)
+                    self.lines.append(line)
+                    self.starts.append(at)
             at = found.end()
         self.kinds.append("end")
         self.words.append("")
