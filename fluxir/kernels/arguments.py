@@ -6,6 +6,7 @@ Two arguments may be the same array; arrays that overlap in part are refused whe
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from fluxir.errors import FluxError, error
 from fluxir.ir.core import Func
-from fluxir.ir.dtypes import DType, dtype_of
+from fluxir.ir.dims import Poly
+from fluxir.ir.dtypes import DType
 from fluxir.ir.interp import bind_dims
 from fluxir.ir.simt import SHARED_BYTES
 from fluxir.ir.types import MemType
@@ -40,8 +42,11 @@ class Given:
 
 
 def triple(name: str, what: str, n: Any) -> Triple:
-    """A grid or block as three positive integers. FX0335 for anything else."""
+    """A grid or block as three positive integers. FX0335 for anything else. A grid in a traced program may have sizes that are
+    not known yet."""
     parts = tuple(n) if isinstance(n, (tuple, list)) else (n,)
+    if what == "grid" and 1 <= len(parts) <= 3 and any(isinstance(p, Poly) for p in parts):
+        return (*parts, 1, 1)[:3]  # type: ignore[return-value]
     good = 1 <= len(parts) <= 3 and all(hasattr(p, "__index__") and not isinstance(p, bool) for p in parts)
     if not good or min(int(p) for p in parts) < 1:
         raise error("FX0335", f"{name}: a {what} is 1 to 3 positive integers, not {n!r}")
@@ -78,10 +83,16 @@ def given(f: Func, leaves: Sequence[Any], written: frozenset[int], shared: int) 
                 back.append((array, plain))
             array = plain
         values.append(array)
-    shapes = [() if not isinstance(a.type, MemType) else tuple(v.shape) for a, v in zip(f.args, values, strict=True)]
-    sizes = bind_dims(f, shapes, {SHARED_BYTES: shared})
+    shapes = [tuple(v.shape) if isinstance(a.type, MemType) else () for a, v in zip(f.args, values, strict=True)]
+    sizes = _sizes(f, tuple(shapes), shared)
     same, aliased = _sharing(f, values, written)
     return Given(values, sizes, aliased, same, back)
+
+
+@functools.lru_cache(1024)
+def _sizes(f: Func, shapes: tuple[tuple[int, ...], ...], shared: int) -> dict[str, int]:
+    """What the size symbols are, which launches of the same shapes need not solve again."""
+    return bind_dims(f, shapes, {SHARED_BYTES: shared})
 
 
 def is_device_array(x: Any) -> bool:
@@ -103,7 +114,7 @@ def _as_array(name: str, what: str, x: Any) -> NDArray[Any]:
 
 
 def _check(name: str, what: str, t: MemType, shape: tuple[int, ...], d: Any) -> None:
-    if dtype_of(d) != t.dtype:
+    if d != t.dtype.numpy:
         raise error("FX0603", f"{name}: {what} holds {t.dtype}, given {np.dtype(d).name}",
                     help=f"convert it: {what}.astype({t.dtype.numpy.name!r})")  # fmt: skip
     if len(shape) != t.rank:
@@ -138,7 +149,7 @@ def _sharing(f: Func, values: Sequence[Any], written: frozenset[int]) -> tuple[d
     spans = []
     for i, v in enumerate(values):
         if isinstance(f.args[i].type, MemType):
-            start = v.ctypes.data if isinstance(v, np.ndarray) else device_address(v)
+            start = v.__array_interface__["data"][0] if isinstance(v, np.ndarray) else device_address(v)
             nbytes = math.prod(v.shape) * np.dtype(v.dtype).itemsize
             if nbytes:
                 spans.append((start, start + nbytes, i))

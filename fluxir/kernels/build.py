@@ -69,7 +69,7 @@ class Build:
 
     def native(self, target: CpuTarget, block: Sequence[int], shared: int, aliased: tuple[int, ...] = ()) -> Any:
         """The `CompiledCode` of a program that runs the kernel on a CPU; its inputs are the kernel's arguments and the grid."""
-        key = (target.name, tuple(block), shared, aliased, config.get().key())
+        key = (target.name, tuple(block), shared, aliased, config.get().opt_level, config.get().accuracy)
         if key not in self.codes:
             from fluxir.codegen.x86 import compile_cpu
 
@@ -78,9 +78,10 @@ class Build:
             self.codes[key] = compile_cpu(module, target, settings.opt_level, settings.accuracy)
         return self.codes[key]
 
-    def program(self, target: CpuTarget, block: Sequence[int], shared: int, aliased: tuple[int, ...] = ()) -> Any:
+    def program(self, target: CpuTarget, block: tuple[int, ...], shared: int, aliased: tuple[int, ...] = ()) -> Any:
         """The loaded program of `native`."""
-        key = ("program", target.name, tuple(block), shared, aliased, config.get().key())
+        settings = config.get()
+        key = ("program", target.name, block, shared, aliased, settings.opt_level, settings.accuracy)
         if key not in self.codes:
             from fluxir.runtime.program import Program
 

@@ -352,7 +352,7 @@ class Statements(Calls):
 
     def enter(self, forms: dict[str, Form], first: int = 0) -> list[Value]:
         """Arguments of a loop's region, bound to the variables it carries."""
-        args = []
+        args: list[Value] = []
         for n, f in forms.items():
             plain = "" if n.startswith("__fx") else n
             made = [Value(t, None, first + len(args) + k, plain) for k, t in enumerate(types_in(f))]
