@@ -26,9 +26,11 @@ __all__ = [
     "CurveReport",
     "KernelReport",
     "PassReport",
+    "ProfileReport",
     "ReportData",
     "SourceReport",
     "SummaryItem",
+    "TableReport",
     "render_report",
     "write_report",
 ]
@@ -87,6 +89,23 @@ class CurveReport(TypedDict):
     values: list[float]
 
 
+class TableReport(TypedDict):
+    """A table: the cells of its head and rows, and which columns hold numbers."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    right: NotRequired[list[int]]
+
+
+class ProfileReport(TypedDict):
+    """What a run of the kernels on the virtual GPU counted: a sentence before the tables and one after."""
+
+    intro: str
+    tables: list[TableReport]
+    note: str
+
+
 class ReportData(TypedDict):
     """Everything the page shows, in the order in which it shows it."""
 
@@ -96,6 +115,7 @@ class ReportData(TypedDict):
     curve: NotRequired[CurveReport]
     passes: list[PassReport]
     kernels: list[KernelReport]
+    profile: NotRequired[ProfileReport]
     sources: list[SourceReport]
     facts: NotRequired[dict[str, str]]
     """Where this was made: versions, machine, settings."""
@@ -132,6 +152,8 @@ def render_report(data: ReportData) -> str:
         curve=_curve(data["curve"]) if "curve" in data else "",
         passes=_passes(data["passes"]),
         kernels=_kernels(data["kernels"], data["sources"]),
+        profile=_profile(data["profile"]) if "profile" in data else "",
+        profile_link='<a href="#profile">Virtual GPU</a>' if "profile" in data else "",
         sources=_sources(data["sources"], data["kernels"]),
         facts=_facts(data.get("facts", {})),
     )
@@ -143,6 +165,29 @@ def _escape(text: object) -> str:
         c if c in "\n\t" or c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(text)
     )
     return html.escape(shown, quote=True)
+
+
+# -- profile -----------------------------------------------------------------------------------------------------------
+
+
+def _profile(data: ProfileReport) -> str:
+    parts = [f'<section id="profile"><h2>On the virtual GPU</h2>\n<p class="hint">{_escape(data["intro"])}</p>']
+    for t in data["tables"]:
+        right = set(t.get("right", ()))
+        rows = [
+            f"<tr>{''.join(_cell(tag, text, i in right) for i, text in enumerate(cells))}</tr>"
+            for tag, cells in [("th", t["head"]), *(("td", r) for r in t["rows"])]
+        ]
+        parts.append(
+            f'<h3>{_escape(t["title"])}</h3>\n<div class="scroll"><table class="counts">{"".join(rows)}</table></div>'
+        )
+    parts.append(f'<p class="hint">{_escape(data["note"])}</p></section>')
+    return "\n".join(parts)
+
+
+def _cell(tag: str, text: str, right: bool) -> str:
+    side = ' class="r"' if right else ""
+    return f"<{tag}{side}>{_escape(text)}</{tag}>"
 
 
 # -- summary and facts -------------------------------------------------------------------------------------------------

@@ -47,10 +47,15 @@ def test_a_small_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     points = page.partition('<polyline points="')[2].partition('"')[0].split()
     heights = [float(p.split(",")[1]) for p in points]
     assert len(points) == SMALL and heights[-1] > heights[0]  # y grows downwards
+    # The PTX was run on the virtual GPU, and the page says what that counted.
+    v = r["virtual_gpu"]
+    assert v["worst_difference"] < 1e-4 and v["thread_instructions"] > 1e6 and len(v["kernels"]) == r["launches"]
+    assert '<section id="profile">' in page and "H100 SXM" in page and v["kernels"][0]["kernel"] in page
     # What it printed for people.
     assert main(["demo", "-o", str(folder), "--epochs", "2"]) == 0
     out, err = capsys.readouterr()
     assert "2 epochs, 30 steps" in out and "training loss" in out and "the weights, every stage" in out and not err
+    assert "run on vgpu:sm_80" in out
 
 
 def test_the_weights_mean_the_same_in_both_definitions(tmp_path: Path) -> None:

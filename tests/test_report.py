@@ -41,6 +41,8 @@ def example() -> ReportData:
              "code_kind": "PTX", "loops": "for %i in 0..4 {\n}", "lines": ["model.py:2", "elsewhere.py:7"],
              "facts": {"grid": "(B, 1, 1)"}},
         ],
+        "profile": {"intro": "Run on <4> images.", "note": "No timings.", "tables": [
+            {"title": "lower bound", "head": ["kernel", "GPU & more"], "rows": [["k0_exp", "1.5 us dram"]], "right": [1]}]},
         "sources": [{"path": "model.py", "text": "y = x * x\ny = exp(y)\n"}],
         "facts": {"LLVM": "22.1"},
     }  # fmt: skip
@@ -75,7 +77,8 @@ class Page(HTMLParser):
 def test_everything_is_on_the_page() -> None:
     page = Page(render_report(example()))
     for part in ("98.9 %", "of 899", "simplify", "1.50 ms", "3 → 2", "drop_square × 2", "cse", "unchanged", "k0_exp",
-                 "pointwise(vector=4)", "ex2.approx.f32", "for %i in 0..4", "(B, 1, 1)", "y = exp(y)", "22.1"):  # fmt: skip
+                 "pointwise(vector=4)", "ex2.approx.f32", "for %i in 0..4", "(B, 1, 1)", "y = exp(y)", "22.1",
+                 "Run on <4> images.", "GPU & more", "1.5 us dram", "No timings."):  # fmt: skip
         assert part in page.text, part
 
 

@@ -21,6 +21,7 @@ from .demo_train import EPOCHS, example, train
 __all__ = ["command"]
 
 GPUS = ("sm_80", "sm_90")
+VIRTUAL_BATCH = 4  # images that the virtual GPU reads
 TOLERANCE = 1e-4  # of the largest logit: f32 sums in another order
 
 
@@ -106,6 +107,7 @@ def run(folder: Path, output: Output, epochs: int | None = EPOCHS) -> tuple[dict
     dumped = lowered.compile("cpu", dump_dir=folder / "cpu")
     compiled.save(folder / "digits.fxb")
     gpus = [_gpu(lowered, name, folder, output) for name in GPUS]
+    virtual = _virtual(lowered, images[:VIRTUAL_BATCH], want[:VIRTUAL_BATCH], output)
     result = {
         "model": str(model),
         "training": training,
@@ -123,6 +125,7 @@ def run(folder: Path, output: Output, epochs: int | None = EPOCHS) -> tuple[dict
         "compile_cold_ms": cold_ms,
         "compile_cached_ms": cached_ms,
         "gpu": gpus,
+        "virtual_gpu": virtual,
         "folder": str(folder),
     }
     _write_report(folder / "report.html", model, lowered, dumped, result)
@@ -168,6 +171,47 @@ def _gpu(lowered: Any, name: str, folder: Path, output: Output) -> dict[str, Any
     }
 
 
+def _virtual(lowered: Any, images: Any, want: Any, output: Output) -> dict[str, Any]:
+    """Run the PTX for the first GPU on the virtual one, with the sanitizer; FX0403 where its answer is not the interpreter's."""
+    import numpy as np
+
+    from .profiles import NOTE, profile_tables, ptxas_registers
+
+    device = f"vgpu:{GPUS[0]}"
+    output.progress(f"running on {device}")
+    started = time.perf_counter()
+    program = lowered.compile(device=device).program
+    driver = program.driver
+    driver.profiling = True
+    got = program(images)
+    worst = float(np.abs(got - want).max() / np.abs(want).max())
+    if not worst <= TOLERANCE:
+        raise error(
+            "FX0403",
+            f"the answer of {device} differs from the interpreter's by {worst:.2e} of the largest logit",
+            help="this is a defect of fluxir: please report it",
+        )
+    rows = driver.profile(ptxas_registers(driver.ptx, GPUS[0]))
+    return {
+        "device": device,
+        "images": len(images),
+        "worst_difference": worst,
+        "seconds": time.perf_counter() - started,
+        "thread_instructions": sum(p.counters.thread_instructions for p in rows),
+        "kernels": [p.as_json() for p in rows],
+        "tables": [
+            {
+                "title": t.title,
+                "head": list(t.head),
+                "rows": [list(map(str, r)) for r in t.rows],
+                "right": list(t.right),
+            }
+            for t in profile_tables(rows)
+        ],
+        "note": NOTE,
+    }
+
+
 def vars_of(x: Any) -> dict[str, Any]:
     import dataclasses
 
@@ -203,6 +247,9 @@ def _text(r: dict[str, Any]) -> str:
     for g in r["gpu"]:
         checked = "assembled by ptxas" if g["ptxas"] is not None else "checked; ptxas is not installed"
         rows.append((f"PTX for {g['target']}", f"{len(g['kernels'])} kernels", f"{checked}; {g['compile_ms']:.0f} ms"))
+    v = r["virtual_gpu"]
+    told = f"{v['thread_instructions'] / 1e6:.1f} M thread instructions, all accesses checked; {v['worst_difference']:.0e} off"
+    rows.append((f"run on {v['device']}", f"{v['seconds']:.1f} s", f"{v['images']} images; {told}"))
     weights = "" if r["training"] is None else "the weights, "
     return table(rows) + f"\n\n{r['folder']}/ holds {weights}every stage, the PTX and report.html"
 
@@ -287,6 +334,12 @@ def _write_report(path: Path, model: Path, lowered: Any, compiled: Any, r: dict[
         ],
         "passes": passes,
         "kernels": kernels,
+        "profile": {
+            "intro": f"The PTX for {GPUS[0]}, run on {r['virtual_gpu']['images']} images with every access checked; the answer "
+            f"is the interpreter's to {r['virtual_gpu']['worst_difference']:.0e} of the largest logit.",
+            "tables": r["virtual_gpu"]["tables"],
+            "note": r["virtual_gpu"]["note"],
+        },
         "sources": [{"path": str(model), "text": model.read_text()}],
         "facts": {k: str(v) for k, v in versions().items()},
     }

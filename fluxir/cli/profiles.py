@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import FluxError
@@ -11,7 +12,7 @@ from .common import bytes_text, table
 if TYPE_CHECKING:
     from ..runtime.vgpu.profile import KernelProfile
 
-__all__ = ["NOTE", "profile_text", "ptxas_registers"]
+__all__ = ["NOTE", "Table", "profile_tables", "profile_text", "ptxas_registers"]
 
 NOTE = "Bounds are what the counted work takes at least at a GPU's published peaks, from a cold cache: no timings."
 
@@ -26,18 +27,31 @@ def ptxas_registers(ptx: str, target: str) -> dict[str, int]:
         return {}
 
 
-def profile_text(rows: Sequence[KernelProfile], classes: bool = True) -> str:
+@dataclass(frozen=True)
+class Table:
+    """`right`: the columns of numbers."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[object, ...]]
+    right: tuple[int, ...] = ()
+
+
+def profile_text(rows: Sequence[KernelProfile]) -> str:
     """Tables: what each kernel did, its lower bounds, its instructions by class."""
     if not rows:
         return "no kernel was launched"
-    parts = [_counts(rows), _bounds(rows)]
-    if classes:
-        parts.append(_classes(rows))
-    return "\n\n".join([*parts, NOTE])
+    shown = [table(t.rows, (t.title, *t.head[1:]), right=t.right) for t in profile_tables(rows)]
+    return "\n\n".join([*shown, NOTE])
 
 
-def _counts(rows: Sequence[KernelProfile]) -> str:
-    lines = []
+def profile_tables(rows: Sequence[KernelProfile]) -> list[Table]:
+    """The same for other pages; the first column names kernels."""
+    return [_counts(rows), _bounds(rows), _classes(rows)]
+
+
+def _counts(rows: Sequence[KernelProfile]) -> Table:
+    lines: list[tuple[object, ...]] = []
     for p in rows:
         c, o = p.counters, p.occupancy
         shared = sum(c.wavefronts.values())
@@ -54,23 +68,23 @@ def _counts(rows: Sequence[KernelProfile]) -> str:
         )  # fmt: skip
     head = ("kernel", "launches", "grid", "block", "warp instr.", "lanes", "divergent", "sectors/req.", "bank conflicts",
             "DRAM", "L2", "regs", "shared", "warps/SM")  # fmt: skip
-    return table(lines, head, right=(1, 4, 5, 6, 7, 8, 9, 10, 11, 12))
+    return Table("kernel", head, lines, (1, 4, 5, 6, 7, 8, 9, 10, 11, 12))
 
 
-def _bounds(rows: Sequence[KernelProfile]) -> str:
-    gpus = list(rows[0].bounds)
+def _bounds(rows: Sequence[KernelProfile]) -> Table:
+    gpus = tuple(rows[0].bounds)
     lines: list[tuple[object, ...]] = [
         (p.kernel, *(f"{_seconds(p.bounds[g][0])} {p.bounds[g][1]}" for g in gpus)) for p in rows
     ]
     if len(rows) > 1:
         lines.append(("all", *(_seconds(sum(p.bounds[g][0] for p in rows)) for g in gpus)))
-    return table(lines, ("lower bound", *gpus))
+    return Table("lower bound", ("kernel", *gpus), lines)
 
 
-def _classes(rows: Sequence[KernelProfile]) -> str:
-    names = sorted({k for p in rows for k in p.counters.by_class})
-    lines = [(p.kernel, *(f"{p.counters.by_class.get(k, 0):,}" for k in names)) for p in rows]
-    return table(lines, ("warp instructions", *names), right=tuple(range(1, len(names) + 1)))
+def _classes(rows: Sequence[KernelProfile]) -> Table:
+    names = tuple(sorted({k for p in rows for k in p.counters.by_class}))
+    lines: list[tuple[object, ...]] = [(p.kernel, *(f"{p.counters.by_class.get(k, 0):,}" for k in names)) for p in rows]
+    return Table("warp instructions", ("kernel", *names), lines, tuple(range(1, len(names) + 1)))
 
 
 def _short(sizes: tuple[int, int, int]) -> tuple[int, ...]:
