@@ -29,7 +29,8 @@ def one_thread(steps: str, results: int) -> list[int]:
     """Run a thread on an mbarrier for two arrivals; it leaves its results in %r10, %r11, ..."""
     body = "mbarrier.init.shared::cta.b64 [bar], 2;\n" + steps + "\n"
     body += "\n".join(f"st.global.b32 [%rd0+{4 * i}], %r{10 + i};" for i in range(results))
-    return run(kernel(body, 1, shared=BARRIER), [np.full(results, -1, np.int32)], block=1)[0][0].tolist()
+    (out,), _ = run(kernel(body, 1, shared=BARRIER), [np.full(results, -1, np.int32)], block=1)
+    return [int(v) for v in out]
 
 
 def test_a_phase_ends_with_its_last_arrival() -> None:

@@ -121,6 +121,11 @@ class Memory:
             bits[m.index[here]] = True
             yield kind, w.mask(bits), where[here]
 
+    def offsets(self, m: Mask, address: Any, align: int) -> Array:
+        """Where addresses of global memory are in the heap; -1 for those that are nowhere or no multiples of `align`."""
+        at = (m.picked(address).astype(np.uint64, copy=False) - np.uint64(GLOBAL_BASE)).view(np.int64)
+        return np.where((at < 0) | (at > self.heap.top) | (at % align != 0), -1, at)
+
     def region(self, kind: str) -> Region:
         return self.heap.region if kind == "global" else self.local if kind == "local" else self.shared
 
@@ -156,7 +161,7 @@ class Memory:
             pattern = states.dtype.type(want)
             first = where // unit
             waits = None
-            if self.pending_copies and kind in _SHARED:
+            if self.pending_copies and (kind in _SHARED or not need & WRITTEN):
                 waits = states.dtype.type(_ONES[unit] * (mem.PENDING if need & WRITTEN else mem.PENDING | mem.READING))
             for k in range(width // unit):
                 found = states[first + k]
@@ -206,9 +211,9 @@ class Memory:
         if kind in _SHARED:
             early = ((states & mem.PENDING) != 0).any(axis=1)
             tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy into it was not waited for")
-            if not need & WRITTEN:
-                early = ((states & mem.READING) != 0).any(axis=1)
-                tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy still reads it")
+        if not need & WRITTEN and self.pending_copies:
+            early = ((states & mem.READING) != 0).any(axis=1)
+            tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy still reads it")
         if need & WRITTEN:
             empty = ((states & (WRITTEN | mem.PENDING)) == 0).any(axis=1)
             tell(
@@ -259,7 +264,7 @@ class Memory:
             good = self.good(kind, part, at, width, ALLOCATED | WRITTEN, instruction)
             safe = at if good is None else np.where(good, at, 0)
             where = self.place(kind, part, safe)
-            self.wave.counters.access(kind, "load", part, at, width)
+            self.wave.counters.access(kind, "load", part, safe, width)
             if self.checks:
                 if kind in _SHARED and order and self.spins:
                     self._channel(part, where, False, True)

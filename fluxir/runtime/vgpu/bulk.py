@@ -1,33 +1,38 @@
-"""Bulk copies (`cp.async.bulk`, `cp.reduce.async.bulk`, with and without tensor maps) between global and shared memory.
+"""Bulk copies between global and shared memory that are under way. The instructions are in `instructions.bulk`.
 
-A copy is one thread's. Its source is read when it is issued. Into shared memory, the bytes are PENDING until a thread has seen
-the end of the mbarrier phase that counts them; into global memory, they are written when the thread waits for their group, and
-until then (or a wait for the reads alone) the source is READING. Bytes are handled as pieces of 16, which is what sizes and
-addresses are multiples of; elements of a tensor in global memory one by one.
-
-Source: PTX ISA 9.0, sections 9.7.9.25.4 and 9.7.9.25.5.
+A copy is one thread's. Its source is read when it is issued, and is READING in the shadow until the copy has been waited for (or
+its reads). Into shared memory, the bytes are PENDING until a thread has seen the end of the mbarrier phase that counts them;
+into global memory, they are written when the thread waits for their group. Bytes are handled as pieces of 16, which is what
+sizes and addresses are multiples of; elements of a tensor in global memory one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .isa import Form, reject
 from .mbarriers import Debt
-from .memory import ALLOCATED, GLOBAL_BASE, PENDING, READING, WRITTEN
-from .ptx import Address, Immediate, Instruction, Operand, Vector
-from .tensor_maps import SWIZZLES, TensorMap, decode, swizzled
+from .memory import ALLOCATED, PENDING, READING, WRITTEN, Region
+from .ptx import Instruction
 from .values import Array
 
 if TYPE_CHECKING:
-    from .link import Read, Scope, Step
     from .wave import Mask, Wave
 
-__all__ = ["BulkCopies", "arrive_when_copied", "bulk_step", "pieces"]
+__all__ = [
+    "PIECE",
+    "BulkCopies",
+    "Source",
+    "check_shared_target",
+    "check_target",
+    "pieces",
+    "places_of",
+    "read",
+    "thread_pieces",
+]
 
 PIECE = 16
 
@@ -49,19 +54,35 @@ def pieces(wave: Wave, index: Array) -> Mask:
     return cast("Mask", Pieces(wave, index))
 
 
-def _pieces(wave: Wave, thread: int, count: int) -> Mask:
+def thread_pieces(wave: Wave, thread: int, count: int) -> Mask:
     return pieces(wave, np.full(count, thread))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a copy reads: bytes of a region, all that are at most `width` after an offset."""
+
+    region: Region
+    at: Array
+    width: int
+
+    def mark(self, on: bool) -> None:
+        """Set or clear READING in the shadow."""
+        spread = self.at[:, None] + np.arange(self.width)
+        if on:
+            self.region.shadow[spread] |= READING
+        else:
+            self.region.shadow[spread] &= np.uint8(255 - READING)
 
 
 @dataclass
 class _Store:
-    """A copy out of shared memory that its thread has not waited for. `source`: places in the region of shared memory.
-    `apply` writes; it is called once."""
+    """A copy out of shared memory that its thread has not waited for. `apply` writes; it is called once."""
 
     instruction: Instruction
     thread: int
     group: int
-    source: Array
+    source: Source
     apply: Callable[[], None]
     reading: bool = True
 
@@ -73,7 +94,7 @@ class BulkCopies:
         self.wave = wave
         self.group = np.zeros(wave.size, np.int64)  # that a thread's next copy out belongs to
         self.stores: list[_Store] = []
-        self.loads: dict[int, tuple[Instruction, int]] = {}  # by a number of their own: (instruction, thread)
+        self.loads: dict[int, tuple[Instruction, int, Source]] = {}  # by a number: (instruction, thread, what it reads)
         self.serial = 0
 
     @property
@@ -81,16 +102,18 @@ class BulkCopies:
         return bool(self.loads) or any(s.reading for s in self.stores)
 
     # ---- into shared memory
-    def load(self, thread: int, places: Array, data: Array, barrier: int, x: Instruction) -> None:
+    def load(self, thread: int, places: Array, data: Array, source: Source, barrier: int, x: Instruction) -> None:
         """uint8[pieces, 16] go to the places (in the region of shared memory) when the mbarrier's phase has ended."""
         w = self.wave
+        source.mark(True)
         spread = places[:, None] + np.arange(PIECE)
         w.memory.shared.shadow[spread] |= PENDING
         self.serial, mine = self.serial + 1, self.serial
-        self.loads[mine] = (x, thread)
+        self.loads[mine] = (x, thread, source)
         w.memory.pending_copies = True
 
         def settle() -> None:
+            source.mark(False)
             w.memory.shared.data[spread] = data
             w.memory.shared.shadow[spread] = ALLOCATED | WRITTEN
             del self.loads[mine]
@@ -102,11 +125,11 @@ class BulkCopies:
         w.races.channel(bits, np.asarray(barrier), True, False)
 
     # ---- out of shared memory
-    def store(self, thread: int, places: Array, apply: Callable[[], None], x: Instruction) -> None:
-        spread = places[:, None] + np.arange(PIECE)
-        self.wave.memory.shared.shadow[spread] |= READING
+    def store(self, thread: int, source: Source, apply: Callable[[], None], x: Instruction) -> None:
+        """A thread's copy; `apply` writes the data."""
+        source.mark(True)
         self.wave.memory.pending_copies = True
-        self.stores.append(_Store(x, thread, int(self.group[thread]), spread, apply))
+        self.stores.append(_Store(x, thread, int(self.group[thread]), source, apply))
 
     def commit(self, m: Mask) -> None:
         self.group[m.index] += 1
@@ -129,7 +152,7 @@ class BulkCopies:
     def _read(self, s: _Store) -> None:
         if s.reading:
             s.reading = False
-            self.wave.memory.shared.shadow[s.source] &= np.uint8(255 - READING)
+            s.source.mark(False)
 
     def idle(self) -> None:
         """Let the checks know when nothing is under way any more."""
@@ -145,18 +168,23 @@ class BulkCopies:
             if s.reading:
                 w.report("async-copy", "the block ends before the copy has read its shared memory: nobody waited for it",
                          s.instruction, [s.thread])  # fmt: skip
-        for x, thread in self.loads.values():
+        for x, thread, _ in self.loads.values():
             w.report("async-copy", "the copy was never waited for", x, [thread])
+
+    def abandon(self) -> None:
+        """The wave is over, however it ended: nothing reads global memory any more."""
+        for _, _, source in self.loads.values():
+            source.mark(False)
 
 
 # ---- reading and writing, of one thread
 
 
-def _read(w: Wave, kind: str, thread: int, at: Array, width: int, x: Instruction) -> Array:
+def read(w: Wave, kind: str, thread: int, at: Array, width: int, x: Instruction) -> tuple[Array, Source]:
     """uint8[len(at), width]: what lies at offsets in global memory or in a block's shared memory. Bad places give zeros."""
     if not len(at):
-        return np.zeros((0, width), np.uint8)
-    memory, m = w.memory, _pieces(w, thread, len(at))
+        return np.zeros((0, width), np.uint8), Source(w.memory.region(kind), at, width)
+    memory, m = w.memory, thread_pieces(w, thread, len(at))
     good = memory.good(kind, m, at, width, ALLOCATED | WRITTEN, x)
     safe = at if good is None else np.where(good, at, 0)
     where = memory.place(kind, m, safe)
@@ -171,12 +199,12 @@ def _read(w: Wave, kind: str, thread: int, at: Array, width: int, x: Instruction
         w.counters.bulk(f"{kind} load", len(at) * width)
         if memory.checks:
             w.races.load(where, width, m, x)
-    return data
+    return data, Source(memory.region(kind), where if good is None else where[good], width)
 
 
-def _target(w: Wave, thread: int, at: Array, width: int, x: Instruction, what: str) -> Array | None:
+def check_target(w: Wave, thread: int, at: Array, width: int, x: Instruction, what: str) -> Array | None:
     """Check a write to offsets in global memory: which are good, None where all are."""
-    memory, m = w.memory, _pieces(w, thread, len(at))
+    memory, m = w.memory, thread_pieces(w, thread, len(at))
     good = memory.good("global", m, at, width, ALLOCATED, x)
     w.counters.access("global", what, m, at, width)
     if memory.checks:
@@ -186,9 +214,9 @@ def _target(w: Wave, thread: int, at: Array, width: int, x: Instruction, what: s
     return good
 
 
-def _shared_target(w: Wave, kind: str, thread: int, at: Array, x: Instruction) -> Array | None:
+def check_shared_target(w: Wave, kind: str, thread: int, at: Array, x: Instruction) -> Array | None:
     """The places in the region of shared memory for pieces that go to the offsets `at`; None where they are not all there."""
-    memory, m = w.memory, _pieces(w, thread, len(at))
+    memory, m = w.memory, thread_pieces(w, thread, len(at))
     good = memory.good(kind, m, at, PIECE, ALLOCATED, x)
     w.counters.bulk(f"{kind} store", len(at) * PIECE)
     if good is not None and not good.all():
@@ -199,278 +227,10 @@ def _shared_target(w: Wave, kind: str, thread: int, at: Array, x: Instruction) -
     return where
 
 
-def _each(w: Wave, m: Mask, space: str, address: Any) -> dict[int, tuple[str, int]]:
+def places_of(w: Wave, m: Mask, space: str, address: Any) -> dict[int, tuple[str, int]]:
     """Of every thread, where its address points: (kind, offset)."""
     found = {}
     for kind, part, at in w.memory.parts(space, address, m):
         for thread, offset in zip(part.index.tolist(), at.tolist()):
             found[thread] = (kind, offset)
     return found
-
-
-# ---- the instructions
-
-
-def bulk_step(form: Form, scope: Scope) -> Step:
-    """A bulk copy, or a commit of or wait for a group of them."""
-    x = form.instruction
-    if form.has("commit_group"):
-        return lambda w, m: w.bulk.commit(m)
-    if form.has("wait_group"):
-        newest, reads_only = x.operands[0], form.has("read")
-        if not isinstance(newest, Immediate):
-            reject(x, "a number of groups is expected", "FX0711")
-        return lambda w, m: w.bulk.wait(m, newest.value, reads_only)
-    if form.has("prefetch"):
-        return lambda w, m: None
-    if form.has("tile::gather4") or form.has("tile::scatter4") or form.has("cp_mask"):
-        form.reject("this kind of bulk copy is not executed")
-    spaces = [f for f in form.flags if f in ("global", "shared::cta", "shared::cluster")]
-    if len(spaces) != 2:
-        reject(x, "two spaces are expected", "FX0711")
-    return _Copy(form, scope, spaces).step()
-
-
-class _Copy:
-    """One copying instruction, taken apart."""
-
-    def __init__(self, form: Form, scope: Scope, spaces: list[str]) -> None:
-        x = self.x = form.instruction
-        self.form, self.scope, (self.to, self.source) = form, scope, spaces
-        operands = list(x.operands)
-        self.tensor = form.has("tensor")
-        self.coordinates: list[Read] = []
-        self.offsets: list[Read] = []
-        first, second = operands.pop(0), operands.pop(0)
-        self.to_address = self._address(first, self.to)
-        self.source_address = self._address(second, self.source)
-        self.size = scope.read(operands.pop(0), "u32", x) if not self.tensor else None
-        self.barrier = None
-        if form.has("mbarrier::complete_tx::bytes"):
-            self.barrier = scope.address(operands.pop(0), "shared", x)
-        if operands and isinstance(operands[0], Vector):
-            self.offsets = [scope.read(o, "u32", x) for o in scope.items(operands.pop(0))]
-        self.cast = scope.read(operands.pop(0), "b16", x) if form.has("multicast::cluster") else None
-        if self.to == "global" and self.barrier is not None or self.to != "global" and self.barrier is None:
-            reject(x, "copies into shared memory end at an mbarrier, others in a group", "FX0711")
-
-    def _address(self, operand: Operand, space: str) -> Read:
-        x = self.x
-        if isinstance(operand, Address) and operand.coordinates is not None:
-            self.coordinates = [self.scope.read(o, "s32", x) for o in operand.coordinates.items]
-            return self.scope.address(replace(operand, coordinates=None), "generic", x)
-        return self.scope.address(operand, "global" if space == "global" else "shared", x)
-
-    def step(self) -> Step:
-        return self._store if self.to == "global" else self._load
-
-    # ---- what every thread copies
-    def _map(self, w: Wave, kind: str, at: int, thread: int) -> TensorMap | None:
-        """The tensor map at an address."""
-        m = _pieces(w, thread, 8)
-        good = w.memory.good(kind, m, at + np.arange(0, 128, 16), 16, ALLOCATED | WRITTEN, self.x)
-        found = None
-        if good is None or good.all():
-            where = int(w.memory.place(kind, m, np.full(8, at))[0])
-            found = decode(w.memory.region(kind).data[where : where + 128].tobytes())
-        if found is None:
-            w.report(
-                "uninitialised",
-                "there is no tensor map",
-                self.x,
-                [thread],
-                at + (GLOBAL_BASE if kind == "global" else 0),
-            )
-        elif at % 64:
-            w.report("misaligned", f"the tensor map at {at + GLOBAL_BASE:#x}: not a multiple of 64", self.x, [thread])
-        elif found.rank != len(self.coordinates):
-            w.report(
-                "out-of-bounds",
-                f"{len(self.coordinates)} coordinates for a tensor of {found.rank} dimensions",
-                self.x,
-                [thread],
-            )
-            found = None
-        return found
-
-    def _box(self, w: Wave, of: TensorMap, thread: int) -> tuple[Array, Array]:
-        """(offsets in global memory, which are inside of the tensor) of the elements that a thread copies."""
-
-        def one(read: Read, kind: type) -> int:
-            v = np.asarray(read(w))
-            return int((v if v.ndim == 0 else v[thread]).astype(kind))
-
-        at = [one(r, np.int32) for r in self.coordinates]
-        if of.im2col:
-            offset, inside = of.columns(at, [one(r, np.uint16) for r in self.offsets] or [0] * (of.rank - 2))
-        else:
-            offset, inside = of.tile(at)
-        return offset + (of.address - GLOBAL_BASE), inside
-
-    def _bytes(self, w: Wave, m: Mask) -> dict[int, int]:
-        """How many bytes every thread copies, where it is no tensor."""
-        if self.size is None:
-            return {}
-        n = m.picked(self.size(w)).astype(np.int64)
-        odd = n % PIECE != 0
-        if odd.any():
-            w.report("misaligned", f"{int(n[odd][0])} bytes: not a multiple of {PIECE}", self.x, m.index[odd])
-        return dict(zip(m.index.tolist(), (n // PIECE * PIECE).tolist()))
-
-    def _fetch(self, w: Wave, thread: int, kind: str, at: int, nbytes: int) -> tuple[Array, TensorMap | None] | None:
-        """The data of a thread's copy into shared memory, uint8[pieces, 16]."""
-        if not self.tensor:
-            return _read(w, kind, thread, at + np.arange(0, nbytes, PIECE), PIECE, self.x), None
-        of = self._map(w, kind, at, thread)
-        if of is None:
-            return None
-        offset, inside = self._box(w, of, thread)
-        data = np.empty((len(offset), of.itemsize), np.uint8)
-        data[:] = np.frombuffer(of.outside.to_bytes(of.itemsize, "little"), np.uint8)
-        data[inside] = _read(w, "global", thread, offset[inside], of.itemsize, self.x)
-        if of.flushes:
-            words = data.view(np.uint32)
-            words[(words & 0x7F800000) == 0] &= np.uint32(0x80000000)
-        return data.reshape(-1, PIECE), of
-
-    def _places(self, kind: str, at: int, count: int, of: TensorMap | None, w: Wave, thread: int) -> Array:
-        """The offsets of the pieces in shared memory."""
-        if of is not None and at % 128:
-            w.report("misaligned", f"a box at {at} of shared memory: not a multiple of 128", self.x, [thread], at)
-        linear = at + np.arange(count) * PIECE
-        if of is None or not of.swizzle:
-            return linear
-        base = linear // w.memory.stride * w.memory.stride if kind == "cluster" else np.zeros_like(linear)
-        return base + swizzled(linear - base, SWIZZLES[of.swizzle])
-
-    # ---- into shared memory
-    def _load(self, w: Wave, m: Mask) -> None:
-        x = self.x
-        assert self.barrier is not None
-        barriers = self._barriers(w, m)
-        sources, targets = (
-            _each(w, m, self._space(self.source), self.source_address(w)),
-            _each(w, m, "shared", self.to_address(w)),
-        )
-        sizes = self._bytes(w, m)
-        for thread, (kind, at) in targets.items():
-            barrier = barriers.get(thread)
-            fetched = self._fetch(w, thread, *sources[thread], sizes.get(thread, 0))
-            if fetched is None or barrier is None:
-                continue
-            data, of = fetched
-            for to_kind, start, at_barrier in self._receivers(w, thread, kind, at, barrier):
-                places = _shared_target(w, to_kind, thread, self._places(to_kind, start, len(data), of, w, thread), x)
-                if places is not None:
-                    self._arrive(w, thread, places, data, at_barrier)
-
-    def _arrive(self, w: Wave, thread: int, places: Array, data: Array, barrier: int) -> None:
-        if self.form.has("reduce"):
-            from .instructions.memory import operation
-
-            combine, _, view = operation(self.form, "shared")
-            there = w.memory.shared.data[places[:, None] + np.arange(PIECE)].reshape(-1).view(view)
-            data = np.ascontiguousarray(combine(there, data.reshape(-1).view(view))).view(np.uint8).reshape(-1, PIECE)
-        w.bulk.load(thread, places, data, barrier, self.x)
-
-    def _space(self, space: str) -> str:
-        return "generic" if self.tensor else "global" if space == "global" else "shared"
-
-    def _barriers(self, w: Wave, m: Mask) -> dict[int, int]:
-        assert self.barrier is not None
-        found = w.mbarriers.find(m, "shared", self.barrier(w), self.x)
-        return dict(zip(found[0].index.tolist(), found[1].tolist())) if found is not None else {}
-
-    def _receivers(self, w: Wave, thread: int, kind: str, at: int, barrier: int) -> Iterator[tuple[str, int, int]]:
-        """(kind, offset, mbarrier) of everyone whom the data go to: the same places in the blocks of a multicast."""
-        if self.cast is None:
-            yield kind, at, barrier
-            return
-        v = np.asarray(self.cast(w))
-        bits = int(v if v.ndim == 0 else v[thread])
-        size, stride = w.launch.kernel.cluster_size, w.memory.stride
-        own = int(w.block[thread])
-        inside = at % stride
-        for rank in range(16):
-            if not bits >> rank & 1:
-                continue
-            if rank >= size:
-                w.report("out-of-bounds", f"block {rank} of a cluster of {size}", self.x, [thread])
-                continue
-            block = own // size * size + rank
-            yield "cluster", block * stride + inside, block * stride + barrier % stride
-
-    # ---- out of shared memory
-    def _store(self, w: Wave, m: Mask) -> None:
-        x, form = self.x, self.form
-        sources = _each(w, m, "shared", self.source_address(w))
-        targets = _each(w, m, self._space("global"), self.to_address(w))
-        sizes = self._bytes(w, m)
-        what = "atomic" if form.has("reduce") else "store"
-        for thread, (kind, at) in sources.items():
-            to_kind, to_at = targets[thread]
-            of = None
-            if self.tensor:
-                of = self._map(w, to_kind, to_at, thread)
-                if of is None:
-                    continue
-                offset, inside = self._box(w, of, thread)
-                width, count = of.itemsize, of.box_elements * of.itemsize // PIECE
-            else:
-                count, width = sizes[thread] // PIECE, PIECE
-                offset, inside = to_at + np.arange(count) * PIECE, np.ones(count, bool)
-            places = self._places(kind, at, count, of, w, thread)
-            data = _read(w, kind, thread, places, PIECE, x).reshape(-1, width)[inside]
-            offset = offset[inside]
-            good = _target(w, thread, offset, width, x, what) if len(offset) else None
-            if good is not None:
-                offset, data = offset[good], data[good]
-            w.bulk.store(
-                thread, w.memory.place(kind, _pieces(w, thread, count), places), self._writer(w, of, offset, data), x
-            )
-
-    def _writer(self, w: Wave, of: TensorMap | None, offset: Array, data: Array) -> Callable[[], None]:
-        """What writes the data (uint8[n, width]) to offsets in global memory, or combines them with what is there."""
-        region = w.memory.heap.region
-        where = offset[:, None] + np.arange(data.shape[1])
-        if not self.form.has("reduce"):
-
-            def put() -> None:
-                region.data[where] = data
-                region.shadow[where] = ALLOCATED | WRITTEN
-
-            return put
-        from .instructions.memory import operation
-
-        form = self.form if of is None else replace(self.form, types=(of.element,))
-        combine, _, view = operation(form, "global")
-
-        def merge() -> None:
-            there = np.ascontiguousarray(region.data[where]).reshape(-1).view(view)
-            found = np.asarray(combine(there, np.ascontiguousarray(data).reshape(-1).view(view)))
-            region.data[where] = np.ascontiguousarray(found.astype(view, copy=False)).view(np.uint8).reshape(data.shape)
-            region.shadow[where] = ALLOCATED | WRITTEN
-
-        return merge
-
-
-def arrive_when_copied(form: Form, scope: Scope) -> Step:
-    """`cp.async.mbarrier.arrive`: an arrival at an mbarrier when all `cp.async` of the thread so far have arrived. Unless
-    `.noinc`, the phase takes one arrival more for it."""
-    x = form.instruction
-    space = "shared" if form.one_of("shared", "shared::cta") else "generic"
-    address, extra = scope.address(x.operands[0], space, x), not form.has("noinc")
-
-    def run(w: Wave, m: Mask) -> None:
-        found = w.mbarriers.find(m, space, address(w), x)
-        if found is None:
-            return
-        part, where = found
-        if extra:
-            w.mbarriers.expect_arrivals(part, where, x)
-        w.races.channel(part.bits, part.spread(where), True, False)
-        for barrier in np.unique(where).tolist():
-            lanes = part.index[where == barrier]
-            w.mbarriers.owe(barrier, Debt(len(lanes), 0, w.copies.landing(lanes)))
-
-    return run

@@ -1,7 +1,7 @@
 """Asynchronous copies into shared memory: `cp.async`. Data arrive when the thread that asked for them waits, not before.
 
-The source is read when the copy is issued; the destination's bytes are PENDING in the shadow until a wait of the same thread
-covers the copy's group. Source: PTX ISA 9.0, section 9.7.9.25.3.
+The source is read when the copy is issued; until a wait of the same thread covers the copy's group, the destination's bytes are
+PENDING in the shadow and the source's READING. Source: PTX ISA 9.0, section 9.7.9.25.3.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .memory import ALLOCATED, PENDING, WRITTEN
+from .memory import ALLOCATED, PENDING, READING, WRITTEN, Region
 from .ptx import Instruction
 from .values import Array
 
@@ -32,6 +32,23 @@ class _Copy:
     data: Array  # uint8[threads, bytes]
     group: Array
     serial: int
+    source: Array  # offsets in global memory
+
+    def part(self, which: Array) -> _Copy:
+        """The copies of some of its threads."""
+        of = (x[which] for x in (self.threads, self.where, self.data, self.group, self.source))
+        threads, where, data, group, source = of
+        return _Copy(self.instruction, threads, where, data, group, self.serial, source)
+
+
+def _mark(region: Region, where: Array, nbytes: int, state: int, on: bool) -> None:
+    """Set or clear one bit of the shadow of `nbytes` bytes at each of some offsets, which are multiples of `nbytes`."""
+    unit = min(nbytes, 8)
+    states, first = region.states(unit), where // unit
+    bits = states.dtype.type(int.from_bytes(bytes([state]) * unit, "little"))
+    for k in range(nbytes // unit):
+        found = states[first + k]
+        states[first + k] = found | bits if on else found & ~bits
 
 
 class Copies:
@@ -41,13 +58,16 @@ class Copies:
         self.group = np.zeros(wave.size, np.int64)  # the group that a thread's next copy belongs to
         self.serial = 0
 
-    def start(self, m: Mask, where: Array, data: Array, instruction: Instruction) -> None:
-        """`where`: offsets in the region of shared memory, `data`: uint8[threads, bytes], of the threads of `m`."""
-        shadow = self.wave.memory.shared.shadow
-        shadow[where[:, None] + np.arange(data.shape[1])] |= PENDING
-        self.wave.memory.pending_copies = True
+    def start(self, m: Mask, where: Array, data: Array, source: Array, instruction: Instruction) -> None:
+        """`where`: offsets in the region of shared memory, `data`: uint8[threads, bytes], `source`: offsets in global memory, of
+        the threads of `m`; -1 where nothing is read."""
+        memory = self.wave.memory
+        if memory.checks:
+            _mark(memory.shared, where, data.shape[1], PENDING, True)
+            _mark(memory.heap.region, source[source >= 0], data.shape[1], READING, True)
+            memory.pending_copies = True
         self.serial += 1
-        self.pending.append(_Copy(instruction, m.index, where, data, self.group[m.index], self.serial))
+        self.pending.append(_Copy(instruction, m.index, where, data, self.group[m.index], self.serial, source))
 
     def commit(self, m: Mask) -> None:
         self.group[m.index] += 1
@@ -86,18 +106,32 @@ class Copies:
                 left.append(c)
                 continue
             self._write(c.where[done], c.data[done])
+            self._free(c.source[done], c.data.shape[1])
             if not done.all():
-                rest = ~done
-                left.append(_Copy(c.instruction, c.threads[rest], c.where[rest], c.data[rest], c.group[rest], c.serial))
+                left.append(c.part(~done))
         self.pending = left
         if not left:
             self.wave.bulk.idle()
 
     def _write(self, where: Array, data: Array) -> None:
-        shared = self.wave.memory.shared
-        places = where[:, None] + np.arange(data.shape[1])
-        shared.data[places] = data
-        shared.shadow[places] = ALLOCATED | WRITTEN
+        shared, unit = self.wave.memory.shared, min(data.shape[1], 8)
+        units, states, first = shared.units(unit), shared.states(unit), where // unit
+        words = np.ascontiguousarray(data).view(units.dtype)
+        written = states.dtype.type(int.from_bytes(bytes([ALLOCATED | WRITTEN]) * unit, "little"))
+        for k in range(words.shape[1]):
+            units[first + k] = words[:, k]
+            states[first + k] = written
+
+    def _free(self, source: Array, nbytes: int) -> None:
+        """The source is not read any more."""
+        memory = self.wave.memory
+        if memory.checks:
+            _mark(memory.heap.region, source[source >= 0], nbytes, READING, False)
+
+    def abandon(self) -> None:
+        """The wave is over, however it ended: nothing reads global memory any more."""
+        for c in self.pending:
+            self._free(c.source, c.data.shape[1])
 
     def finish(self) -> None:
         """Copies that nobody waited for."""

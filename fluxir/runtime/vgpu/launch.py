@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import native
 from .approximate import seeded
 from .counters import Counters, Recorder
 from .findings import Finding, Findings, SanitizerError
@@ -74,9 +75,7 @@ class Launch:
         self.check, self.seed, self.cooperative = check, seed, cooperative
         self.max_steps, self.max_idle = max_steps or MAX_STEPS, MAX_IDLE
         self.multiprocessors = device.multiprocessors
-        self.findings = Findings(kernel.name)
-        reach = self.heap.top + (DEVICE_HEAP if kernel.facts.calls else 0) + 1024
-        self.counters = Recorder(reach)
+        self.reach = self.heap.top + (DEVICE_HEAP if kernel.facts.calls else 0) + 1024  # bytes that may be touched
         self.code: Code = kernel.code
         self.shared_bytes = shared_bytes
         image = kernel.image
@@ -91,12 +90,18 @@ class Launch:
         for offset, size, _ in self.code.locals:
             self.local_shadow[offset : offset + size] = ALLOCATED
         self.shared_granule = kernel.facts.granule
-        self.global_races: GlobalRaces | None = None
-        if check != "off" and self.block_count > 1 and kernel.facts.writes_global:
-            self.global_races = GlobalRaces(self, reach, kernel.facts.granule, kernel.facts.synchronises)
         self.parameter_address = self.workspace = 0
         self.allocated = self.allocations = 0
         self._order: Array | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing has been found or counted yet."""
+        facts = self.kernel.facts
+        self.findings, self.counters = Findings(self.kernel.name), Recorder(self.reach)
+        self.global_races: GlobalRaces | None = None
+        if self.check != "off" and self.block_count > 1 and facts.writes_global:
+            self.global_races = GlobalRaces(self, self.reach, facts.granule, facts.synchronises)
 
     def order(self, first: int, last: int) -> Array:
         """The numbers of the blocks `first` to `last - 1` of the launch, where those of a cluster follow each other by rank."""
@@ -157,14 +162,20 @@ class Launch:
             if self.workspace:
                 self.heap.free(self.workspace)
 
-    def run(self) -> None:
-        """Run all waves. Findings are in `self.findings` afterwards."""
-        per = self.wave_blocks
-        with suppress(Stop), self.prepared(), np.errstate(all="ignore"), seeded(self.seed):
-            for first in range(0, self.block_count, per):
-                w = Wave(self, first, min(self.block_count, first + per))
-                w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
-                w.finish()
+    def run(self, executor: str = "numpy") -> str:
+        """Run all blocks, and say which executor did. Findings are in `self.findings` afterwards. FX0710 where the executor is
+        "llvm" and cannot run the kernel."""
+        natively = native.choose(self, executor)
+        with self.prepared():
+            if natively and native.run_native(self):
+                return "llvm"
+            per = self.wave_blocks
+            with suppress(Stop), np.errstate(all="ignore"), seeded(self.seed):
+                for first in range(0, self.block_count, per):
+                    w = Wave(self, first, min(self.block_count, first + per))
+                    w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
+                    w.finish()
+        return "numpy"
 
     def report(self, seconds: float, executor: str = "numpy") -> Report:
         """The report; raises `SanitizerError` for findings under check="raise" (and for what ended the launch)."""

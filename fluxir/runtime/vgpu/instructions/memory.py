@@ -303,11 +303,11 @@ def cp(form: Form, scope: Scope) -> Step:
     """Copy into shared memory without waiting: `cp.async`, its groups and waits; `cp.async.bulk` is in `bulk`."""
     x = form.instruction
     if form.has("bulk") or form.has("bulk_group") or form.has("reduce"):
-        from ..bulk import bulk_step
+        from .bulk import bulk_step
 
         return bulk_step(form, scope)
     if form.has("mbarrier"):
-        from ..bulk import arrive_when_copied
+        from .bulk import arrive_when_copied
 
         return arrive_when_copied(form, scope)
     if form.has("commit_group"):
@@ -341,6 +341,7 @@ def _copy(form: Form, scope: Scope) -> Step:
             v = m.picked(keep(w))
             count = np.where(v, 0, nbytes) if v.dtype == np.bool_ else np.minimum(v.astype(np.int64), nbytes)
         data = np.zeros((m.count, nbytes), np.uint8)
+        sources = np.full(m.count, -1)
         reads = count > 0
         if reads.any():
             bits = np.zeros(w.size, bool)
@@ -352,6 +353,7 @@ def _copy(form: Form, scope: Scope) -> Step:
                 words = w.memory.load(some, "global", address, unit, nbytes // unit, x)
                 found = np.stack([some.pick(v) for v in words], axis=1)
                 data[reads] = np.ascontiguousarray(found).view(np.uint8)
+                sources[reads] = w.memory.offsets(some, address, nbytes)
             else:  # fewer bytes than the copy has: only those are read, the rest is zero
                 for k in range(nbytes):
                     there = reads & (count > k)
@@ -364,11 +366,11 @@ def _copy(form: Form, scope: Scope) -> Step:
             if good is not None and not good.all():
                 bits = np.zeros(w.size, bool)
                 bits[part.index[good]] = True
-                part, at, data = w.mask(bits), at[good], data[good]
+                part, at, data, sources = w.mask(bits), at[good], data[good], sources[good]
             where = w.memory.place(kind, part, at)
             w.counters.access(kind, "store", part, at, nbytes)
             w.races.store(where, nbytes, part, x)
-            w.copies.start(part, where, data, x)
+            w.copies.start(part, where, data, sources, x)
 
     return run
 
