@@ -24,7 +24,6 @@ import numpy as np
 from fluxir.errors import error
 from fluxir.target import GpuTarget, parse_target
 
-from . import native
 from .findings import Finding, SanitizerError
 from .image import Image, allocate_variables, layout_arguments
 from .launch import Launch, Report, triple
@@ -42,10 +41,16 @@ CHECKS = ("raise", "collect", "off")
 
 class Device:
     """A virtual GPU. `target`: the architecture it pretends to be, which sets limits and what PTX it takes. `capacity`: bytes
-    of memory. `check`: what launches do with findings unless they say otherwise. `output`: what kernels printed."""
+    of memory. `check`, `executor`: what launches do with findings, and what runs them, unless they say otherwise. `output`: what
+    kernels printed."""
 
     def __init__(
-        self, target: str = "sm_90", capacity: int = 1 << 34, check: str = "raise", multiprocessors: int = 108
+        self,
+        target: str = "sm_90",
+        capacity: int = 1 << 34,
+        check: str = "raise",
+        multiprocessors: int = 108,
+        executor: str = "auto",
     ) -> None:
         found = parse_target(target)
         if not isinstance(found, GpuTarget):
@@ -53,6 +58,7 @@ class Device:
         self.target = found
         self.heap = Heap(capacity)
         self.check = _checked(check)
+        self.executor = executor
         self.multiprocessors = multiprocessors
         self.output: list[str] = []
         self.lock = threading.RLock()
@@ -252,13 +258,14 @@ class Kernel:
         check: str | None = None,
         seed: int | None = 0,
         cooperative: bool = False,
-        executor: str = "auto",
+        executor: str | None = None,
         max_steps: int | None = None,
     ) -> Report:
         """Run the kernel. `grid`, `block`: an integer or up to three. `args`: device arrays, numbers, or bytes for structures,
         converted by the types of the kernel's parameters. `shared_bytes`: dynamic shared memory. `seed`: of the errors that
-        approximate instructions make, None for none. `max_steps`: after so many the launch counts as endless. FX0711 for
-        arguments that do not fit, `SanitizerError` for findings."""
+        approximate instructions make, None for none. `executor`: "numpy", "llvm" (native code; FX0710 for what it cannot run), or
+        "auto": native code for launches that are large enough. `max_steps`: after so many the launch counts as endless. FX0711
+        for arguments that do not fit, `SanitizerError` for findings."""
         return self.launch_packed(
             grid, block, self.pack(args), shared_bytes, check, seed, cooperative, executor, max_steps
         )
@@ -283,7 +290,7 @@ class Kernel:
         check: str | None = None,
         seed: int | None = 0,
         cooperative: bool = False,
-        executor: str = "auto",
+        executor: str | None = None,
         max_steps: int | None = None,
     ) -> Report:
         """`launch` with the parameters laid out in memory, as a driver takes them."""
@@ -297,16 +304,9 @@ class Kernel:
         limit = self._over_limits(grid, block, shared_bytes)
         if limit:
             raise SanitizerError([Finding("limit", limit, self.name)])
-        def fresh() -> Launch:
-            return Launch(self, grid, block, bytes(parameters), shared_bytes, mode, seed, cooperative, max_steps)
-
-        launch = fresh()
-        if native.choose(launch, executor):
-            if native.run_native(launch):
-                return launch.report(time.perf_counter() - start, "llvm")
-            launch = fresh()
-        launch.run()
-        return launch.report(time.perf_counter() - start)
+        launch = Launch(self, grid, block, bytes(parameters), shared_bytes, mode, seed, cooperative, max_steps)
+        ran = launch.run(executor or self.module.device.executor)
+        return launch.report(time.perf_counter() - start, ran)
 
     def _over_limits(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: int) -> str:
         """Why a GPU of this architecture would refuse the launch; empty where it would not."""

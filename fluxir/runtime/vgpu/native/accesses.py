@@ -42,7 +42,11 @@ class Access:
 
     @property
     def symbol(self) -> str:
-        more = ("_sync" if self.sync else "") + ("_convergent" if self.convergent else "") + (f"_{self.operation}" if self.operation else "")
+        more = (
+            ("_sync" if self.sync else "")
+            + ("_convergent" if self.convergent else "")
+            + (f"_{self.operation}" if self.operation else "")
+        )
         return f"{self.what}_{self.space}_{self.unit}x{self.count}_{self.granule}{more}"
 
     def within(self, space: str) -> Access:
@@ -351,8 +355,9 @@ def _banks(f: Text, x: Access, offsets: str, mask: str) -> None:
     lanes = min(LANES, 128 // max(x.width, 4)) or 1
     count, words = f.slot("[32 x i32]"), f.slot("[1024 x i32]")
     ideal, fronts = (field_address(f, count_word(c, x.space, x.what)) for c in ("ideal_wavefronts", "wavefronts"))
-    for group in range(LANES // lanes):
-        those = f(f"and i32 {mask}, {_as_i32(((1 << lanes) - 1) << (group * lanes))}")
+    with f.loop("i32", "0", str(LANES // lanes)) as group:
+        part = f.op("shl", "i32", _as_i32((1 << lanes) - 1), f.op("mul", "i32", group, lanes))
+        those = f.op("and", "i32", mask, part)
         with f.when(f(f"icmp ne i32 {those}, 0")):
             f.add("i64", ideal, 1)
             low, high = f.var("i32", "-1"), f.var("i32", "0")
@@ -360,12 +365,11 @@ def _banks(f: Text, x: Access, offsets: str, mask: str) -> None:
                 w = _word(f, offsets, lane)
                 f.store("i32", f.call("i32", "llvm.umin.i32", ("i32", f.load("i32", low)), ("i32", w)), low)
                 f.store("i32", f.call("i32", "llvm.umax.i32", ("i32", f.load("i32", high)), ("i32", w)), high)
-            bottom, top = f.load("i32", low), f.load("i32", high)
-            reach = f(f"add i32 {f(f'sub i32 {top}, {bottom}')}, {n - 1}")
+            reach = f.op("add", "i32", f.op("sub", "i32", f.load("i32", high), f.load("i32", low)), n - 1)
             most = f.var("i32", "1")
             with f.when(f(f"icmp uge i32 {reach}, 32")):
                 _conflicts(f, offsets, those, n, count, words, most)
-            f.add("i64", fronts, f(f"zext i32 {f.load('i32', most)} to i64"))
+            f.add("i64", fronts, f.cast("zext", "i32", f.load("i32", most), "i64"))
 
 
 def _as_i32(x: int) -> int:
@@ -374,28 +378,26 @@ def _as_i32(x: int) -> int:
 
 def _word(f: Text, offsets: str, lane: str) -> str:
     at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-    return f(f"trunc i64 {f(f'lshr i64 {at}, 2')} to i32")
+    return f.cast("trunc", "i64", f.op("lshr", "i64", at, 2), "i32")
 
 
 def _conflicts(f: Text, offsets: str, those: str, n: int, count: str, words: str, most: str) -> None:
     """The largest number of different words that one bank is asked for."""
     f.store("i32", "0", most)
     f.store("[32 x i32]", "zeroinitializer", count)
-    with f.bits(those) as lane:
-        first = _word(f, offsets, lane)
-        for j in range(n):
-            w = f(f"add i32 {first}, {j}")
-            bank = f(f"zext i32 {f(f'and i32 {w}, 31')} to i64")
-            place = f(f"getelementptr i32, ptr {count}, i64 {bank}")
-            row = f(f"getelementptr [32 x i32], ptr {words}, i64 {bank}")
-            have = f.load("i32", place)
-            new = f.var("i1", "true")
-            with f.loop("i32", "0", have) as i:
-                here = f.load("i32", f(f"getelementptr i32, ptr {row}, i32 {i}"))
-                with f.when(f(f"icmp eq i32 {here}, {w}")):
-                    f.store("i1", "false", new)
-            with f.when(f.load("i1", new)):
-                f.store("i32", w, f(f"getelementptr i32, ptr {row}, i32 {have}"))
-                more = f(f"add i32 {have}, 1")
-                f.store("i32", more, place)
-                f.store("i32", f.call("i32", "llvm.umax.i32", ("i32", f.load("i32", most)), ("i32", more)), most)
+    with f.bits(those) as lane, f.loop("i32", "0", str(n)) as j:
+        w = f.op("add", "i32", _word(f, offsets, lane), j)
+        bank = f.cast("zext", "i32", f.op("and", "i32", w, 31), "i64")
+        place = f(f"getelementptr i32, ptr {count}, i64 {bank}")
+        row = f(f"getelementptr [32 x i32], ptr {words}, i64 {bank}")
+        have = f.load("i32", place)
+        new = f.var("i1", "true")
+        with f.loop("i32", "0", have) as i:
+            here = f.load("i32", f(f"getelementptr i32, ptr {row}, i32 {i}"))
+            with f.when(f(f"icmp eq i32 {here}, {w}")):
+                f.store("i1", "false", new)
+        with f.when(f.load("i1", new)):
+            f.store("i32", w, f(f"getelementptr i32, ptr {row}, i32 {have}"))
+            more = f.op("add", "i32", have, 1)
+            f.store("i32", more, place)
+            f.store("i32", f.call("i32", "llvm.umax.i32", ("i32", f.load("i32", most)), ("i32", more)), most)

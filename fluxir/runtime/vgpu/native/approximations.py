@@ -167,7 +167,9 @@ def _algebraic(form: Form) -> Spelling | None:
     if not form.has("approx"):
         return None
     if name == "rcp":
-        return _approximate(form, lambda f, a: f.op("fdiv", _D, splat("double", "1.0"), a), _exact_where_possible(_ulps(1)))
+        return _approximate(
+            form, lambda f, a: f.op("fdiv", _D, splat("double", "1.0"), a), _exact_where_possible(_ulps(1))
+        )
     if name == "sqrt":
         return _approximate(form, lambda f, a: unary(f, "sqrt", _D, a), _relative(2.0**-23))
     return _approximate(form, _inverse_root, _exact_where_possible(_relative(2.0**-22.9))) if name == "rsqrt" else None

@@ -75,9 +75,18 @@ def _object(text: str, optimise: int) -> bytes:
     m.verify()
     machine = _machine(optimise)
     if optimise:
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=optimise))
+        builder = llvm.create_pass_builder(machine, _options(optimise))
         builder.getModulePassManager().run(m, builder)
     return bytes(machine.emit_object(m))
+
+
+def _options(level: int) -> Any:
+    """What is vectorised is written as vectors, and loops over lanes gain nothing from being unrolled."""
+    import llvmlite.binding as llvm
+
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = options.loop_interleaving = False
+    return options
 
 
 @functools.cache

@@ -230,4 +230,3 @@ def _reduction(name: str) -> Callable[[], Text]:
 
 for _name in _NEUTRAL:
     _helper(_reduction(_name))
-

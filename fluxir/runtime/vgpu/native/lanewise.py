@@ -454,11 +454,19 @@ _FLOAT_ORDERS = {"eq": "oeq", "ne": "one", "lt": "olt", "le": "ole", "gt": "ogt"
 
 def _comparison(form: Form) -> Callable[[Text, str, str], str] | None:
     kind = vector(scalar(form.type))
-    if split(form.type)[1] != 1 or form.type == "bf16" or form.has("ftz"):
+    if split(form.type)[1] != 1 or form.type == "bf16" or (form.has("ftz") and form.type != "f32"):
         return None
     if is_float(form.type):
+        from .floats import flush
+
         order = _FLOAT_ORDERS[form.one_of(*_FLOAT_ORDERS)]
-        return lambda f, a, b: f(f"fcmp {order} {kind} {a}, {b}")
+
+        def compared(f: Text, a: str, b: str) -> str:
+            if form.has("ftz"):
+                a, b = flush(f, kind, a, "f32"), flush(f, kind, b, "f32")
+            return f(f"fcmp {order} {kind} {a}, {b}")
+
+        return compared
     name = form.one_of("eq", "ne", *_ORDERS)
     if name not in ("eq", "ne"):
         name = ("s" if is_signed(form.type) else "u") + _ORDERS[name]

@@ -39,9 +39,8 @@ def _tested(x: Access) -> tuple[str, ...]:
 def check_global(f: Text, x: Access, at: str) -> None:
     with f.when(f(f"icmp ne i64 {field(f, 'global_races')}, 0")):
         me = f(f"add i32 {field(f, 'block', 'i32')}, 1")
-        first = f(f"udiv i64 {at}, {x.granule}")
-        for k in range(max(1, x.width // x.granule)):
-            g = f(f"add i64 {first}, {k}")
+        first = f.op("udiv", "i64", at, x.granule)
+        with f.loop("i64", first, f.op("add", "i64", first, max(1, x.width // x.granule))) as g:
             place = {
                 who: f(f"getelementptr i32, ptr {field(f, who, 'ptr')}, i64 {g}")
                 for who in ("writer", "reader", "other", "atomic")
@@ -50,22 +49,19 @@ def check_global(f: Text, x: Access, at: str) -> None:
                 if who == "atomic" and x.what == "atomic":
                     continue
                 found = f.load("i32", place[who])
-                other = f(f"icmp ne i32 {found}, {me}")
-                there = f(f"icmp ne i32 {found}, 0")
-                _object(f, f(f"and i1 {other}, {there}"))
+                other, there = f(f"icmp ne i32 {found}, {me}"), f(f"icmp ne i32 {found}, 0")
+                _object(f, f.op("and", "i1", other, there))
             if x.what == "load":
                 old = f.load("i32", place["reader"])
                 changed, there = f(f"icmp ne i32 {old}, {me}"), f(f"icmp ne i32 {old}, 0")
-                with f.when(f(f"and i1 {changed}, {there}")):
+                with f.when(f.op("and", "i1", changed, there)):
                     f.store("i32", old, place["other"])
                 f.store("i32", me, place["reader"])
             elif x.what == "store":
                 f.store("i32", me, place["writer"])
             else:  # by several blocks: none of them may touch it otherwise
                 old = f.load("i32", place["atomic"])
-                mine = f(f"icmp eq i32 {old}, {me}")
-                none = f(f"icmp eq i32 {old}, 0")
-                alone = f(f"or i1 {mine}, {none}")
+                alone = f.op("or", "i1", f(f"icmp eq i32 {old}, {me}"), f(f"icmp eq i32 {old}, 0"))
                 f.store("i32", f(f"select i1 {alone}, i32 {me}, i32 -1"), place["atomic"])
 
 
@@ -95,74 +91,80 @@ def side_by_side_global(f: Text, x: Access, at: str, total: int) -> str:
 
 
 # ---- shared memory, between threads
+_WHO = ("writer", "reader", "other", "atomic", "tag")
+_THREADS = (1 << THREAD_BITS) - 1
+
+
+class _Granule:
+    """One granule of a lane's access: who touched it, and who touches it now. `k`: its number in the access (i64)."""
+
+    def __init__(self, f: Text, x: Access, offsets: str, lane: str, k: str) -> None:
+        self.offset = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
+        self.lane, self.k = lane, k
+        g = f.op("add", "i64", f.op("udiv", "i64", self.offset, x.granule), k)
+        self.me = f.op("add", "i32", field(f, "first_thread", "i32"), f.cast("trunc", "i64", lane, "i32"))
+        self.place = {w: f(f"getelementptr i32, ptr {field(f, f'shared_{w}', 'ptr')}, i64 {g}") for w in _WHO}
+
+    def apart(self, f: Text, found: str) -> str:
+        """The bits in which the thread of an entry differs from this one: zero for the same, below 32 within a warp."""
+        return f.op("and", "i32", f.op("xor", "i32", found, self.me), _THREADS)
+
+
 def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
     """For the lanes `mask` of a warp, whose byte offsets are at `offsets`, before anything is stored."""
     with f.when(f(f"icmp ne i64 {field(f, 'shared_races')}, 0")):
         stale = _first_fresh(f)
-        clock = f(f"shl i32 {field(f, 'clock', 'i32')}, {THREAD_BITS}")
-        thread = field(f, "first_thread", "i32")
-        names = ("shared_writer", "shared_reader", "shared_other", "shared_atomic", "shared_tag")
-        bases = {n: field(f, n, "ptr") for n in names}
-
-        def places(lane: str, k: int) -> tuple[str, dict[str, str]]:
-            at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-            g = f(f"add i64 {f(f'udiv i64 {at}, {x.granule}')}, {k}")
-            me = f(f"add i32 {thread}, {f(f'trunc i64 {lane} to i32')}")
-            found = {n.removeprefix("shared_"): f(f"getelementptr i32, ptr {b}, i64 {g}") for n, b in bases.items()}
-            found["offset"] = f(f"getelementptr i64, ptr {offsets}, i64 {lane}")
-            return me, found
-
-        granules = range(max(1, x.width // x.granule))
-        tested = ("writer",) if x.what in ("load", "atomic") else ("writer", "reader", "other", "atomic")
-        with f.bits(mask) as lane:
-            for k in granules:
-                me, place = places(lane, k)
-                for who in tested:
-                    found = f.load("i32", place[who])
-                    together = _at_once(f, x, place, lane, k) if who == "writer" and x.what == "store" else ""
-                    with f.when(f(f"icmp uge i32 {found}, {stale}")):  # not seen by everybody
-                        apart = f(f"and i32 {f(f'xor i32 {found}, {me}')}, {(1 << THREAD_BITS) - 1}")
-                        another = f(f"icmp ne i32 {apart}, 0")
-                        other_warp = f(f"icmp uge i32 {apart}, 32")
-                        not_synced = "false" if x.convergent else f(f"icmp uge i32 {found}, {clock}")
-                        open_ = f(f"or i1 {other_warp}, {not_synced}")
-                        if together:
-                            open_ = f.op("and", "i1", open_, f.op("xor", "i1", together, "true"))
-                        _object(f, f(f"and i1 {another}, {open_}"))
-        with f.bits(mask) as lane:
-            for k in granules:
-                me, place = places(lane, k)
-                now = f(f"or i32 {clock}, {me}")
-                if x.what != "load":
-                    f.store("i32", now, place["writer" if x.what == "store" else "atomic"])
-                    if x.what == "store":
-                        f.store("i32", field(f, "tag", "i32"), place["tag"])
-                    continue
-                old, second = f.load("i32", place["reader"]), f.load("i32", place["other"])
-                fresh = f(f"icmp uge i32 {old}, {stale}")
-                apart = f(f"and i32 {f(f'xor i32 {old}, {me}')}, {(1 << THREAD_BITS) - 1}")
-                another = f(f"icmp ne i32 {apart}, 0")
-                other_warp = f(f"icmp uge i32 {apart}, 32")
-                free = f(f"icmp ult i32 {second}, {stale}")
-                same = f(f"and i32 {f(f'xor i32 {second}, {me}')}, {(1 << THREAD_BITS) - 1}")
-                my_own = f(f"icmp eq i32 {same}, 0")
-                better = f(f"or i1 {other_warp}, {f(f'or i1 {free}, {my_own}')}")
-                keep = f(f"and i1 {f(f'and i1 {fresh}, {another}')}, {better}")
-                f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), place["other"])
-                f.store("i32", now, place["reader"])
+        clock = f.op("shl", "i32", field(f, "clock", "i32"), THREAD_BITS)
+        many = str(max(1, x.width // x.granule))
+        with f.bits(mask) as lane, f.loop("i64", "0", many) as k:
+            _compare(f, x, _Granule(f, x, offsets, lane, k), stale, clock)
+        with f.bits(mask) as lane, f.loop("i64", "0", many) as k:
+            _note(f, x, _Granule(f, x, offsets, lane, k), stale, clock)
 
 
-def _at_once(f: Text, x: Access, place: dict[str, str], lane: str, k: int) -> str:
+def _compare(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
+    """Object to an access that nothing orders after the earlier ones."""
+    for who in ("writer",) if x.what in ("load", "atomic") else ("writer", "reader", "other", "atomic"):
+        found = f.load("i32", g.place[who])
+        with f.when(f(f"icmp uge i32 {found}, {stale}")):  # not seen by everybody
+            apart = g.apart(f, found)
+            another, other_warp = f(f"icmp ne i32 {apart}, 0"), f(f"icmp uge i32 {apart}, 32")
+            not_synced = "false" if x.convergent else f(f"icmp uge i32 {found}, {clock}")
+            bad = f.op("and", "i1", another, f.op("or", "i1", other_warp, not_synced))
+            if who == "writer" and x.what == "store":
+                bad = f.op("and", "i1", bad, f.op("xor", "i1", _at_once(f, x, g), "true"))
+            _object(f, bad)
+
+
+def _note(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
+    """Who it was."""
+    now = f.op("or", "i32", clock, g.me)
+    if x.what != "load":
+        f.store("i32", now, g.place["writer" if x.what == "store" else "atomic"])
+        if x.what == "store":
+            f.store("i32", field(f, "tag", "i32"), g.place["tag"])
+        return
+    old, second = f.load("i32", g.place["reader"]), f.load("i32", g.place["other"])
+    apart = g.apart(f, old)
+    fresh, another = f(f"icmp uge i32 {old}, {stale}"), f(f"icmp ne i32 {apart}, 0")
+    free, my_own = f(f"icmp ult i32 {second}, {stale}"), f(f"icmp eq i32 {g.apart(f, second)}, 0")
+    better = f.op("or", "i1", f(f"icmp uge i32 {apart}, 32"), f.op("or", "i1", free, my_own))
+    keep = f.op("and", "i1", f.op("and", "i1", fresh, another), better)
+    f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), g.place["other"])
+    f.store("i32", now, g.place["reader"])
+
+
+def _at_once(f: Text, x: Access, g: _Granule) -> str:
     """Whether the last writer of a granule stored the lane's value by the same instruction at the same turn (i1)."""
-    same = f(f"icmp eq i32 {f.load('i32', place['tag'])}, {field(f, 'tag', 'i32')}")
-    if x.granule > x.unit or x.operation == "copy":  # nobody looks at the values of asynchronous copies
-        return same if x.operation == "copy" else "false"
+    same = f(f"icmp eq i32 {f.load('i32', g.place['tag'])}, {field(f, 'tag', 'i32')}")
+    if x.operation == "copy":  # nobody looks at the values of asynchronous copies
+        return same
     kind, there = f"i{8 * x.granule}", f"i{8 * x.unit}"
-    per = x.unit // x.granule
-    value = f.at(f(f"getelementptr {there}, ptr %values, i64 {f.op('add', 'i64', lane, 32 * (k // per))}"), k % per * x.granule)
-    at = f.at(field(f, "shared", "ptr"), f(f"load i64, ptr {place['offset']}"))
-    held = f.load(kind, f.at(at, k * x.granule), 1)
-    return f.op("and", "i1", same, f(f"icmp eq {kind} {held}, {f.load(kind, value)}"))
+    byte = f.op("mul", "i64", g.k, x.granule)  # of the access
+    element = f.op("add", "i64", g.lane, f.op("mul", "i64", f.op("udiv", "i64", byte, x.unit), 32))
+    value = f.at(f(f"getelementptr {there}, ptr %values, i64 {element}"), f.op("urem", "i64", byte, x.unit))
+    held = f.load(kind, f.at(field(f, "shared", "ptr"), f.op("add", "i64", g.offset, byte)), 1)
+    return f.op("and", "i1", same, f(f"icmp eq {kind} {held}, {f.load(kind, value, 1)}"))
 
 
 def _first_fresh(f: Text) -> str:

@@ -96,21 +96,21 @@ def _work(launch: Launch) -> float:
 
 
 def run_native(launch: Launch) -> bool:
-    """Run the launch; False where the numpy executor has to, and memory is as before."""
+    """Run the launch, whose parameters are in memory; False where the numpy executor has to, and all is as before."""
     native = native_of(launch.kernel)
     assert isinstance(native, Native)
-    with launch.prepared():
-        before = _Snapshot(launch)
-        with before.read_only(), np.errstate(all="ignore"), seeded(launch.seed):
-            state = _State(launch, native)
-            stop = state.run()
-        if stop:
-            before.restore()
-            if stop != STEPS:
-                native.objections += 1
-            return False
-        state.count()
-        return True
+    before = _Snapshot(launch)
+    with before.read_only(), np.errstate(all="ignore"), seeded(launch.seed):
+        state = _State(launch, native)
+        stop = state.run()
+    if stop:
+        before.restore()
+        launch.clear()
+        if stop != STEPS:
+            native.objections += 1
+        return False
+    state.count()
+    return True
 
 
 class _Snapshot:

@@ -67,12 +67,14 @@ def _matrix_place(w: BlockWriter, i: int) -> str:
 
 
 def tensor_helper(name: str) -> Text:
-    """The function of a name that starts with `mma_`, `copy_` or is `wait`, `commit`, `queues_empty`."""
+    """The function of a name that starts with `mma_`, `copy_` or `tiles_`, or is `wait` or `commit`."""
     if name.startswith("mma_"):
         m, n, k, *kinds = name.removeprefix("mma_").split("_")
         return _product(name, int(m), int(n), int(k), *kinds)
     if name.startswith("copy_"):
         return _copy_function(name)
+    if name.startswith("tiles_"):
+        return _tiles_function(name)
     return {"wait": _wait_function, "commit": _commit_function}[name]()
 
 
@@ -185,27 +187,33 @@ def _load_tiles(w: BlockWriter, form: Form, scope: Scope) -> None:
     some = f(f"icmp ne i32 {w.bits}, 0")
     givers = f(f"select i1 {some}, i32 {-1 if tiles == 4 else (1 << 8 * tiles) - 1}, i32 0")
     w.access("load", "shared", 8, 2, lanes=givers, convergent=True)
-    if transposed:
-        rows = f.load("<256 x i16>", w.values, 64)
-        for i, o in enumerate(scope.items(x.operands[0])):
-            pick = [_half_place(8 * i + 2 * c + h, r) for lane in range(LANES) for r, c in [divmod(lane, 4)] for h in (0, 1)]
-            v = f(f"shufflevector <256 x i16> {rows}, <256 x i16> poison, <64 x i32> <{_indices(pick)}>")
-            w.write_bits(o, "b32", f.cast("bitcast", "<64 x i16>", v, _V), scope, x)
-        return
-    rows = f.load("<128 x i32>", w.values, 64)
+    w.helper(f"tiles_{tiles}_{'trans' if transposed else 'straight'}", ("ptr", w.values))
     for i, o in enumerate(scope.items(x.operands[0])):
-        pick = [(c // 2 * 32 + 8 * i + r) * 2 + c % 2 for r, c in (divmod(lane, 4) for lane in range(LANES))]
-        v = f(f"shufflevector <128 x i32> {rows}, <128 x i32> poison, <32 x i32> <{_indices(pick)}>")
-        w.write_bits(o, "b32", v, scope, x)
+        w.write_bits(o, "b32", f.load(_V, f.at(w.values, 128 * i), 64), scope, x)
 
 
-def _half_place(row: int, column: int) -> int:
-    """Where element `column` of the row that lane `row` gave lies among the halves of the values."""
-    return (column // 4 * 32 + row) * 4 + column % 4
+def _tiles_function(name: str) -> Text:
+    """From rows of 16 bytes, as lanes loaded them (two vectors of 64-bit words), to the registers of the tiles: lane 4 r + c has
+    the elements 2 c and 2 c + 1 of row r, or where they are transposed of column r."""
+    _, tiles, how = name.split("_")
+    f = Text(f"define void @{name}(ptr %values) nounwind")
+    copy = f.slot("[512 x i8]", 64)
+    f.store("<128 x i32>", f.load("<128 x i32>", "%values", 64), copy, 64)
 
+    def byte(row: int, column: int) -> int:
+        return (column // 4 * 32 + row) * 8 + column % 4 * 2
 
-def _indices(pick: list[int]) -> str:
-    return ", ".join(f"i32 {i}" for i in pick)
+    for i in range(int(tiles)):
+        for lane in range(LANES):
+            r, c = divmod(lane, 4)
+            to = 128 * i + 4 * lane
+            if how == "straight":
+                f.store("i32", f.load("i32", f.at(copy, byte(8 * i + r, 2 * c))), f.at("%values", to))
+                continue
+            for h in (0, 1):
+                f.store("i16", f.load("i16", f.at(copy, byte(8 * i + 2 * c + h, r))), f.at("%values", to + 2 * h))
+    f.do("ret void")
+    return f
 
 
 # ---- asynchronous copies
@@ -250,7 +258,9 @@ def _copy(w: BlockWriter, form: Form, scope: Scope) -> None:
     f.store(vector("i64"), w.address(operands[0], "shared", scope, x), w.addresses, 64)
     w.tag()
     with w.somebody():
-        w.helper(f"copy_{nbytes}_{w.granules[1]}", ("ptr", "%c"), ("ptr", w.addresses), ("i32", w.bits), ("ptr", w.values))
+        w.helper(
+            f"copy_{nbytes}_{w.granules[1]}", ("ptr", "%c"), ("ptr", w.addresses), ("i32", w.bits), ("ptr", w.values)
+        )
 
 
 def _queue(f: Text, lane: str) -> tuple[str, str]:
