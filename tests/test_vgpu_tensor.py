@@ -449,3 +449,15 @@ def test_wmma_outside_of_an_allocation_is_found() -> None:
     body = body.replace("[%rd0], 24", "[%rd0+2], 16")
     _, report = run(kernel(body, 1), [np.zeros((17, 16), np.float16)], check="collect")
     assert kinds(report) == {"misaligned"}
+
+
+def test_halves_of_one_word_that_lanes_store_are_no_race() -> None:
+    body = """
+    mov.u32 %r3, tile; mov.u32 %r20, 0x3c003c00;
+    wmma.store.d.sync.aligned.col.m16n16k16.shared.f16 [%r3], {%r20,%r20,%r20,%r20};
+    bar.sync 0;
+    mul.wide.u32 %rd9, %r0, 4; add.s64 %rd9, %rd0, %rd9; shl.b32 %r4, %r0, 2; add.u32 %r4, %r4, %r3;
+    ld.shared.b32 %r5, [%r4]; st.global.b32 [%rd9], %r5;
+    """
+    (out,), _ = run(kernel(body, 1, shared=TILE), [np.zeros(64, np.uint32)], block=32)
+    assert (out[:32] == 0x3C003C00).all()

@@ -2,7 +2,7 @@
 
 A phase ends when every thread of the cluster that has not exited has arrived. Blocks of a cluster follow each other in a wave,
 by their rank. An arrival with `.relaxed` orders memory like the others: programs put a fence before it, and a missing one is
-not looked for. Source: PTX ISA 9.0, section 9.7.13.4.
+not looked for. Source: PTX ISA 9.0, section 9.7.13.3.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from fluxir.target import GpuTarget, parse_target
 from .findings import Finding, SanitizerError
 from .image import Image, allocate_variables, layout_arguments
 from .launch import Launch, Report, triple
-from .link import Code, link
+from .link import PATIENCE, Code, link
 from .memory import Heap
 from .parser import parse
 from .ptx import Function, Instruction, Variable, type_bytes
@@ -190,7 +190,8 @@ class Module:
 @dataclass(frozen=True)
 class Facts:
     """What is true of a kernel's code whatever it is launched on. `granule`: bytes of its narrowest access to shared or
-    global memory, at most 4. `synchronises`: blocks can tell each other something. `spins`: threads wait for others in loops."""
+    global memory, at most 4. `synchronises`: blocks can tell each other something. `spins`: threads wait for others in loops that read
+    memory (loops over `mbarrier.try_wait` wait for their own block or cluster, and are none)."""
 
     granule: int
     writes_global: bool
@@ -226,13 +227,15 @@ class Kernel:
                 and "local" not in form.flags
             ):
                 widths.append(type_bytes(form.types[-1]))
-            writes |= o.name in ("st", "red", "atom", "cp", "stmatrix", "call")
+            if o.name == "wmma" and "mma" not in form.flags:  # by columns, elements of accumulators are stored one by one
+                widths.append(2 if form.types == ("f16",) else 4)
+            writes |= o.name in ("st", "red", "atom", "cp", "wmma", "call")
             calls |= o.name == "call"
         if calls:
             widths.append(1)
         strong = any({"release", "acquire", "acq_rel", "volatile"} & set(form.flags) for _, form, _ in every)
         return Facts(min(widths), writes, strong or bool(names & {"atom", "red", "membar", "fence", "call"}), calls,
-                     any(b.spins for b in self.code.blocks))  # fmt: skip
+                     any(b.patience >= PATIENCE for b in self.code.blocks))  # fmt: skip
 
     @property
     def cluster(self) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ up to 16 bits are exact in it and sums of them nearly so; the result is rounded 
 truncates while it adds: results agree exactly on small integers and to a few units in the last place elsewhere.
 tf32 operands keep their sign, exponent and upper 10 bits of the fraction.
 
-Source: PTX ISA 9.0, section 9.7.15 (warp-level matrix instructions).
+Source: PTX ISA 9.0, section 9.7.14 (warp-level matrix instructions).
 """
 
 from __future__ import annotations

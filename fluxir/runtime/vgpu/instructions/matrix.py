@@ -59,7 +59,7 @@ def accumulator_type(kind: str) -> str:
     "f16 bf16 tf32 f32 f64 s32 s8 u8 s4 u4 b1 e4m3 e5m2",
     f"sync aligned row col satfinite xor and popc rn rz rm rp kind::f8f6f4 {_SHAPES}",
     sync="warp",
-    section="9.7.15.5.14",
+    section="9.7.14.5.14",
 )
 def mma(form: Form, scope: Scope) -> Step:
     """D = A B + C of a warp: A [m, k] by rows, B [k, n] by columns."""
@@ -150,7 +150,7 @@ def store_rows(w: Wave, m: Mask, space: str, address: Any, rows: Array, x: Instr
     "b16",
     "sync aligned m8n8 x1 x2 x4 trans shared shared::cta",
     sync="warp",
-    section="9.7.15.5.15",
+    section="9.7.14.5.15",
 )
 def ldmatrix(form: Form, scope: Scope) -> Step:
     """Load tiles from shared memory, one row of 16 bytes for each of the first lanes."""
@@ -192,7 +192,7 @@ def _transposed(rows: Array) -> list[Array]:
     "b16",
     "sync aligned m8n8 x1 x2 x4 trans shared shared::cta",
     sync="warp",
-    section="9.7.15.5.16",
+    section="9.7.14.5.16",
 )
 def stmatrix(form: Form, scope: Scope) -> Step:
     """Store tiles to shared memory: the inverse of `ldmatrix`."""
@@ -217,7 +217,7 @@ def stmatrix(form: Form, scope: Scope) -> Step:
     return run
 
 
-@machine("movmatrix", "warp", "b16", "sync aligned m8n8 trans", sync="warp", section="9.7.15.5.17")
+@machine("movmatrix", "warp", "b16", "sync aligned m8n8 trans", sync="warp", section="9.7.14.5.17")
 def movmatrix(form: Form, scope: Scope) -> Step:
     """Transpose an 8x8 tile that a warp holds in one register."""
     x = form.instruction

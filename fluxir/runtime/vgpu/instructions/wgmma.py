@@ -4,7 +4,7 @@ A matrix in shared memory is named by a descriptor: where it starts, two strides
 swizzled. It is made of core matrices of 8 lines of 16 bytes; lines go along K ("K-major") or along M or N. The formulas of
 `_chunks` give the place of every chunk. Accumulators lie as those of `mma`, 16 rows for each of the four warps.
 
-Source: PTX ISA 9.0, section 9.7.16 (asynchronous warpgroup-level matrix instructions).
+Source: PTX ISA 9.0, section 9.7.15 (asynchronous warpgroup-level matrix instructions).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPANS = (0, 128, 64, 32)  # bytes of a swizzle, by the descriptor's mode
     "f16 bf16 tf32 f32 s32 s8 u8 b1 e4m3 e5m2",
     f"fence commit_group wait_group mma_async sync aligned satfinite and popc {_SHAPES}",
     sync="warp",
-    section="9.7.16",
+    section="9.7.15",
 )
 def wgmma(form: Form, scope: Scope) -> Step:
     """Multiply matrices by a warpgroup, and wait for it."""

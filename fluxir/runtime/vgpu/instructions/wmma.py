@@ -44,7 +44,7 @@ def _group(form: Form) -> str:
     "f16 bf16 tf32 f32 f64 s32 s8 u8 s4 u4 b1",
     f"load store mma a b c d sync aligned row col global shared shared::cta satfinite xor and popc rn rz rm rp {_SHAPES}",
     sync="warp",
-    section="9.7.15.4",
+    section="9.7.14.4",
 )
 def wmma(form: Form, scope: Scope) -> Step:
     """Load, multiply or store matrices of a warp in opaque fragments."""
