@@ -324,6 +324,8 @@ class Memory:
             region = self.region(kind)
             units, first = region.units(unit), where // unit
             for k, v in enumerate(mine):
+                if self.spins and not self.wave.progress:
+                    self.wave.progress = bool((units[first + k] != v).any())
                 units[first + k] = v
             self._written(region, where, width)
 
@@ -368,7 +370,11 @@ class Memory:
                 elif kind == "global" and self.global_races is not None:
                     self._global(part, where, unit, instruction, "atomic", order=order)
             region = self.region(kind)
-            out[part.index] = apply(region.units(unit), where // unit, part)
+            units, first = region.units(unit), where // unit
+            before = units[first] if self.spins else None
+            out[part.index] = apply(units, first, part)
+            if before is not None:
+                self.wave.progress |= bool((units[first] != before).any())
             self._written(region, where, unit)
         return out
 

@@ -36,7 +36,7 @@ LOCAL_LIMIT = 128 << 20
 STACK = 16384  # bytes of a thread's stack for real calls (recursion, pointers to functions)
 DEVICE_HEAP = 8 << 20  # bytes that kernels may `malloc` in a launch
 MAX_STEPS = 2_000_000_000
-MAX_IDLE = 200  # rounds in which every runnable thread spins
+MAX_IDLE = 5000  # rounds in which every runnable thread spins and memory stays as it is
 
 Triple = tuple[int, int, int]
 

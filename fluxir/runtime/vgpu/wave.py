@@ -194,8 +194,10 @@ class Wave:
                     self.pending, self.spinning = self.spinning, {}
                     idle = 0 if self.progress else idle + 1
                     self.progress = False
-                    if idle > self.launch.max_idle:
-                        self.stuck("deadlock", self.mbarriers.explain() or "threads spin on memory that nobody writes any more")
+                    if idle in (self.launch.max_idle // 25, self.launch.max_idle):
+                        why = self.mbarriers.explain()  # of these it is known; other loops may only be long
+                        if why or idle == self.launch.max_idle:
+                            self.stuck("deadlock", why or "threads spin on memory that nobody writes any more")
                 elif self.barriers.waiting and outer is None:
                     self.barriers.deadlock()
                 elif self.clusters.waiting and outer is None:
