@@ -456,13 +456,20 @@ class _Linker:
         self.watches = any(not isinstance(i, str) and i[0].name == "wgmma" for i in items)
         runs, labels = _split(items, scope)
         successors = [_successors(run, i, labels) for i, run in enumerate(runs)]
-        ranks = order(successors)
+        latches = _latches(successors)
+        routed = [[latches.get((i, s), s) for s in found] for i, found in enumerate(successors)]
+        headers = {latch: header for (_, header), latch in latches.items()}
+        routed += [[headers[latch]] for latch in sorted(headers)]
+        ranks = order(routed)
         rank = {old: new for new, old in enumerate(ranks)}
-        numbered = {name: rank[i] for name, i in labels.items()}
         blocks: list[Block] = []
         loops = _loop_spins(runs, successors, rank)
         for old in ranks:
-            after = rank[old + 1] if old + 1 < len(runs) else -1
+            if old in headers:
+                blocks.append(_latch(runs[headers[old]][0][0], rank[headers[old]]))
+                continue
+            numbered = {name: rank[latches.get((old, i), i)] for name, i in labels.items()}
+            after = rank[latches.get((old, old + 1), old + 1)] if old + 1 < len(runs) else -1
             block = self._block(runs[old], numbered, after)
             block.spins, block.patience = loops[old] > 0, loops[old]
             blocks.append(block)
@@ -620,6 +627,28 @@ def _label(scope: Scope, operand: Operand, labels: dict[str, int], x: Instructio
     if name not in labels:
         isa.reject(x, f"there is no label `{operand.name}`", "FX0711")
     return labels[name]
+
+
+def _latches(successors: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
+    """A block of our own for each loop that is closed in several places, by (source, header): there the threads of one round
+    meet before the next. The new blocks are numbered on from the last one."""
+    rank = {old: new for new, old in enumerate(order(successors))}
+    back: dict[int, list[int]] = {}
+    for i, found in enumerate(successors):
+        for s in set(found):
+            if s < len(successors) and rank[s] <= rank[i]:
+                back.setdefault(s, []).append(i)
+    several = sorted(h for h, sources in back.items() if len(sources) > 1)
+    return {(i, h): len(successors) + n for n, h in enumerate(several) for i in back[h]}
+
+
+def _latch(x: Instruction, header: int) -> Block:
+    """A block without instructions."""
+
+    def end(w: Wave, m: Mask) -> None:
+        w.go(header, m.bits)
+
+    return Block(x, [], end, [], {}, 0, after=header)
 
 
 def _loop_spins(
