@@ -57,17 +57,19 @@ def _constants() -> list[Form]:
     return out
 
 
-def _spelled(deep: bool) -> list[tuple[Opcode, Form, Spelling]]:
-    """Every form that LLVM spells; without `deep`, comparisons that are combined with a predicate only in part."""
+def _spelled(share: int) -> list[tuple[Opcode, Form, Spelling]]:
+    """Forms that LLVM spells: one in `share` of those that differ from others only in flags and types."""
     found = [(o, form) for o in OPCODES for text in o.forms for form in variants(o, text)]
-    found += [(o, form) for form in _constants() for o in OPCODES if form.instruction.name == o.name and form.type in o.types]
-    out = []
-    for opcode, form in found:
-        some = zlib.crc32(form.instruction.text.encode()) % 3 == 0
-        how = spelling(opcode, form) if deep or some or "cvt" in opcode.name or not form.one_of("and", "or", "xor") else None
-        if how is not None:
-            out.append((opcode, form, how))
-    return out
+    found += [
+        (o, form) for form in _constants() for o in OPCODES if form.instruction.name == o.name and form.type in o.types
+    ]
+    some = [x for x in found if not x[1].instruction.text.startswith(("set", "cvt")) or _number(x[1]) % share == 0]
+    spelled = [(o, form, spelling(o, form)) for o, form in some]
+    return [(o, form, how) for o, form, how in spelled if how is not None]
+
+
+def _number(form: Form) -> int:
+    return zlib.crc32(form.instruction.text.encode()) >> 4
 
 
 def _function(i: int, opcode: Opcode, form: Form, how: Spelling) -> tuple[Text, list[str], list[str]]:
@@ -108,14 +110,14 @@ def _compare_forms(forms: list[tuple[Opcode, Form, Spelling]]) -> None:
     given, taken = (b[-b.ctypes.data % 64 :] for b in buffers)
     for i, ((opcode, form, _), (_, kinds, results)) in enumerate(zip(forms, made)):
         call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(code[f"form{i}"])
-        drawn = operand_arrays(tuple(kinds), zlib.crc32(form.instruction.text.encode()) % 16, 128)
-        arrays = [np.resize(a, 128) for a in drawn]
+        drawn = operand_arrays(tuple(kinds), zlib.crc32(form.instruction.text.encode()) % 16, 64)
+        arrays = [np.resize(a, 64) for a in drawn]
         for k, o in enumerate(form.sources):
             if isinstance(o, Immediate):
-                arrays[k] = np.full(128, o.value, dtype(kinds[k]))
+                arrays[k] = np.full(64, o.value, dtype(kinds[k]))
         with np.errstate(all="ignore"), seeded(7):
             want = opcode.meaning(form)(*arrays)
-        for start in range(0, 128, 32):
+        for start in range(0, 64, 32):
             for k, a in enumerate(arrays):
                 raw = np.ascontiguousarray(a[start : start + 32]).view(np.uint8)
                 given[256 * k : 256 * k + len(raw)] = raw
@@ -123,7 +125,7 @@ def _compare_forms(forms: list[tuple[Opcode, Form, Spelling]]) -> None:
             for k, (kind, w) in enumerate(zip(results, want if isinstance(want, tuple) else (want,), strict=True)):
                 d = dtype(kind)
                 got = bits_of(taken[256 * k : 256 * k + 32 * d.itemsize].view(d))
-                right = bits_of(np.ascontiguousarray(np.broadcast_to(w, 128)[start : start + 32]))
+                right = bits_of(np.ascontiguousarray(np.broadcast_to(w, 64)[start : start + 32]))
                 bad = np.flatnonzero(got != right)
                 assert not len(bad), (
                     f"{form.instruction.text} of {[hex(int(bits_of(a)[start + bad[0]])) for a in arrays]}: "
@@ -132,14 +134,14 @@ def _compare_forms(forms: list[tuple[Opcode, Form, Spelling]]) -> None:
 
 
 def test_every_lanewise_spelling_means_what_numpy_says() -> None:
-    forms = _spelled(deep=False)
-    assert len(forms) > 1000
+    forms = _spelled(7)
+    assert len(forms) > 400
     _compare_forms(forms)
 
 
 @pytest.mark.deep
-def test_combined_comparisons_mean_what_numpy_says() -> None:
-    _compare_forms(_spelled(deep=True))
+def test_all_comparisons_and_conversions_mean_what_numpy_says() -> None:
+    _compare_forms(_spelled(1))
 
 
 # ---- whole kernels
@@ -356,7 +358,7 @@ SAXPY = "elementwise-saxpy-1026"
 def test_large_launches_run_natively_and_small_ones_do_not() -> None:
     gpu = vgpu.Device("sm_80", 1 << 28)
     k = gpu.load(case.text(_named(SAXPY).path))["saxpy"]
-    for n, executor in ((4096, "numpy"), (1 << 22, "llvm")):
+    for n, executor in ((4096, "numpy"), (1 << 19, "llvm")):
         x, y = gpu.array(np.ones(n, np.float32)), gpu.array(np.ones(n, np.float32))
         assert k.launch(n // 1024, 256, [2.0, x, y, n]).executor == executor
         assert (y.numpy() == 3).all()
@@ -369,7 +371,6 @@ def test_what_native_code_cannot_run_is_named() -> None:
     k = gpu.load(text)["k"]
     with pytest.raises(FluxError, match=r"FX0710.*clock64"):
         k.launch(1, 32, [], executor="llvm")
-    assert k.launch(1 << 16, 1024, [], executor="auto", check="off").executor == "numpy" if False else True
     with pytest.raises(ValueError, match="executor is one of"):
         k.launch(1, 32, [], executor="cuda")
     with pytest.raises(FluxError, match=r"FX0710.*cooperative"):
@@ -390,7 +391,7 @@ def test_a_seed_gives_the_same_bits_on_both() -> None:
     assert len(set(found.values())) == 3
 
 
-def test_no_float_sums_of_atomics_differ_but_by_rounding() -> None:
+def test_float_sums_of_atomics_differ_but_by_rounding() -> None:
     body = "cvt.rn.f32.u32 %f1, %r0; rcp.rn.f32 %f2, %f1; setp.ne.u32 %p1, %r0, 0; @%p1 red.global.add.f32 [%rd0], %f2;"
     text = kernel(body, 1, "sm_80")
     sums = []

@@ -32,7 +32,7 @@ _FIELDS = (
     "heap heap_shadow heap_bytes shared shared_shadow shared_bytes local local_shadow local_bytes "
     "parameters parameter_address shared_states local_states "
     # what the sanitizer keeps: of each granule the last block (or period and thread) that wrote or read it
-    "checks global_races writer reader other atomic shared_races shared_writer shared_reader shared_other shared_atomic "
+    "checks global_races writer reader atomic many shared_races shared_writer shared_reader shared_other shared_atomic "
     "shared_tag shared_race_bytes tag "
     "now floor clocks touched_load touched_store "
     # where we are

@@ -1,7 +1,8 @@
 """The race checks of `races.py` in LLVM IR: who touched a granule of memory last, and whether something orders the two.
 
-Global memory: of each granule the last block that wrote it, two that read it, and one that changed it atomically. Any conflict
-between blocks is objected to, fences or not: whether they order it the numpy executor says.
+Global memory: of each granule the last block that wrote it, one that read it, and one that changed it atomically. Any conflict
+between blocks is objected to, fences or not: whether they order it the numpy executor says. Blocks have numbers above `many` that
+no earlier launch has used, so what is there from those counts for nothing; `many` itself stands for several blocks.
 
 Shared memory: of each granule the last thread that wrote it, two that read it and one that changed it atomically, each with its
 warp's clock, packed as `clock << 10 | thread`. Only barriers of the whole block and of a warp order anything here (others are
@@ -32,62 +33,70 @@ def _object(f: Text, condition: str) -> None:
 
 def _tested(x: Access) -> tuple[str, ...]:
     """Whose earlier accesses an access conflicts with."""
-    return ("writer", "atomic") if x.what == "load" else ("writer", "reader", "other", "atomic")
+    return {"load": ("writer", "atomic"), "store": ("writer", "reader", "atomic"), "atomic": ("writer", "reader")}[
+        x.what
+    ]
 
 
 # ---- global memory, between blocks
+_NOTED = {"load": "reader", "store": "writer", "atomic": "atomic"}
+
+
+def _me(f: Text) -> tuple[str, str]:
+    """(this block's number among those of all launches, the number that stands for several of this launch)."""
+    many = field(f, "many", "i32")
+    return f.op("add", "i32", f.op("add", "i32", many, 1), field(f, "block", "i32")), many
+
+
 def check_global(f: Text, x: Access, at: str) -> None:
     with f.when(f(f"icmp ne i64 {field(f, 'global_races')}, 0")):
-        me = f(f"add i32 {field(f, 'block', 'i32')}, 1")
+        me, many = _me(f)
         first = f.op("udiv", "i64", at, x.granule)
         with f.loop("i64", first, f.op("add", "i64", first, max(1, x.width // x.granule))) as g:
             place = {
                 who: f(f"getelementptr i32, ptr {field(f, who, 'ptr')}, i64 {g}")
-                for who in ("writer", "reader", "other", "atomic")
+                for who in ("writer", "reader", "atomic")
             }
             for who in _tested(x):
-                if who == "atomic" and x.what == "atomic":
-                    continue
                 found = f.load("i32", place[who])
-                other, there = f(f"icmp ne i32 {found}, {me}"), f(f"icmp ne i32 {found}, 0")
+                other, there = f(f"icmp ne i32 {found}, {me}"), f(f"icmp uge i32 {found}, {many}")
                 _object(f, f.op("and", "i1", other, there))
-            if x.what == "load":
-                old = f.load("i32", place["reader"])
-                changed, there = f(f"icmp ne i32 {old}, {me}"), f(f"icmp ne i32 {old}, 0")
-                with f.when(f.op("and", "i1", changed, there)):
-                    f.store("i32", old, place["other"])
-                f.store("i32", me, place["reader"])
-            elif x.what == "store":
-                f.store("i32", me, place["writer"])
-            else:  # by several blocks: none of them may touch it otherwise
-                old = f.load("i32", place["atomic"])
-                alone = f.op("or", "i1", f(f"icmp eq i32 {old}, {me}"), f(f"icmp eq i32 {old}, 0"))
-                f.store("i32", f(f"select i1 {alone}, i32 {me}, i32 -1"), place["atomic"])
+            mine = me
+            if x.what != "store":  # by several blocks: none of them may touch it otherwise
+                old = f.load("i32", place[_NOTED[x.what]])
+                alone = f.op("or", "i1", f(f"icmp eq i32 {old}, {me}"), f(f"icmp ult i32 {old}, {many}"))
+                mine = f(f"select i1 {alone}, i32 {me}, i32 {many}")
+            f.store("i32", mine, place[_NOTED[x.what]])
 
 
 def side_by_side_global(f: Text, x: Access, at: str, total: int) -> str:
-    """The same for `total` bytes in a row, where nobody else was before; i1: whether that is so, and then it is noted."""
+    """The same for `total` bytes in a row, where no other block was before; i1: whether that is so, and then it is noted."""
     fine = f.var("i1", "true")
     n = total // x.granule
     row = f"<{n} x i32>"
     with f.when(f(f"icmp ne i64 {field(f, 'global_races')}, 0")):
-        me = f(f"add i32 {field(f, 'block', 'i32')}, 1")
-        one = f(f"insertelement {row} poison, i32 {me}, i64 0")
-        mine = f(f"shufflevector {row} {one}, {row} poison, <{n} x i32> zeroinitializer")
-        first = f(f"udiv i64 {at}, {x.granule}")
-        bad = None
-        for who in (*_tested(x), "reader") if x.what == "load" else _tested(x):
+        me, many = (_row(f, row, v) for v in _me(f))
+        first = f.op("udiv", "i64", at, x.granule)
+        bad = ""
+        for who in _tested(x):
             found = f.load(row, f(f"getelementptr i32, ptr {field(f, who, 'ptr')}, i64 {first}"), 4)
-            other = f(f"icmp ne {row} {found}, {mine}")
-            there = f(f"icmp ne {row} {found}, zeroinitializer")
-            both = f(f"and <{n} x i1> {other}, {there}")
-            bad = both if bad is None else f(f"or <{n} x i1> {bad}, {both}")
-        conflict = f.call("i1", f"llvm.vector.reduce.or.v{n}i1", (f"<{n} x i1>", str(bad)))
-        f.store("i1", f(f"xor i1 {conflict}, true"), fine)
+            both = f.op("and", f"<{n} x i1>", f(f"icmp ne {row} {found}, {me}"), f(f"icmp uge {row} {found}, {many}"))
+            bad = f.op("or", f"<{n} x i1>", bad, both) if bad else both
+        conflict = f.call("i1", f"llvm.vector.reduce.or.v{n}i1", (f"<{n} x i1>", bad))
+        f.store("i1", f.op("xor", "i1", conflict, "true"), fine)
         with f.when(f.load("i1", fine)):
-            to = "reader" if x.what == "load" else "writer"
-            f.store(row, mine, f(f"getelementptr i32, ptr {field(f, to, 'ptr')}, i64 {first}"), 4)
+            to = f(f"getelementptr i32, ptr {field(f, _NOTED[x.what], 'ptr')}, i64 {first}")
+            if x.what == "load":
+                old = f.load(row, to, 4)
+                alone = f.op("or", f"<{n} x i1>", f(f"icmp eq {row} {old}, {me}"), f(f"icmp ult {row} {old}, {many}"))
+                me = f(f"select <{n} x i1> {alone}, {row} {me}, {row} {many}")
+            f.store(row, me, to, 4)
     return f.load("i1", fine)
+
+
+def _row(f: Text, kind: str, value: str) -> str:
+    one = f(f"insertelement {kind} poison, i32 {value}, i64 0")
+    return f(f"shufflevector {kind} {one}, {kind} poison, <{kind[1:].split()[0]} x i32> zeroinitializer")
 
 
 # ---- shared memory, between threads

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import math
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from fluxir.errors import Location, error
 
 from ..approximate import seeded
+from ..memory import Heap
 from ..values import Array, dtype
 from . import compiled
 from .accesses import READ_ONLY
@@ -150,6 +152,28 @@ class _Marked:
             self.shadow[r] &= 0xFF ^ READ_ONLY
 
 
+class _Blocks:
+    """Which block touched each granule of a device's memory last. It is kept from launch to launch: blocks get ever new
+    numbers."""
+
+    def __init__(self, granules: int) -> None:
+        self.arrays = {who: np.zeros(granules, np.uint32) for who in ("writer", "reader", "atomic")}
+        self.next = 1
+
+
+_BLOCKS: WeakKeyDictionary[Heap, dict[int, _Blocks]] = WeakKeyDictionary()
+
+
+def _blocks_of(launch: Launch, granule: int) -> dict[str, Any]:
+    """The arrays for a launch, and the number below those of its blocks."""
+    known, n = _BLOCKS.setdefault(launch.heap, {}), -(-launch.reach // granule)
+    found = known.get(granule)
+    if found is None or len(found.arrays["writer"]) < n or found.next + launch.block_count >= 1 << 31:
+        found = known[granule] = _Blocks(n + n // 4)
+    many, found.next = found.next, found.next + launch.block_count + 1
+    return {"many": many, **found.arrays}
+
+
 def _range(a: Any) -> slice:
     from ..memory import GLOBAL_BASE
 
@@ -217,10 +241,8 @@ class _State:
 
     def _races(self, checks: bool, granule: int) -> None:
         launch = self.launch
-        races = launch.global_races if checks else None
-        if races is not None:
-            self._set(global_races=1, writer=races.writer, reader=races.reader, other=races.other,
-                      atomic=np.zeros(len(races.writer), np.int32))  # fmt: skip
+        if launch.global_races is not None:
+            self._set(global_races=1, **_blocks_of(launch, granule))
         if checks and launch.shared_stride and math.prod(launch.block) > 1:
             n = launch.shared_stride // granule
             self._set(shared_races=1, shared_race_bytes=4 * n)
