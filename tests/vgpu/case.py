@@ -47,6 +47,8 @@ class Launch:
     atol: float = 0.0
     printed: str = ""
     fresh: bool = False  # the module's variables must have their first values
+    freed: tuple[int, ...] = ()  # arguments whose memory is given back before the launch
+    memory: int = 0  # so many of `args` are memory only, which functions among the others are given: tensor maps
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -125,11 +127,10 @@ def check(launch: Launch, arrays: dict[int, vgpu.DeviceArray]) -> None:
             np.testing.assert_array_equal(got.view(bits)[~nan], want.view(bits)[~nan], f"bits of argument {i}")
 
 
-def run(what: Case, check_mode: str = "raise", **options: Any) -> vgpu.Report:
-    """Launch a case and compare: the launch's report."""
-    seed = sum(map(ord, what.name))
-    launch = what.make(np.random.default_rng(seed), *what.size)
-    module = load(what.path) if not launch.fresh else device_for(text(what.path)).load(text(what.path))
+def start(
+    module: vgpu.Module, kernel: str, launch: Launch, check_mode: str = "raise", **options: Any
+) -> tuple[vgpu.Report, str]:
+    """Launch on arrays made for it, compare (unless findings are only collected) and free them: the report, what was printed."""
     gpu = module.device
     gpu.output.clear()
     args: list[Any] = []
@@ -140,14 +141,27 @@ def run(what: Case, check_mode: str = "raise", **options: Any) -> vgpu.Report:
         elif isinstance(a, np.ndarray) and a.ndim > 0:
             a = arrays[i] = gpu.array(a, f"argument {i}")
         args.append(a)
+    args = [a(arrays) if callable(a) else a for a in args[launch.memory :]]
+    for i in launch.freed:
+        arrays.pop(i).free()
     try:
-        report = module[what.kernel].launch(
+        report = module[kernel].launch(
             launch.grid, launch.block, args, launch.shared, check_mode, **{**launch.options, **options}
         )
-        check(launch, arrays)
+        if not report.findings:
+            check(launch, arrays)
     finally:
         for a in arrays.values():
             a.free()
-    assert "".join(gpu.output) == launch.printed
     assert not gpu.leaks()
+    return report, "".join(gpu.output)
+
+
+def run(what: Case, **options: Any) -> vgpu.Report:
+    """Launch a case and compare: the launch's report."""
+    seed = sum(map(ord, what.name))
+    launch = what.make(np.random.default_rng(seed), *what.size)
+    module = device_for(text(what.path)).load(text(what.path)) if launch.fresh else load(what.path)
+    report, printed = start(module, what.kernel, launch, **options)
+    assert printed == launch.printed
     return report

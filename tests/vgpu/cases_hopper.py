@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from fluxir.runtime import vgpu
 from tests.vgpu.case import Launch, Out, case
 from tests.vgpu.cases_elementwise import F, Rng
 from tests.vgpu.cases_tensor import H, product, small
@@ -40,6 +43,17 @@ def cluster_rotate(rng: Rng, clusters: int) -> Launch:
 def cluster_histogram(rng: Rng, clusters: int, n: int) -> Launch:
     x = rng.integers(0, 256, n).astype(np.uint8)
     return Launch(2 * clusters, 64, [x, np.zeros(256, np.uint32), n], {1: np.bincount(x, minlength=256)})
+
+
+@case("hopper", "tensor_copy", (16, 32), (40, 52), deep=[(200, 300)])
+def tensor_copy(rng: Rng, rows: int, columns: int) -> Launch:
+    x = rng.normal(size=(rows, columns)).astype(F)
+
+    def tensor_map(i: int) -> Any:  # f32 in boxes of 16 x 32
+        return lambda there: vgpu.tensor_map(7, 2, there[i].address, (columns, rows), (4 * columns,), (32, 16))
+
+    grid = (-(-columns // 32), -(-rows // 16))
+    return Launch(grid, 64, [x, Out(x.shape), tensor_map(0), tensor_map(1)], {1: x + F(1)}, memory=2)
 
 
 @case("hopper", "wgmma_f16", (32,), (96,), deep=[(512,)])
