@@ -168,6 +168,18 @@ declare(
 )
 
 declare(
+    "FX0416",
+    "a kernel without a derivative",
+    "user",
+    """
+    Reverse mode reached a GPU kernel whose adjoint cannot be made: the message says what stands against it. An adjoint is made
+    for kernels whose threads do not meet (no barriers, shuffles, atomics, shared arrays), that store each element at most
+    once, read no element after it was stored, and whose `for` loops carry sums. `fx.custom_vjp` gives any kernel a
+    derivative: its backward function may call another kernel. Forward mode of a kernel needs `fx.custom_jvp`.
+    """,
+)
+
+declare(
     "FX0499",
     "a pass failed",
     "internal",

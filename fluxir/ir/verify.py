@@ -193,6 +193,8 @@ def check_references(op: Op, m: Module) -> None:
     f = m.funcs[callee]
     if op.name == "launch":
         _check_launch(op, f)
+    elif op.name == "kernel":
+        _check_kernel(op, f)
     elif op.name == "call" and not op.attrs["transform"]:
         _check_call(op, f)
 
@@ -213,6 +215,16 @@ def _check_launch(op: Op, f: Func) -> None:
             isinstance(pair, tuple) and len(pair) == 2 and all(_is_int(i) and 0 <= i < len(op.operands) for i in pair)
         ):
             raise error("FX0106", f"launch: {pair!r} in `inplace` is not a pair (output argument, input argument)")
+
+
+def _check_kernel(op: Op, f: Func) -> None:
+    """A kernel called from a tensor function: each operand is a memory of its type."""
+    if f.level != "kernel":
+        raise error("FX0108", f"kernel: @{f.name} is a {f.level} function, not a kernel")
+    wanted = [MemType(v.type.dtype, v.type.shape) for v in op.operands]
+    if len(wanted) != len(f.args) or not all(same_type(a.type, t) for a, t in zip(f.args, wanted)):
+        takes = ", ".join(str(a.type) for a in f.args)
+        raise error("FX0108", f"kernel: @{f.name} takes ({takes}), given ({', '.join(map(str, wanted))})")
 
 
 def _check_call(op: Op, f: Func) -> None:

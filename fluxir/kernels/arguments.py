@@ -46,7 +46,7 @@ def triple(name: str, what: str, n: Any) -> Triple:
     not known yet."""
     parts = tuple(n) if isinstance(n, (tuple, list)) else (n,)
     if what == "grid" and 1 <= len(parts) <= 3 and any(isinstance(p, Poly) for p in parts):
-        return (*parts, 1, 1)[:3]  # type: ignore[return-value]
+        return (*parts, 1, 1)[:3]
     good = 1 <= len(parts) <= 3 and all(hasattr(p, "__index__") and not isinstance(p, bool) for p in parts)
     if not good or min(int(p) for p in parts) < 1:
         raise error("FX0335", f"{name}: a {what} is 1 to 3 positive integers, not {n!r}")

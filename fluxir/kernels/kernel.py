@@ -22,11 +22,14 @@ from typing import Any
 from fluxir import config
 from fluxir.errors import error
 from fluxir.frontend.kernel.signature import Param, annotations_of, flattened, found
+from fluxir.frontend.tensor import Tensor
 from fluxir.ir.core import Func
+from fluxir.ir.dims import Poly
 from fluxir.kernels import reflect
 from fluxir.kernels.arguments import Triple, check_block, given, triple
 from fluxir.kernels.build import Build
 from fluxir.kernels.devices import run
+from fluxir.kernels.traced import call_traced
 
 __all__ = ["Kernel", "Launcher", "kernel"]
 
@@ -134,8 +137,17 @@ class Kernel:
             raise error("FX0335", f"{name}: the bytes of shared memory are {shared!r}")
         values = self.bound(args, named)
         params = self.params(values)
-        build = self._built(params)
         leaves = [x for p, v in zip(params, values.values(), strict=True) for x in flattened(p, v)]
+        if any(isinstance(x, Tensor) for x in leaves):
+            if stream is not None or shared:
+                raise error("FX0335", f"{name}: a kernel in a traced program has no stream and no dynamic shared memory",
+                            help="give fx.gpu.shared sizes that are known when compiling")  # fmt: skip
+            return call_traced(self.fn, params, leaves, grid, block)
+        if any(isinstance(n, Poly) for n in grid):
+            raise error(
+                "FX0335", f"{name}: the grid {grid} has a size that is not known, and no argument is being traced"
+            )
+        build = self._built(params)
         return run(
             build, self.device, given(build.func, leaves, build.written, int(shared)), grid, block, int(shared), stream
         )

@@ -105,7 +105,7 @@ def _while_flags(op: Op, flags: Flags) -> tuple[list[bool], bool]:
 
 # ---- lanes that do not take part ------------------------------------------------------------------------------------------
 
-_MAY_FAIL = ("while", "call", "assert")
+_MAY_FAIL = ("while", "call", "assert", "kernel")
 # Float ops whose partial derivatives are bounded wherever their operands are; linear ones and those without derivative too.
 _TAME = frozenset(
     "add sub neg mul fma maximum minimum clamp select abs copysign tanh sigmoid sin cos erf atan max min cummax cummin sort topk"

@@ -85,6 +85,15 @@ class _Derived:
         self.funcs[name] = Func(name, block)
         return name
 
+    def add_kernel(self, func: Func) -> str:
+        """A kernel that a derivative calls; its name. Equal ones are one."""
+        for name, known in self.funcs.items():
+            if known.level == "kernel" and known.digest == func.digest:
+                return name
+        name = self.fresh(func.name)
+        self.funcs[name] = Func(name, func.block, func.level, func.attrs, (), func.loc)
+        return name
+
     def fresh(self, base: str) -> str:
         name, n = base, 1
         while name in self.funcs:

@@ -45,6 +45,8 @@ class Functions(Protocol):
 
     def add(self, base: str, block: Block) -> str: ...
 
+    def add_kernel(self, func: Func) -> str: ...
+
     def fresh_symbol(self, base: str) -> str: ...
 
 
@@ -505,11 +507,18 @@ def _with_jvp_rule(
     tape.record(results, pull)
 
 
+def _kernel(tape: Tape, op: Op, operands: list[Value], flags: list[bool]) -> Sequence[Value]:
+    from fluxir.passes.kernel_adjoint import pull_kernel  # which builds on this module
+
+    return pull_kernel(tape, op, operands, flags)
+
+
 FORWARD: Mapping[str, Callable[[Tape, Op, list[Value], list[bool]], Sequence[Value]]] = {
     "if": _if,
     "scan": _scan,
     "while": _while,
     "call": _call,
+    "kernel": _kernel,
 }
 
 __all__ = [

@@ -45,22 +45,29 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
 )
 from fluxir.schedule.group import Array, Group, group_of, shape_of
 from fluxir.schedule.loops import for_, memory, region
+from fluxir.schedule.simt_cpu import on_cpu
 from fluxir.schedule.templates import Kernels, Ref, Step, select
 
 
 def lower(module: Module, target: Any) -> Module:
     """Host functions and kernels for `target` from the tensor functions of `module`. FX0502 for an op without code."""
     with assuming(module.facts):
-        kernels = KernelTable(set(module.funcs), target)
-        hosts = {name: _host_function(f, kernels) if f.level == "tensor" else f for name, f in module.funcs.items()}
+        called = {op.attrs["callee"] for f in module.funcs.values() for op in f.walk() if op.name == "kernel"}
+        kernels = KernelTable(set(module.funcs) - called, target, {name: module.funcs[name] for name in called})
+        hosts = {
+            name: _host_function(f, kernels) if f.level == "tensor" else f
+            for name, f in module.funcs.items()
+            if name not in called
+        }
     return Module(module.name, {**hosts, **{k.name: k for k in kernels.funcs.values()}}, module.facts, module.attrs)
 
 
 class KernelTable:
     """The kernels made so far: by digest, and by the group they compute."""
 
-    def __init__(self, taken: set[str], target: Any) -> None:
+    def __init__(self, taken: set[str], target: Any, source: Mapping[str, Func] | None = None) -> None:
         self.target = target
+        self.source = source or {}  # GPU kernels that tensor functions call, by name
         self.taken = set(taken)
         self.funcs: dict[str, Func] = {}  # by digest
         self.groups: dict[tuple[str, str], Kernels] = {}
@@ -281,6 +288,8 @@ class Region:
                     dims=op.attrs["dims"],
                     sized=op.attrs["sized"],
                 )
+            case "kernel":
+                self.kernel(op)
             case _:
                 self.launch(op)
 
@@ -324,6 +333,27 @@ class Region:
                 operands.append(self.as_type(mem, arg.type) if isinstance(arg.type, MemType) else mem)
             name = self.kernels.name_of(step.kernel)
             self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
+
+    def kernel(self, op: Op) -> None:
+        """A GPU kernel of the module: its written operands are copied to where the results lie, and it works there."""
+        a = op.attrs
+        memories = [self.mem(v) for v in op.operands]
+        for i, r in zip(a.writes, op.results, strict=True):
+            source, target = memories[i], self.place(r)
+            if root_of(source) is not root_of(target):
+                self.b.copy(target, source)
+            memories[i] = target
+        f = self.kernels.source[a.callee]
+        order = [*(i for i in range(len(memories)) if i not in a.writes), *a.writes]  # outputs come last
+        f = Func(f.name, Block([f.args[i] for i in order], f.block.ops, ()), "kernel", f.attrs, (), f.loc)
+        operands = [self.as_type(memories[i], f.args[n].type) for n, i in enumerate(order)]
+        grid = (*a.grid, 1, 1)[:3]
+        if self.kernels.target.kind == "cpu":
+            f = on_cpu(f, a.block)
+            operands += [self.b.index(d) for d in grid]
+        else:
+            f = Func(f.name, f.block, "kernel", Attrs({"grid": grid, "block": (*a.block, 1, 1)[:3]}), (), f.loc)
+        self.b.emit("launch", *operands, callee=self.kernels.name_of(f), outputs=len(a.writes))
 
     def prepare(self, step: Step, sources: Sequence[Value], type_: MemType) -> Value:
         """A memory with what a step writes that reads these values alone: that of an equal step before, or of one before
@@ -452,7 +482,7 @@ class Region:
             return False
         if not same.intersection(op.operands):
             return True
-        if op.name in ("if", "scan", "while", "call"):
+        if op.name in ("if", "scan", "while", "call", "kernel"):
             return False
         group, inputs = group_of(op)
         made = self.kernels.kernels_of(group)
