@@ -227,7 +227,9 @@ class Kernel:
                 and "local" not in form.flags
             ):
                 widths.append(type_bytes(form.types[-1]))
-            if o.name == "wmma" and "mma" not in form.flags:  # by columns, elements of accumulators are stored one by one
+            if (
+                o.name == "wmma" and "mma" not in form.flags
+            ):  # by columns, elements of accumulators are stored one by one
                 widths.append(2 if form.types == ("f16",) else 4)
             writes |= o.name in ("st", "red", "atom", "cp", "wmma", "call")
             calls |= o.name == "call"
@@ -246,6 +248,13 @@ class Kernel:
     def cluster_size(self) -> int:
         """Blocks of a cluster."""
         return math.prod(self.cluster)
+
+    @functools.cached_property
+    def register_pressure(self) -> int:
+        """The most 32-bit registers that a thread needs at once."""
+        from .registers import pressure
+
+        return pressure(self.code)
 
     @property
     def static_shared(self) -> int:
@@ -338,6 +347,16 @@ class Kernel:
             return f"blocks of {block}; the kernel was compiled for {triple(limits['reqntid'])} (.reqntid)"
         if "maxnreg" in limits and limits["maxnreg"][0] * threads > t.registers_per_sm:
             return f"{limits['maxnreg'][0]} registers for {threads} threads; {t.name} has {t.registers_per_sm}"
+        if threads * t.registers_per_thread > t.registers_per_sm and not {"maxntid", "reqntid", "maxnreg"} & set(
+            limits
+        ):
+            # ptxas does with fewer than are live at once by ordering and computing anew: a third fewer at the most seen.
+            needed = 2 * min(self.register_pressure, t.registers_per_thread) // 3
+            if needed * threads > t.registers_per_sm:
+                return (
+                    f"{needed} registers at least for each of {threads} threads; a multiprocessor of {t.name} has "
+                    f"{t.registers_per_sm} (.maxntid would make the compiler use fewer)"
+                )
         cluster = self.cluster
         if any(n % c for n, c in zip(grid, cluster)):
             return f"grid {grid} is not a multiple of the cluster {cluster}"

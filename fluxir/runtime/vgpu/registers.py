@@ -53,6 +53,8 @@ def pressure(code: Code) -> int:
 
 
 def _successors(b: Block) -> list[int]:
+    if not b.instructions:
+        return [b.after]
     _, form, scope = b.instructions[-1]
     x = form.instruction
     out: list[int] = []

@@ -94,7 +94,8 @@ def lower_bound(c: Counters, blocks: int, gpu: Gpu) -> Bound:
         times[name] = WARP * c.by_class.get(name, 0) / (lanes * clocks)
     if c.tensor_flops:
         kinds = [k.partition(".")[2] for k in c.by_class if k.startswith("tensor")]
-        peak = max(gpu.tensor.get(k, max(gpu.tensor.values())) for k in kinds or [""])
+        fastest = max(gpu.tensor.values())  # also for what a GPU computes in another way, or not at all
+        peak = max((gpu.tensor.get(k, fastest) for k in kinds), default=fastest)
         times["tensor"] = c.tensor_flops / (peak * busy / gpu.multiprocessors)
     limiter = max(times, key=lambda k: times[k])
     return Bound(gpu.name, times[limiter], limiter, times)

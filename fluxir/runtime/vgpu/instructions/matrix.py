@@ -48,6 +48,15 @@ def shape_of(form: Form) -> tuple[int, int, int]:
     form.reject("it names no shape")
 
 
+_CLASSES = {"e4m3": "fp8", "e5m2": "fp8", "s8": "int8", "u8": "int8", "s4": "int4", "u4": "int4"}
+
+
+def tensor_class(form: Form) -> str:
+    """The class of a product, by the type of its factors: `tensor.f16`, `tensor.int8`, ..."""
+    factor = form.types[1] if len(form.types) > 2 else "f16"  # wmma of halves names accumulators alone
+    return f"tensor.{_CLASSES.get(factor, factor)}"
+
+
 def accumulator_type(kind: str) -> str:
     """How the registers of an accumulator are read: halves are packed in pairs."""
     return "b32" if kind == "f16" else kind
@@ -55,7 +64,7 @@ def accumulator_type(kind: str) -> str:
 
 @machine(
     "mma",
-    "tensor",
+    tensor_class,
     "f16 bf16 tf32 f32 f64 s32 s8 u8 s4 u4 b1 e4m3 e5m2",
     f"sync aligned row col satfinite xor and popc rn rz rm rp kind::f8f6f4 {_SHAPES}",
     sync="warp",

@@ -21,7 +21,7 @@ from ..memory import ALLOCATED, WRITTEN
 from ..ptx import Immediate, Register, Vector
 from ..tensor_maps import swizzled
 from ..values import Array
-from .matrix import accumulator_type, shape_of
+from .matrix import accumulator_type, shape_of, tensor_class
 
 if TYPE_CHECKING:
     from ..link import Read, Scope, Step
@@ -33,9 +33,13 @@ _DEPTH = {"f16": 16, "bf16": 16, "tf32": 8, "e4m3": 32, "e5m2": 32, "s8": 32, "u
 _SPANS = (0, 128, 64, 32)  # bytes of a swizzle, by the descriptor's mode
 
 
+def _group(form: Form) -> str:
+    return tensor_class(form) if form.has("mma_async") else "barrier"
+
+
 @machine(
     "wgmma",
-    "tensor",
+    _group,
     "f16 bf16 tf32 f32 s32 s8 u8 b1 e4m3 e5m2",
     f"fence commit_group wait_group mma_async sync aligned satfinite and popc {_SHAPES}",
     sync="warp",

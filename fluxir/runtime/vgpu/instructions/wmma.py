@@ -14,7 +14,7 @@ import numpy as np
 from .. import fragments as fr
 from ..isa import Form, machine, reject
 from ..values import Array
-from .matrix import accumulator_type, shape_of
+from .matrix import accumulator_type, shape_of, tensor_class
 
 if TYPE_CHECKING:
     from ..link import Scope, Step
@@ -34,7 +34,7 @@ _FACTORS = {
 
 def _group(form: Form) -> str:
     if form.has("mma"):
-        return "tensor"
+        return tensor_class(form)
     return f"memory.{form.one_of('global', 'shared', 'shared::cta', default='generic').partition('::')[0]}"
 
 
