@@ -38,7 +38,18 @@ fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
 
 @verb(
     "run",
-    settings=("device", "sanitizer", "num_threads", "target", "opt_level", "accuracy", "cache", "cache_dir"),
+    settings=(
+        "device",
+        "sanitizer",
+        "gpu_graphs",
+        "gpu_sync",
+        "num_threads",
+        "target",
+        "opt_level",
+        "accuracy",
+        "cache",
+        "cache_dir",
+    ),
     help=_HELP,
 )
 @click.argument("file", type=click.Path(dir_okay=False))

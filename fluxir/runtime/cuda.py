@@ -166,7 +166,9 @@ class CudaDriver:
         with self.current():
             end.record(self.gpu.stream)
             end.synchronize()
-            return float(start.time_till(end)) / 1e3
+            seconds = float(start.time_till(end)) / 1e3
+            del start, end
+            return seconds
 
     # ---- the end
     def close(self) -> None:

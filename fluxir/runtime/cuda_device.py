@@ -9,6 +9,7 @@ PyCUDA is imported when the first device is opened. Invariants:
   goes first.
 - Copies between host and device pass through pinned memory and are asynchronous; the arrays they fill are filled once
   `synchronize` has returned.
+- PyCUDA's objects go while the context is current: their destructors cannot report a driver that refuses to make it so.
 - `lock` is held by whoever puts work into the stream that must not be interleaved.
 """
 
@@ -70,6 +71,7 @@ class Gpu:
         if number >= count:
             raise no_device(number, count)
         self.lock = threading.RLock()
+        self._depth = 0  # 1 while the context is current
         self._sizes: dict[int, int] = {}  # bytes by address of what is allocated, handed out or kept
         self._memory: dict[int, Any] = {}  # PyCUDA's object by address
         self._spare: dict[int, list[int]] = {}  # addresses that are kept, by bytes
@@ -93,10 +95,15 @@ class Gpu:
             raise error("FX0705", f"{name}: the device cuda:{self.number} was closed")
         try:
             with self.lock:
+                if self._depth:  # PyCUDA loses its way where a context is pushed upon itself and the driver refuses
+                    yield
+                    return
                 self.context.push()
+                self._depth = 1
                 try:
                     yield
                 finally:
+                    self._depth = 0
                     self._pop()
         except (self.cuda.Error, libcuda.DriverFailure) as reason:
             raise self.failure(name, reason) from None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fluxir.runtime import cuda as runtime
-from fluxir.runtime.vgpu.cuda_api import Library, VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import Library, VirtualCuda
 from fluxir.runtime.vgpu.device import Device
 
 MEMORY = 1 << 26  # bytes of each virtual device in these tests
@@ -35,7 +35,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 class Setup:
     """PyCUDA's driver module, the virtual driver behind it, and a context that is current."""
 
-    def __init__(self, cuda: Any, driver: VirtualDriver) -> None:
+    def __init__(self, cuda: Any, driver: VirtualCuda) -> None:
         self.cuda, self.driver = cuda, driver
         cuda.init()
         self.context: Any = None
@@ -46,23 +46,23 @@ class Setup:
 
 
 @pytest.fixture
-def driver_of(library: Library) -> Iterator[Callable[..., VirtualDriver]]:
+def driver_of(library: Library) -> Iterator[Callable[..., VirtualCuda]]:
     """Makes a fresh driver with devices of the named targets and puts it behind the library."""
-    made: list[VirtualDriver] = []
+    made: list[VirtualCuda] = []
 
-    def make(*targets: str, memory: int = MEMORY, eager: bool = False) -> VirtualDriver:
-        made.append(VirtualDriver([Device(t, capacity=1 << 30) for t in targets or ("sm_80",)], memory, eager))
+    def make(*targets: str, memory: int = MEMORY, eager: bool = False) -> VirtualCuda:
+        made.append(VirtualCuda([Device(t, capacity=1 << 30) for t in targets or ("sm_80",)], memory, eager))
         library.connect(made[-1])
         return made[-1]
 
     yield make
     runtime.close_all()
     gc.collect()
-    library.connect(made[-1] if made else VirtualDriver([Device()]))
+    library.connect(made[-1] if made else VirtualCuda([Device()]))
 
 
 @pytest.fixture(params=["late", "eager"])
-def setup(driver_of: Callable[..., VirtualDriver], request: pytest.FixtureRequest) -> Iterator[Setup]:
+def setup(driver_of: Callable[..., VirtualCuda], request: pytest.FixtureRequest) -> Iterator[Setup]:
     """One device with a current context. Everything is given back at the end, or the test fails."""
     import pycuda.driver as cuda
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +17,23 @@ from fluxir.runtime import dlpack
 from fluxir.runtime.cuda import device_put
 from fluxir.runtime.cuda_device import gpu
 from fluxir.runtime.device_array import DeviceArray
-from fluxir.runtime.vgpu.cuda_api import VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import VirtualCuda
 from tests.cuda.harness import close, compiled, on_cuda
 from tests.cuda.test_programs import MLP, f32, mlp
 
-Drivers = Callable[..., VirtualDriver]
+Drivers = Callable[..., VirtualCuda]
 
 
 @pytest.fixture
-def driver(driver_of: Drivers) -> VirtualDriver:
+def driver(driver_of: Drivers) -> VirtualCuda:
     return driver_of("sm_80")
 
 
 class Library:
-    """An array of another library on the device: its own stream, work still under way, one protocol."""
+    """An array of another library on the device: its own stream, work still under way, one protocol. What it does with the
+    driver, it does inside `outside`."""
+
+    outside: Any = contextlib.nullcontext
 
     def __init__(
         self, values: Any, protocol: str, offset: int = 0, read_only: bool = False, strides: Any = None
@@ -37,13 +41,17 @@ class Library:
         g = gpu(0)
         self.g, self.protocol, self.read_only, self.strides = g, protocol, read_only, strides
         self.values = np.asarray(values, order="C")
-        with g.current("test"):
+        with self.outside(), g.current("test"):
             self.stream = g.cuda.Stream()
             self.memory = g.cuda.mem_alloc(self.values.nbytes + offset)
             self.source = g.cuda.pagelocked_empty(self.values.nbytes, np.uint8)
             self.source[:] = self.values.reshape(-1).view(np.uint8)
             self.address = int(self.memory) + offset
             g.cuda.memcpy_htod_async(self.address, self.source, self.stream)
+
+    def __del__(self) -> None:
+        with self.outside():
+            self.__dict__.clear()
 
     def __getattr__(self, name: str) -> Any:
         protocol = self.__dict__.get("protocol")
@@ -75,7 +83,7 @@ PROTOCOLS = ["interface", "dlpack", "old dlpack"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_foreign_arrays_go_in_without_a_copy(driver: VirtualDriver, protocol: str) -> None:
+def test_foreign_arrays_go_in_without_a_copy(driver: VirtualCuda, protocol: str) -> None:
     module, code = compiled(mlp, *MLP)
     program = on_cuda(code)
     arrays = [Library(a, protocol) for a in MLP]
@@ -89,7 +97,7 @@ def test_foreign_arrays_go_in_without_a_copy(driver: VirtualDriver, protocol: st
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_foreign_memory_lives_until_the_work_is_done(driver: VirtualDriver, protocol: str) -> None:
+def test_foreign_memory_lives_until_the_work_is_done(driver: VirtualCuda, protocol: str) -> None:
     module, code = compiled(lambda x: fx.exp(x) + 1, f32(64))
     program, x = on_cuda(code), f32(64)
     frees = driver.calls["cuMemFree_v2"]
@@ -101,7 +109,7 @@ def test_foreign_memory_lives_until_the_work_is_done(driver: VirtualDriver, prot
     assert driver.calls["cuMemFree_v2"] == frees + 1
 
 
-def test_results_go_from_program_to_program(driver: VirtualDriver) -> None:
+def test_results_go_from_program_to_program(driver: VirtualCuda) -> None:
     module, code = compiled(lambda x: fx.sin(x) * 2, f32(32))
     first, second = on_cuda(code), on_cuda(code)
     x = f32(32)
@@ -114,7 +122,7 @@ def test_results_go_from_program_to_program(driver: VirtualDriver) -> None:
     assert gpu(0).in_use == before - 128
 
 
-def test_host_and_device_arguments_mix(driver: VirtualDriver) -> None:
+def test_host_and_device_arguments_mix(driver: VirtualCuda) -> None:
     module, code = compiled(mlp, *MLP)
     program = on_cuda(code)
     weights = [device_put(w) for w in MLP[1:]]
@@ -124,7 +132,7 @@ def test_host_and_device_arguments_mix(driver: VirtualDriver) -> None:
         close([out.numpy()], interpret(module, [x, *MLP[1:]]), 1e-4, 1e-4)
 
 
-def test_a_result_is_offered_by_both_protocols(driver: VirtualDriver) -> None:
+def test_a_result_is_offered_by_both_protocols(driver: VirtualCuda) -> None:
     x = f32(3, 4)
     d = device_put(x)
     i = d.__cuda_array_interface__
@@ -144,7 +152,7 @@ def test_a_result_is_offered_by_both_protocols(driver: VirtualDriver) -> None:
         np.asarray(d)
 
 
-def test_round_trips_through_dlpack(driver: VirtualDriver) -> None:
+def test_round_trips_through_dlpack(driver: VirtualCuda) -> None:
     """A taker that renames the capsule and calls the deleter, as libraries do."""
     import ctypes
 
@@ -172,7 +180,7 @@ def test_round_trips_through_dlpack(driver: VirtualDriver) -> None:
     assert len(dlpack._alive) == alive
 
 
-def test_pycuda_arrays_take_part(driver: VirtualDriver) -> None:
+def test_pycuda_arrays_take_part(driver: VirtualCuda) -> None:
     from pycuda import gpuarray
 
     module, code = compiled(lambda x: fx.exp(x) * 2, f32(4, 3))
@@ -185,7 +193,7 @@ def test_pycuda_arrays_take_part(driver: VirtualDriver) -> None:
         del given
 
 
-def test_memory_that_is_not_aligned_is_copied_on_the_device(driver: VirtualDriver) -> None:
+def test_memory_that_is_not_aligned_is_copied_on_the_device(driver: VirtualCuda) -> None:
     module, code = compiled(lambda x: fx.exp(x) * 2, f32(33))
     program, x = on_cuda(code), f32(33)
     (out,) = program.call_flat([Library(x, "interface", offset=4)])
@@ -195,7 +203,7 @@ def test_memory_that_is_not_aligned_is_copied_on_the_device(driver: VirtualDrive
 
 @pytest.mark.parametrize("protocol", ["ours", *PROTOCOLS])
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_donated_array_becomes_the_result(driver: VirtualDriver, protocol: str, read_only: bool) -> None:
+def test_a_donated_array_becomes_the_result(driver: VirtualCuda, protocol: str, read_only: bool) -> None:
     module, code = compiled(lambda x, y: (x + y, x * y), f32(16), f32(16), donate_argnums=0)
     program, x, y = on_cuda(code), f32(16), f32(16)
     given = device_put(x) if protocol == "ours" else Library(x, protocol, read_only=read_only)
@@ -226,7 +234,7 @@ def test_what_cannot_be_shared_says_why(driver_of: Drivers) -> None:
         fx.jit(lambda x: fx.exp(x))(device_put(f32(4, 4)))
 
 
-def test_arrays_that_outlive_their_device_say_so(driver: VirtualDriver) -> None:
+def test_arrays_that_outlive_their_device_say_so(driver: VirtualCuda) -> None:
     from fluxir.runtime import cuda
 
     d = device_put(f32(4))

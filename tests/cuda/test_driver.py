@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluxir.runtime.vgpu.cuda_api import Result, VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import Result, VirtualCuda
 from fluxir.runtime.vgpu.cuda_api.entry import ENTRIES
 from fluxir.runtime.vgpu.cuda_api.library import Library, entry_points
 from tests.cuda.conftest import MEMORY, Setup
 from tests.cuda.kernels import MODULE
 
-Drivers = Callable[..., VirtualDriver]
+Drivers = Callable[..., VirtualCuda]
 
 
 def load(setup: Setup, text: str = MODULE) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from docs.run import fences
-from fluxir.runtime.vgpu.cuda_api import VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import VirtualCuda
 from tests.cuda.kernels import MODULE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,7 +127,7 @@ def test_without_gcc_the_error_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     assert e.value.help == "install gcc"
 
 
-def test_the_examples_of_the_page_say_what_it_says(driver_of: Callable[..., VirtualDriver]) -> None:
+def test_the_examples_of_the_page_say_what_it_says(driver_of: Callable[..., VirtualCuda]) -> None:
     driver_of("sm_80")
     names: dict[str, Any] = {}
     said, compared = "", 0

@@ -13,10 +13,10 @@ import pytest
 import fluxir as fx
 from fluxir.runtime import sizes
 from fluxir.runtime.cuda_device import gpu
-from fluxir.runtime.vgpu.cuda_api import VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import VirtualCuda
 from tests.cuda.harness import close, compiled, on_cuda, same
 
-Drivers = Callable[..., VirtualDriver]
+Drivers = Callable[..., VirtualCuda]
 rng = np.random.default_rng(0)
 
 
@@ -25,7 +25,7 @@ def f32(*shape: int) -> Any:
 
 
 @pytest.fixture(params=["late", "eager"])
-def driver(driver_of: Drivers, request: pytest.FixtureRequest) -> VirtualDriver:
+def driver(driver_of: Drivers, request: pytest.FixtureRequest) -> VirtualCuda:
     return driver_of("sm_80", eager=request.param == "eager")
 
 
@@ -37,11 +37,11 @@ def mlp(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
 MLP = (f32(5, 16), f32(16, 24), f32(24), f32(24, 8), f32(8))
 
 
-def test_mlp(driver: VirtualDriver) -> None:
+def test_mlp(driver: VirtualCuda) -> None:
     same(mlp, *MLP, rtol=1e-4, atol=1e-4)
 
 
-def test_softmax_and_reductions(driver: VirtualDriver) -> None:
+def test_softmax_and_reductions(driver: VirtualCuda) -> None:
     def f(x: Any) -> Any:
         e = fx.exp(x - fx.max(x, axis=1, keepdims=True))
         return e / fx.sum(e, axis=1, keepdims=True), fx.mean(x), fx.argmax(x, axis=0)
@@ -49,7 +49,7 @@ def test_softmax_and_reductions(driver: VirtualDriver) -> None:
     same(f, f32(6, 40))
 
 
-def test_while_and_if_decide_on_the_host(driver: VirtualDriver) -> None:
+def test_while_and_if_decide_on_the_host(driver: VirtualCuda) -> None:
     @fx.function
     def f(x: Any) -> Any:
         h, n = x, 0
@@ -66,14 +66,14 @@ def test_while_and_if_decide_on_the_host(driver: VirtualDriver) -> None:
     assert driver.calls["cuStreamSynchronize"] > 6
 
 
-def test_gradients_through_a_scan(driver: VirtualDriver) -> None:
+def test_gradients_through_a_scan(driver: VirtualCuda) -> None:
     def loss(w: Any, xs: Any) -> Any:
         return fx.sum(fx.scan(lambda c, u: (fx.tanh(c @ w + u), c), fx.zeros(4, fx.f32), xs)[1] ** 2)
 
     same(fx.grad(loss), f32(4, 4), f32(3, 4), rtol=1e-4, atol=1e-5)
 
 
-def test_integers_booleans_and_bf16(driver: VirtualDriver) -> None:
+def test_integers_booleans_and_bf16(driver: VirtualCuda) -> None:
     def f(i: Any, b: Any, h: Any) -> Any:
         return i * 3 - 1, b & (i > 2), fx.astype(h, fx.f32) + 1.0, h
 
@@ -82,11 +82,11 @@ def test_integers_booleans_and_bf16(driver: VirtualDriver) -> None:
     same(f, np.arange(6, dtype=np.int64), np.array([True, False] * 3), f32(6).astype(ml_dtypes.bfloat16))
 
 
-def test_empty_arrays(driver: VirtualDriver) -> None:
+def test_empty_arrays(driver: VirtualCuda) -> None:
     same(lambda x: (x + 1, fx.sum(x, axis=0)), np.zeros((0, 3), np.float32))
 
 
-def test_symbolic_sizes_share_one_program(driver: VirtualDriver) -> None:
+def test_symbolic_sizes_share_one_program(driver: VirtualCuda) -> None:
     from fluxir.ir.interp import interpret
 
     low = fx.jit(lambda x: fx.exp(x) / fx.sum(fx.exp(x), axis=1, keepdims=True), signature=(fx.f32["B", 9],)).lower()
@@ -100,7 +100,7 @@ def test_symbolic_sizes_share_one_program(driver: VirtualDriver) -> None:
 # ---- memory
 
 
-def test_the_arena_has_exactly_the_planned_bytes(driver: VirtualDriver) -> None:
+def test_the_arena_has_exactly_the_planned_bytes(driver: VirtualCuda) -> None:
     _, code = compiled(mlp, *MLP)
     program = on_cuda(code)
     planned = sizes.evaluate(code.spec["host"]["functions"][code.spec["host"]["entry"]]["arena"], {})
@@ -120,7 +120,7 @@ def test_the_arena_has_exactly_the_planned_bytes(driver: VirtualDriver) -> None:
     assert driver.memory.used(0) == constants + planned
 
 
-def test_a_program_gives_everything_back(driver: VirtualDriver) -> None:
+def test_a_program_gives_everything_back(driver: VirtualCuda) -> None:
     program = same(mlp, *MLP, rtol=1e-4, atol=1e-4)
     del program
     gc.collect()
@@ -132,7 +132,7 @@ def test_a_program_gives_everything_back(driver: VirtualDriver) -> None:
     assert driver.leaks() == []
 
 
-def test_the_arena_grows_with_the_batch(driver: VirtualDriver) -> None:
+def test_the_arena_grows_with_the_batch(driver: VirtualCuda) -> None:
     low = fx.jit(lambda x, w: fx.sum(fx.exp(x @ w) @ w, axis=0), signature=(fx.f32["B", 4], fx.f32[4, 4])).lower()
     code = low.compile("sm_80")
     program, w = on_cuda(code), f32(4, 4)
@@ -162,7 +162,7 @@ def test_out_of_memory_names_both_numbers(driver_of: Drivers) -> None:
 # ---- graphs
 
 
-def test_a_static_program_is_replayed(driver: VirtualDriver) -> None:
+def test_a_static_program_is_replayed(driver: VirtualCuda) -> None:
     program = same(mlp, *MLP, calls=5, rtol=1e-4, atol=1e-4)
     assert program.held.replays is not None
     assert driver.calls["cuStreamBeginCapture_v2"] == 1
@@ -171,7 +171,7 @@ def test_a_static_program_is_replayed(driver: VirtualDriver) -> None:
     assert driver.calls["cuLaunchKernel"] <= 2 * work + 2, "the first call launches, the second captures"
 
 
-def test_graphs_can_be_switched_off(driver: VirtualDriver) -> None:
+def test_graphs_can_be_switched_off(driver: VirtualCuda) -> None:
     from fluxir import config
 
     with config.override(gpu_graphs=False):
@@ -179,7 +179,7 @@ def test_graphs_can_be_switched_off(driver: VirtualDriver) -> None:
     assert not driver.calls["cuGraphLaunch"]
 
 
-def test_a_graph_takes_the_new_values(driver: VirtualDriver) -> None:
+def test_a_graph_takes_the_new_values(driver: VirtualCuda) -> None:
     from fluxir.ir.interp import interpret
 
     module, code = compiled(mlp, *MLP)
@@ -212,7 +212,7 @@ def test_two_devices(driver_of: Drivers) -> None:
         on_cuda(code80, "cuda:2")
 
 
-def test_threads_share_a_device(driver: VirtualDriver) -> None:
+def test_threads_share_a_device(driver: VirtualCuda) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from fluxir.ir.interp import interpret
@@ -228,7 +228,7 @@ def test_threads_share_a_device(driver: VirtualDriver) -> None:
 # ---- errors
 
 
-def test_what_the_jit_compiler_says_is_shown(driver: VirtualDriver) -> None:
+def test_what_the_jit_compiler_says_is_shown(driver: VirtualCuda) -> None:
     _, code = compiled(mlp, *MLP)
     from fluxir.runtime import cuda
 
@@ -245,7 +245,7 @@ def broken_stores(code: Any) -> bytes:
     return str(text).encode()
 
 
-def test_a_bad_access_names_the_kernel_and_the_users_line(driver: VirtualDriver) -> None:
+def test_a_bad_access_names_the_kernel_and_the_users_line(driver: VirtualCuda) -> None:
     from fluxir.runtime import cuda
 
     _, code = compiled(lambda x: fx.sum(fx.exp(x) + 1), f32(64))
@@ -259,7 +259,7 @@ def test_a_bad_access_names_the_kernel_and_the_users_line(driver: VirtualDriver)
     assert again.value.code == "FX0708", "the context is lost for good"
 
 
-def test_waiting_after_every_kernel_names_the_one_that_fails(driver: VirtualDriver) -> None:
+def test_waiting_after_every_kernel_names_the_one_that_fails(driver: VirtualCuda) -> None:
     from fluxir import config
     from fluxir.runtime import cuda
 

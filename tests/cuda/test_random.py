@@ -12,10 +12,10 @@ import fluxir as fx
 from fluxir import driver as compiler
 from fluxir.ir.interp import interpret
 from fluxir.runtime import cuda
-from fluxir.runtime.vgpu.cuda_api import VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import VirtualCuda
 from tests.programs import assert_same, random_program
 
-Drivers = Callable[..., VirtualDriver]
+Drivers = Callable[..., VirtualCuda]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 

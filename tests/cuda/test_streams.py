@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fluxir.runtime import libcuda
-from fluxir.runtime.vgpu.cuda_api import Result, VirtualDriver
+from fluxir.runtime.vgpu.cuda_api import Result, VirtualCuda
 from fluxir.runtime.vgpu.cuda_api.library import Library
 from tests.cuda.conftest import Setup
 from tests.cuda.kernels import MODULE
 
-Drivers = Callable[..., VirtualDriver]
+Drivers = Callable[..., VirtualCuda]
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from fluxir.target import GpuTarget
 
 from .entry import I32, SIZE, U32, P, entry, put, text_at
 from .results import WORDS, CudaError, Result
-from .state import Context, VirtualDriver
+from .state import Context, VirtualCuda
 
 __all__: list[str] = []
 
-D = VirtualDriver
+D = VirtualCuda
 # What targets do not say: multiprocessors, clock and memory clock in kHz, bus width in bits, L2 in bytes, of the first product.
 _PRODUCTS = {80: (108, 1410000, 1215000, 5120, 40 << 20), 90: (132, 1980000, 2619000, 5120, 50 << 20)}
 _ORDINARY = (82, 1695000, 9751000, 384, 6 << 20)

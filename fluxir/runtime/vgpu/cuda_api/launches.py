@@ -13,11 +13,11 @@ from ..findings import SanitizerError
 from .entry import F32, I32, SIZE, U32, P, entry, put, take
 from .order import Stream
 from .results import CudaError, Result, of_finding
-from .state import Context, VirtualDriver
+from .state import Context, VirtualCuda
 
 __all__ = ["Function", "Module"]
 
-D = VirtualDriver
+D = VirtualCuda
 Triple = tuple[int, int, int]
 _MAX_PARAMETERS = 4352
 

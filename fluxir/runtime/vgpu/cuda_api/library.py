@@ -1,6 +1,6 @@
 """The shared library in front of the virtual driver: `libcuda.so.1`, made by gcc, loaded before anything else asks for it.
 
-Every entry point is a call through a slot of a table. The slots are filled with callbacks into `VirtualDriver.call`; at the
+Every entry point is a call through a slot of a table. The slots are filled with callbacks into `VirtualCuda.call`; at the
 end of the process the library is put to rest, so that C++ destructors that run after Python find a driver that agrees.
 Invariants: the library is built from the names alone and kept by their digest; at most one driver is behind it at a time;
 a real driver that is loaded already is never replaced (FX0712).
@@ -25,7 +25,7 @@ from fluxir.runtime.cache import default_dir
 from ..device import Device
 from . import devices, launches, modules, streams, transfers
 from .entry import ENTRIES, UNSUPPORTED
-from .state import VirtualDriver
+from .state import VirtualCuda
 
 __all__ = ["Library", "entry_points", "install", "source"]
 
@@ -112,7 +112,7 @@ class Library:
         self.dll = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         self.names = entry_points()
         self.slots = (ctypes.c_void_p * len(self.names)).in_dll(self.dll, _TABLE)
-        self.driver: VirtualDriver | None = None
+        self.driver: VirtualCuda | None = None
         self._callbacks = [self._callback(name) for name in self.names]
         for i, c in enumerate(self._callbacks):
             self.slots[i] = ctypes.cast(c, ctypes.c_void_p).value
@@ -128,7 +128,7 @@ class Library:
 
         return ctypes.CFUNCTYPE(ctypes.c_int, *types)(call)
 
-    def connect(self, driver: VirtualDriver) -> None:
+    def connect(self, driver: VirtualCuda) -> None:
         self.driver = driver
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ def _loaded_driver() -> str | None:
     return None
 
 
-def install(*targets: str, memory: int = 1 << 33, eager: bool = False) -> VirtualDriver:
+def install(*targets: str, memory: int = 1 << 33, eager: bool = False) -> VirtualCuda:
     """Virtual GPUs as the CUDA devices of this process: call it before PyCUDA (or anything that loads the driver) is imported.
 
     `targets`: an architecture for each device, one `sm_80` where none is named; `memory`: bytes of each; `eager`: run work at
@@ -158,7 +158,7 @@ def install(*targets: str, memory: int = 1 << 33, eager: bool = False) -> Virtua
     global _installed
     if _installed is None:
         _installed = Library(Path(default_dir()) / "libcuda")
-    driver = VirtualDriver([Device(t, capacity=max(1 << 30, 2 * memory)) for t in targets or ("sm_80",)], memory, eager)
+    driver = VirtualCuda([Device(t, capacity=max(1 << 30, 2 * memory)) for t in targets or ("sm_80",)], memory, eager)
     _installed.connect(driver)
     return driver
 

@@ -14,11 +14,11 @@ from typing import Any
 from .entry import I32, SIZE, U32, P, entry, put, take, text_at
 from .launches import Function, Module
 from .results import CudaError, Result
-from .state import Context, VirtualDriver
+from .state import Context, VirtualCuda
 
 __all__: list[str] = []
 
-D = VirtualDriver
+D = VirtualCuda
 _ERROR_LOG, _ERROR_LOG_BYTES, _INFO_LOG, _INFO_LOG_BYTES = 5, 6, 3, 4  # CUjit_option
 
 

@@ -105,6 +105,7 @@ def of_finding(kind: str) -> Result:
     return {
         "out-of-bounds": Result.ILLEGAL_ADDRESS,
         "use-after-free": Result.ILLEGAL_ADDRESS,
+        "read-only": Result.ILLEGAL_ADDRESS,
         "misaligned": Result.MISALIGNED_ADDRESS,
         "assert": Result.ASSERT,
         "deadlock": Result.LAUNCH_TIMEOUT,

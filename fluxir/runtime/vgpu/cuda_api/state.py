@@ -1,6 +1,6 @@
 """The virtual driver: its devices, contexts and handles, and how a call comes in.
 
-`VirtualDriver.call(name, ...)` is what a call from C ends in. Every object that a program holds is a handle: a number that
+`VirtualCuda.call(name, ...)` is what a call from C ends in. Every object that a program holds is a handle: a number that
 names one Python object. Invariants:
 
 - A context belongs to one device and is current by thread, on a stack, as CUDA has it. Streams, events, modules and memory
@@ -24,13 +24,13 @@ from .memory import Memory
 from .order import Event, Graph, Stream
 from .results import CudaError, Result
 
-__all__ = ["Context", "VirtualDriver"]
+__all__ = ["Context", "VirtualCuda"]
 
 T = TypeVar("T")
 
 
 class Context:
-    def __init__(self, driver: VirtualDriver, device: int, flags: int = 0, primary: bool = False) -> None:
+    def __init__(self, driver: VirtualCuda, device: int, flags: int = 0, primary: bool = False) -> None:
         self.driver, self.device, self.flags, self.primary = driver, device, flags, primary
         self.default = Stream(self)
         self.streams: list[Stream] = [self.default]
@@ -75,7 +75,7 @@ class Context:
         self.driver.forget(lambda x: getattr(x, "context", None) is self or x is self)
 
 
-class VirtualDriver:
+class VirtualCuda:
     """A CUDA driver whose devices are virtual GPUs. `eager`: work runs as soon as it is put into a stream."""
 
     VERSION = 13000

@@ -5,11 +5,11 @@ from __future__ import annotations
 from .entry import I32, SIZE, U32, U64, P, entry, put
 from .order import Event, Graph, Stream
 from .results import CudaError, Result
-from .state import Context, VirtualDriver
+from .state import Context, VirtualCuda
 
 __all__: list[str] = []
 
-D = VirtualDriver
+D = VirtualCuda
 _RELAXED = 2  # the capture mode that lets every other call through
 
 

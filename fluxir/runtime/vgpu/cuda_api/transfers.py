@@ -15,12 +15,12 @@ from .entry import ADDRESS, SIZE, U8, U16, U32, P, entry, host_view, put, take
 from .memory import Bytes
 from .order import Stream
 from .results import CudaError, Result
-from .state import Context, VirtualDriver
+from .state import Context, VirtualCuda
 from .streams import no_capture
 
 __all__: list[str] = []
 
-D = VirtualDriver
+D = VirtualCuda
 _PITCH = 512
 
 
