@@ -71,7 +71,9 @@ class Function:
         most = self.target.max_threads_per_block
         return min(math.prod(bound), most) if bound else most
 
-    def launch(self, grid: Triple, block: Triple, shared: int, stream: Stream, parameters: bytes) -> None:
+    def launch(
+        self, grid: Triple, block: Triple, shared: int, stream: Stream, parameters: bytes, cooperative: bool = False
+    ) -> None:
         """INVALID_VALUE and LAUNCH_OUT_OF_RESOURCES for what no launch can be; what the kernel does wrong comes later."""
         t, needed = self.target, self.kernel.parameter_bytes
         threads = block[0] * block[1] * block[2]
@@ -91,7 +93,7 @@ class Function:
         def run() -> None:
             memory.to_device()
             try:
-                kernel.launch_packed(grid, block, packed, shared_bytes=shared)
+                kernel.launch_packed(grid, block, packed, shared_bytes=shared, cooperative=cooperative)
             except SanitizerError as reason:
                 raise CudaError(of_finding(reason.findings[0].kind), str(reason)) from None
             except FluxError as reason:
@@ -164,16 +166,28 @@ def cuLaunchKernel(
     stream: int, values: int, extra: int,
 ) -> None:  # fmt: skip
     f = driver.find(handle, Function)
-    if extra:
-        packed = _packed(extra)
-    elif values or not f.tree.parameters:
-        raw = bytearray()
-        for i, (at, v) in enumerate(f.kernel.arguments.values()):
-            raw += bytes(at - len(raw)) + ctypes.string_at(take(values + 8 * i, "Q")[0], v.nbytes)
-        packed = bytes(raw)
-    else:
-        raise CudaError(Result.INVALID_VALUE, f"{f.name} has parameters, and none are given")
+    packed = _packed(extra) if extra else _gathered(f, values)
     f.launch((gx, gy, gz), (bx, by, bz), shared, context.stream(stream), packed)
+
+
+@entry(P, U32, U32, U32, U32, U32, U32, U32, P, P)
+def cuLaunchCooperativeKernel(
+    driver: D, context: Context, handle: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int,
+    stream: int, values: int,
+) -> None:  # fmt: skip
+    """All blocks are resident together, so that they can wait for each other."""
+    f = driver.find(handle, Function)
+    f.launch((gx, gy, gz), (bx, by, bz), shared, context.stream(stream), _gathered(f, values), cooperative=True)
+
+
+def _gathered(f: Function, values: int) -> bytes:
+    """The parameters from an array of pointers to them."""
+    if not values and f.tree.parameters:
+        raise CudaError(Result.INVALID_VALUE, f"{f.name} has parameters, and none are given")
+    raw = bytearray()
+    for i, (at, v) in enumerate(f.kernel.arguments.values()):
+        raw += bytes(at - len(raw)) + ctypes.string_at(take(values + 8 * i, "Q")[0], v.nbytes)
+    return bytes(raw)
 
 
 def _packed(extra: int) -> bytes:
