@@ -1,7 +1,8 @@
 """The virtual GPU's executors: thread instructions per second, all checks on, on kernels that nvcc compiled.
 
-The numbers are of this machine's CPU and say nothing about a GPU. A thread instruction is one thread's part in an instruction of its
-warp (`vgpu.Counters`). The native executor's compile time is given apart: it is paid once for a kernel and kept in the compile cache.
+The numbers are of this machine's CPU and say nothing about a GPU. A thread instruction is one thread's part in an instruction of
+its warp (`vgpu.Counters`). The native executor's compile time is given apart: it is paid once for a kernel and kept in the
+compile cache.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ def _softmax(gpu: vgpu.Device, rows: int) -> Prepared:
     x = np.random.default_rng(2).normal(size=(rows, 1024)).astype(np.float32)
     to = gpu.empty(x.shape)
     e = np.exp(x - x.max(axis=1, keepdims=True))
-    return _kernel(gpu, "collective", "softmax"), rows, 128, [gpu.array(x), to, 1024], to, e / e.sum(axis=1, keepdims=True)
+    return (
+        _kernel(gpu, "collective", "softmax"),
+        rows,
+        128,
+        [gpu.array(x), to, 1024],
+        to,
+        e / e.sum(axis=1, keepdims=True),
+    )
 
 
 def _matmul(gpu: vgpu.Device, n: int) -> Prepared:

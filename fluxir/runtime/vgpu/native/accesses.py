@@ -1,4 +1,4 @@
-"""Memory accesses of a warp in LLVM IR: addresses to bytes, with everything that `access.Memory`, `races` and `counters` do there.
+"""Memory accesses of a warp in LLVM IR: addresses to bytes, with all that `access.Memory`, `races` and `counters` do there.
 
 One function for each kind of access (`Access`): `void f(ptr context, ptr addresses, i32 lanes, ptr values)`. The addresses are 32
 numbers of 64 bits, the values `count` vectors of 32 elements. What the sanitizer objects to only sets `stop`: the launch is then
@@ -17,7 +17,7 @@ from . import order
 from .context import FINDING, count_word, field, field_address
 from .text import LANES, Text, splat, vector
 
-__all__ = ["READ_ONLY", "Access", "access_functions", "object_to"]
+__all__ = ["READ_ONLY", "Access", "access_functions", "count_banks", "good", "in_window", "object_to"]
 
 READ_ONLY = 32  # in the shadow while native code runs: bytes of constant allocations
 
@@ -42,12 +42,8 @@ class Access:
 
     @property
     def symbol(self) -> str:
-        more = (
-            ("_sync" if self.sync else "")
-            + ("_convergent" if self.convergent else "")
-            + (f"_{self.operation}" if self.operation else "")
-        )
-        return f"{self.what}_{self.space}_{self.unit}x{self.count}_{self.granule}{more}"
+        more = [*["sync"] * self.sync, *["convergent"] * self.convergent, *[self.operation] * bool(self.operation)]
+        return "_".join([self.what, self.space, f"{self.unit}x{self.count}", str(self.granule), *more])
 
     def within(self, space: str) -> Access:
         return Access(self.what, space, self.unit, self.count, self.granule, self.sync, self.operation)
@@ -109,7 +105,7 @@ def _global(f: Text, x: Access) -> None:
 
     def one(lane: str) -> None:
         at = f(f"sub i64 {_address(f, lane)}, {GLOBAL_BASE}")
-        with f.when(_good(f, x, at, last, shadow)):
+        with f.when(good(f, x, at, last, shadow)):
             sectors.touch(at)
             if not x.sync:
                 order.check_global(f, x, at)
@@ -120,7 +116,8 @@ def _global(f: Text, x: Access) -> None:
         with f.bits("%mask") as lane:
             one(lane)
     else:
-        with _unless(f, _side_by_side(f, x, data, shadow)), f.bits("%mask") as lane:
+        done = _side_by_side(f, x, data, shadow)
+        with f.when(f.op("xor", "i1", done, "true")), f.bits("%mask") as lane:
             one(lane)
     sectors.count()
 
@@ -131,19 +128,19 @@ def _shared(f: Text, x: Access) -> None:
     offsets = f.slot("[32 x i64]")
     fine = f.var("i32", "0")
     with f.bits("%mask") as lane:
-        at = _in_window(f, _address(f, lane), SHARED_BASE)
+        at = in_window(f, _address(f, lane), SHARED_BASE)
         f.store("i64", at, f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-        with f.when(_good(f, x, at, last, shadow)):
+        with f.when(good(f, x, at, last, shadow)):
             bit = f(f"shl i32 1, {f(f'trunc i64 {lane} to i32')}")
             f.store("i32", f(f"or i32 {f.load('i32', fine)}, {bit}"), fine)
-    good = f.load("i32", fine)
-    order.check_shared(f, x, offsets, good)
-    with f.bits(good) as lane:
+    right = f.load("i32", fine)
+    order.check_shared(f, x, offsets, right)
+    with f.bits(right) as lane:
         at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
         _move(f, x, data, at, lane)
         _mark_written(f, x, shadow, at)
-    order.check_same_values(f, x, offsets, good, data)
-    _banks(f, x, offsets, good)
+    order.check_same_values(f, x, offsets, right, data)
+    count_banks(f, x, offsets, right)
 
 
 def _local(f: Text, x: Access) -> None:
@@ -151,15 +148,15 @@ def _local(f: Text, x: Access) -> None:
     last = f(f"sub i64 {size}, {x.width}")
     first = field(f, "first_thread")
     with f.bits("%mask") as lane:
-        at = _in_window(f, _address(f, lane), LOCAL_BASE)
+        at = in_window(f, _address(f, lane), LOCAL_BASE)
         start = f(f"mul i64 {f(f'add i64 {first}, {lane}')}, {size}")
         mine, states = f.at(data, start), f.at(shadow, start)
-        with f.when(_good(f, x, at, last, states)):
+        with f.when(good(f, x, at, last, states)):
             _move(f, x, mine, at, lane)
             _mark_written(f, x, states, at)
 
 
-def _in_window(f: Text, address: str, base: int) -> str:
+def in_window(f: Text, address: str, base: int) -> str:
     """The offset in a space of an address in it; a generic address is taken too."""
     inside = f(f"icmp uge i64 {address}, {mem.WINDOW}")
     return f(f"select i1 {inside}, i64 {f(f'sub i64 {address}, {base}')}, i64 {address}")
@@ -179,7 +176,7 @@ def _times(byte: int, n: int) -> int:
     return int.from_bytes(bytes([byte]) * n, "little")
 
 
-def _good(f: Text, x: Access, at: str, last: str, shadow: str) -> str:
+def good(f: Text, x: Access, at: str, last: str, shadow: str) -> str:
     """Whether an access is right, as i1; objects where it is not."""
     outside = f(f"icmp ugt i64 {at}, {last}")
     low = f(f"and i64 {at}, {x.width - 1}")
@@ -193,9 +190,9 @@ def _good(f: Text, x: Access, at: str, last: str, shadow: str) -> str:
         right = f(f"icmp eq {kind} {found}, {need}")
         off = f(f"icmp eq i64 {field(f, 'checks')}, 0")
         f.store("i1", f(f"or i1 {right}, {off}"), ok)
-    good = f.load("i1", ok)
-    object_to(f, f(f"xor i1 {good}, true"))
-    return good
+    right = f.load("i1", ok)
+    object_to(f, f.op("xor", "i1", right, "true"))
+    return right
 
 
 def _mark_written(f: Text, x: Access, shadow: str, at: str) -> None:
@@ -225,10 +222,6 @@ def _move(f: Text, x: Access, data: str, at: str, lane: str) -> None:
 
 
 # ---- all lanes at once
-def _unless(f: Text, done: str):  # type: ignore[no-untyped-def]
-    return f.when(f(f"xor i1 {done}, true"))
-
-
 def _side_by_side(f: Text, x: Access, data: str, shadow: str) -> str:
     """Global accesses of all 32 lanes to consecutive places, all of them right: done here. Whether it was (i1)."""
     done = f.var("i1", "false")
@@ -349,7 +342,7 @@ class _Sectors:
         f.add("i64", word, f.load("i64", self.many))
 
 
-def _banks(f: Text, x: Access, offsets: str, mask: str) -> None:
+def count_banks(f: Text, x: Access, offsets: str, mask: str) -> None:
     """Wavefronts of shared memory, in groups of lanes that ask for at most 128 bytes."""
     n = max(1, x.width // 4)
     lanes = min(LANES, 128 // max(x.width, 4)) or 1

@@ -1,8 +1,8 @@
 """Approximate functions in LLVM IR: the same exact value in f64, moved by the same hash of operands and seed, as in
 `instructions/special.py`.
 
-What numpy computes by a library function (2**x, logarithm, sine, cosine, hyperbolic tangent) is computed by the very loop inside of
-numpy's function, so the bits are the same.
+What numpy computes by a library function (2**x, logarithm, sine, cosine, hyperbolic tangent) is computed by the very loop inside
+of numpy's function, so the bits are the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LLVM IR text to machine code in this process, by way of the compile cache.
 
-Kernels are compiled without optimisation: a vector instruction of the text is a few of the machine already, and LLVM's passes cost
-seconds for them. What is compiled apart (accesses, the scheduler) is written with variables in memory, and is optimised.
+Kernels are compiled without optimisation: a vector instruction of the text is a few of the machine already, and LLVM's passes
+cost seconds for them. What is compiled apart (accesses, the scheduler) is written with variables in memory, and is optimised.
 """
 
 from __future__ import annotations

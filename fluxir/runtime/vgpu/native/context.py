@@ -36,7 +36,8 @@ _FIELDS = (
     "shared_tag shared_race_bytes tag "
     "now floor clocks touched_load touched_store "
     # where we are
-    "warps warp_bytes warp_state code enter threads block last_block ctaid.x ctaid.y ctaid.z ntid.x ntid.y ntid.z nctaid.x nctaid.y nctaid.z "
+    "warps warp_bytes warp_state code enter threads block last_block ctaid.x ctaid.y ctaid.z ntid.x ntid.y ntid.z "
+    "nctaid.x nctaid.y nctaid.z "
     "grid first_thread clock multiprocessors dynamic_smem_size total_smem_size spins "
     # what stops us
     "stop where steps step_limit "

@@ -212,17 +212,20 @@ def _between(form: Form) -> Spelling | None:
         return None
     to, of = form.types
     wide, narrow = vector("float"), vector("half")
+
+    def half(f: Text, a: str) -> str:
+        return canonical(f, narrow, f.cast("fptrunc", wide, a, narrow))
+
     table: dict[tuple[str, str], Spelling] = {
         ("f32", "f16"): lambda f, a: canonical(f, wide, f.cast("fpext", narrow, a, wide)),
-        ("f16", "f32"): lambda f, a: canonical(f, narrow, f.cast("fptrunc", wide, a, narrow)),
+        ("f16", "f32"): half,
         ("f64", "f32"): lambda f, a: canonical(f, vector("double"), f.cast("fpext", wide, a, vector("double"))),
         ("f32", "f64"): lambda f, a: canonical(f, wide, f.cast("fptrunc", vector("double"), a, wide)),
         ("f32", "bf16"): lambda f, a: canonical(f, wide, bf16_to_float(f, a)),
         ("bf16", "f32"): float_to_bf16,
-        ("f16x2", "f32"): lambda f, a, b: _pair(f, *(canonical(f, narrow, f.cast("fptrunc", wide, x, narrow)) for x in (b, a)),
-                                                narrow),  # fmt: skip
+        ("f16x2", "f32"): lambda f, a, b: _pair(f, half(f, b), half(f, a), narrow),
         ("bf16x2", "f32"): lambda f, a, b: _pair(f, float_to_bf16(f, b), float_to_bf16(f, a), vector("i16")),
-    }  # fmt: skip
+    }
     return table.get((to, of))
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from ..isa import Form
 from ..link import Scope
 from ..ptx import Immediate, Instruction, Operand, Pair, type_bytes
+from .block import BlockWriter, Unsupported, lane_bits
 from .context import DONE, HEADER
-from .emit import BlockWriter, Unsupported, lane_bits
 from .machine import object_to, on
 from .text import LANES, Text, splat, vector
 

@@ -1,5 +1,5 @@
-"""Lanewise instructions on integers and bits in LLVM IR. What has no spelling here, in `floats` or in `approximations`, calls back
-into its numpy meaning (`emit`), so that both executors know the same instructions.
+"""Lanewise instructions on integers and bits in LLVM IR. What has no spelling here, in `floats` or in `approximations`, calls
+back into its numpy meaning (`emit`), so that both executors know the same instructions.
 
 A spelling is a function of (text, operands) that gives the result, or a tuple of results. Operands are vectors of 32 elements of
 the LLVM types of their PTX types (`text.scalar`), and so are results. Every spelling is compared bit by bit with the numpy
@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..isa import Form, Opcode
-from ..ptx import Immediate
 from ..values import dtype, is_float, is_signed, split
 from .text import LANES, Text, scalar, splat, vector, word
 
-__all__ = ["Spelling", "spelling", "spells"]
+__all__ = ["Spelling", "bits_of", "choose", "compare", "spelling", "spells"]
 
 Spelling = Callable[..., str | tuple[str, ...]]
 _MAKERS: dict[str, list[Callable[[Form], Spelling | None]]] = {}
@@ -35,7 +34,7 @@ def spells(*names: str) -> Callable[[Callable[[Form], Spelling | None]], Callabl
 
 def spelling(opcode: Opcode, form: Form) -> Spelling | None:
     """How LLVM says it; None where only numpy can."""
-    from . import approximations, floats  # noqa: F401  (they declare theirs)
+    from . import approximations, bitwise, floats  # noqa: F401  (they declare theirs)
 
     for maker in _MAKERS.get(opcode.name, ()):
         found = maker(form)
@@ -49,7 +48,8 @@ def _is_integer(form: Form) -> bool:
     return all(not is_float(t) and t != "pred" and split(t)[1] == 1 and t[0] in "usb" for t in form.types)
 
 
-def _bits(kind: str) -> int:
+def bits_of(kind: str) -> int:
+    """The width of a PTX type."""
     return 8 * dtype(kind).itemsize
 
 
@@ -104,7 +104,7 @@ def _sum(form: Form) -> Spelling | None:
 
 # ---- products
 def _product(form: Form) -> Callable[[Text, str, str], str]:
-    bits = _bits(form.type)
+    bits = bits_of(form.type)
     narrow, wide = vector(f"i{bits}"), vector(f"i{2 * bits}")
     extend = "sext" if is_signed(form.type) else "zext"
 
@@ -125,7 +125,7 @@ def _multiply(form: Form) -> Spelling | None:
     if not _plain(form):
         return None
     product = _product(form)
-    kind = vector(f"i{_bits(form.type) * (2 if form.has('wide') else 1)}")
+    kind = vector(f"i{bits_of(form.type) * (2 if form.has('wide') else 1)}")
     if form.instruction.name == "mul":
         return product
 
@@ -223,206 +223,13 @@ def _dot(form: Form) -> Spelling | None:
     return dot
 
 
-# ---- bits
-@spells("and", "or", "xor", "not", "cnot")
-def _logic(form: Form) -> Spelling | None:
-    kind, name = vector(word(form.type)), form.instruction.name
-    if name == "not":
-        ones = splat("i1", "true") if form.type == "pred" else splat(word(form.type), -1)
-        return lambda f, a: f.op("xor", kind, a, ones)
-    if name == "cnot":
-        return lambda f, a: f.cast("zext", "<32 x i1>", compare(f, "eq", kind, a, "zeroinitializer"), kind)
-    return lambda f, a, b: f(f"{name} {kind} {a}, {b}")
-
-
-def _of_two(f: Text, table: int, b: str, c: str) -> str:
-    """The function of the bits of b and c with a table of four bits: bit 2 b + c."""
-    kind = vector("i32")
-
-    def inverse(v: str) -> str:
-        return f.op("xor", kind, v, splat("i32", -1))
-
-    if table in (0, 15):
-        return splat("i32", 0 if table == 0 else -1)
-    if table == 0b1100 or table == 0b0011:
-        return b if table == 0b1100 else inverse(b)
-    if table == 0b1010 or table == 0b0101:
-        return c if table == 0b1010 else inverse(c)
-    if table in (0b0110, 0b1001):
-        r = f.op("xor", kind, b, c)
-        return r if table == 0b0110 else inverse(r)
-    ones = [i for i in range(4) if table >> i & 1]
-    at = ones[0] if len(ones) == 1 else next(i for i in range(4) if i not in ones)
-    r = f.op("and", kind, b if at & 2 else inverse(b), c if at & 1 else inverse(c))
-    return r if len(ones) == 1 else inverse(r)
-
-
-@spells("lop3")
-def _any_of_three(form: Form) -> Spelling | None:
-    if form.has("or") or form.has("and"):
-        return None
-    constant = form.sources[3]
-    if not isinstance(constant, Immediate):
-        return None
-    table, kind = constant.value & 0xFF, vector("i32")
-
-    def lop3(f: Text, a: str, b: str, c: str, _: str) -> str:
-        low = _of_two(f, table & 15, b, c)  # where a is zero
-        if table & 15 == table >> 4:
-            return f.op("or", kind, low, "zeroinitializer")
-        change = _of_two(f, (table & 15) ^ (table >> 4), b, c)
-        return f.op("xor", kind, low, f.op("and", kind, a, change))
-
-    return lop3
-
-
-@spells("shl", "shr")
-def _shift(form: Form) -> Spelling | None:
-    element, bits = word(form.type), _bits(form.type)
-    kind, count = vector(element), vector("i32")
-    arithmetic = form.instruction.name == "shr" and is_signed(form.type)
-    name = "shl" if form.instruction.name == "shl" else "ashr" if arithmetic else "lshr"
-
-    def shift(f: Text, a: str, b: str) -> str:
-        most = f.call(count, "llvm.umin.v32i32", (count, b), (count, splat("i32", bits - 1)))
-        n = most if bits == 32 else f(f"{'trunc' if bits < 32 else 'zext'} {count} {most} to {kind}")
-        r = f(f"{name} {kind} {a}, {n}")
-        if arithmetic:
-            return r
-        return choose(f, compare(f, "ult", count, b, splat("i32", bits)), kind, r, "zeroinitializer")
-
-    constant = form.sources[1]
-    if isinstance(constant, Immediate) and 0 <= constant.value < bits:
-        return lambda f, a, b: f(f"{name} {kind} {a}, {splat(element, constant.value)}")
-    return shift
-
-
-@spells("shf")
-def _funnel(form: Form) -> Spelling | None:
-    kind, wide = vector("i32"), vector("i64")
-
-    def funnel(f: Text, a: str, b: str, c: str) -> str:
-        n = (
-            f(f"and {kind} {c}, {splat('i32', 31)}")
-            if form.has("wrap")
-            else f.call(kind, "llvm.umin.v32i32", (kind, c), (kind, splat("i32", 32)))
-        )
-        n = f(f"zext {kind} {n} to {wide}")
-        low, high = (f(f"zext {kind} {v} to {wide}") for v in (a, b))
-        both = f.op("or", wide, f.op("shl", wide, high, splat("i64", 32)), low)
-        if form.has("l"):
-            both = f.op("lshr", wide, f.op("shl", wide, both, n), splat("i64", 32))
-        else:
-            both = f.op("lshr", wide, both, n)
-        return f.cast("trunc", wide, both, kind)
-
-    return funnel
-
-
-@spells("popc", "clz", "brev")
-def _count(form: Form) -> Spelling | None:
-    element, name = word(form.type), form.instruction.name
-    kind = vector(element)
-
-    def count(f: Text, a: str) -> str:
-        if name == "brev":
-            return f.call(kind, f"llvm.bitreverse.v32{element}", (kind, a))
-        if name == "popc":
-            r = f.call(kind, f"llvm.ctpop.v32{element}", (kind, a))
-        else:
-            r = f.call(kind, f"llvm.ctlz.v32{element}", (kind, a), ("i1", "false"))
-        return r if element == "i32" else f(f"trunc {kind} {r} to {vector('i32')}")
-
-    return count
-
-
-@spells("bfind")
-def _highest(form: Form) -> Spelling | None:
-    element, bits = word(form.type), _bits(form.type)
-    kind, result = vector(element), vector("i32")
-
-    def find(f: Text, a: str) -> str:
-        if is_signed(form.type):
-            a = f.op("xor", kind, a, f.op("ashr", kind, a, splat(element, bits - 1)))
-        zeros = f.call(kind, f"llvm.ctlz.v32{element}", (kind, a), ("i1", "false"))
-        at = zeros if form.has("shiftamt") else f(f"sub {kind} {splat(element, bits - 1)}, {zeros}")
-        at = at if bits == 32 else f(f"trunc {kind} {at} to {result}")
-        none = compare(f, "eq", kind, a, "zeroinitializer")
-        return choose(f, none, result, splat("i32", -1), at)
-
-    return find
-
-
-@spells("bfe", "bfi")
-def _field(form: Form) -> Spelling | None:
-    """Of 32 bits, with constant position and length inside the word: what compilers write."""
-    place = form.sources[-2:]
-    if _bits(form.type) != 32 or not all(isinstance(p, Immediate) for p in place):
-        return None
-    at, count = (p.value for p in place if isinstance(p, Immediate))
-    if not (0 <= at < 32 and 0 < count <= 32 - at):
-        return None
-    kind = vector("i32")
-    if form.instruction.name == "bfe":
-        right = "ashr" if is_signed(form.type) else "lshr"
-        left, back = splat("i32", 32 - at - count), splat("i32", 32 - count)
-        return lambda f, a, b, c: f.op(right, kind, f.op("shl", kind, a, left), back)
-    mask = ((1 << count) - 1) << at
-
-    def insert(f: Text, a: str, b: str, c: str, d: str) -> str:
-        moved = f.op("and", kind, f.op("shl", kind, a, splat("i32", at)), splat("i32", _as_i32(mask)))
-        return f.op("or", kind, f.op("and", kind, b, splat("i32", _as_i32(~mask & 0xFFFFFFFF))), moved)
-
-    return insert
-
-
-def _as_i32(x: int) -> int:
-    return x - (1 << 32) if x >> 31 else x
-
-
-@spells("prmt")
-def _permute(form: Form) -> Spelling | None:
-    if form.flags:
-        return None
-    kind, wide = vector("i32"), vector("i64")
-    constant = form.sources[2]
-
-    def permute(f: Text, a: str, b: str, c: str) -> str:
-        if isinstance(constant, Immediate) and not constant.value & 0x8888:  # bytes as they are: one shuffle
-            # In memory lane i's bytes of a are 4 i to 4 i + 3, and those of b 128 further.
-            pick = [
-                4 * lane + (n & 3) + (128 if n & 4 else 0)
-                for lane in range(LANES)
-                for n in (constant.value >> 4 * i & 15 for i in range(4))
-            ]
-            x, y = (f(f"bitcast {kind} {v} to <128 x i8>") for v in (a, b))
-            indices = ", ".join(f"i32 {i}" for i in pick)
-            r = f(f"shufflevector <128 x i8> {x}, <128 x i8> {y}, <128 x i32> <{indices}>")
-            return f(f"bitcast <128 x i8> {r} to {kind}")
-        low, high = (f(f"zext {kind} {v} to {wide}") for v in (a, b))
-        both = f.op("or", wide, f.op("shl", wide, high, splat("i64", 32)), low)
-        result = "zeroinitializer"
-        for i in range(4):
-            nibble = f.op("lshr", kind, c, splat("i32", 4 * i))
-            shift = f.op("shl", kind, f.op("and", kind, nibble, splat("i32", 7)), splat("i32", 3))
-            moved = f.op("lshr", wide, both, f.cast("zext", kind, shift, wide))
-            byte = f.op("and", kind, f.cast("trunc", wide, moved, kind), splat("i32", 255))
-            sign = f.op("mul", kind, f.op("lshr", kind, byte, splat("i32", 7)), splat("i32", 255))
-            copies = compare(f, "ne", kind, f.op("and", kind, nibble, splat("i32", 8)), "zeroinitializer")
-            byte = choose(f, copies, kind, sign, byte)
-            result = f.op("or", kind, result, f.op("shl", kind, byte, splat("i32", 8 * i)))
-        return result
-
-    return permute
-
-
 # ---- moves
 @spells("mov")
 def _move(form: Form) -> Spelling | None:
     whole = word(form.type)
     parts, pieces = len(form.sources), len(form.destinations)
     if pieces > 1:
-        bits = _bits(form.type) // pieces
+        bits = bits_of(form.type) // pieces
         narrow = vector(f"i{bits}")
 
         def unpack(f: Text, a: str) -> tuple[str, ...]:
@@ -432,7 +239,7 @@ def _move(form: Form) -> Spelling | None:
 
         return unpack
     if parts > 1:
-        bits = _bits(form.type) // parts
+        bits = bits_of(form.type) // parts
 
         def pack(f: Text, *items: str) -> str:
             kind = vector(whole)
@@ -482,7 +289,7 @@ def _set_predicate(form: Form) -> Spelling | None:
 
     def setp(f: Text, a: str, b: str, *c: str) -> str | tuple[str, ...]:
         first = compared(f, a, b)
-        both = (first, f(f"xor <32 x i1> {first}, {splat('i1', 'true')}")) if pair else (first,)
+        both: tuple[str, ...] = (first, f(f"xor <32 x i1> {first}, {splat('i1', 'true')}")) if pair else (first,)
         if boolean:
             both = tuple(f(f"{boolean} <32 x i1> {r}, {c[0]}") for r in both)
         return both if pair else both[0]

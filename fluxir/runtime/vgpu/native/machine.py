@@ -1,7 +1,7 @@
 """Instructions that work on the machine's state, in LLVM IR: where lanes go, barriers, loads, stores, atomics, addresses.
 
-Each is a function of (writer, form, scope), found by its name in `MACHINE`. What it cannot do natively is `Unsupported`: the kernel
-then runs on the numpy executor. Instructions between lanes are in `lanes`, those of the tensor cores in `tensor`.
+Each is a function of (writer, form, scope), found by its name in `MACHINE`. What it cannot do natively is `Unsupported`: the
+kernel then runs on the numpy executor. Instructions between lanes are in `lanes`, those of the tensor cores in `tensor`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..link import Scope
 from ..memory import GLOBAL_BASE, LOCAL_BASE, SHARED_BASE
 from ..ptx import Address, Immediate, Symbol, type_bytes
 from .atomic import OPERATIONS
+from .block import BlockWriter, Unsupported, lane_bits
 from .context import DONE, FINDING, HEADER, WAITS_BLOCK, WAITS_WARP, field, field_address
-from .emit import BlockWriter, Unsupported, lane_bits
 from .text import splat, vector, word
 
 if TYPE_CHECKING:
@@ -132,13 +132,14 @@ def _barrier(w: BlockWriter, form: Form, scope: Scope) -> None:
         value = w.read(operands.pop(), "pred", scope, x)
         f.store(_I32, f.cast("zext", vector("i1"), value, _I32), f.at("%w", HEADER["brought"]), 64)
         resume = w.resumption(form.one_of("popc", "and", "or"), result, scope, x)
-    if any(not isinstance(o, Immediate) for o in operands) or (operands and not 0 <= operands[0].value < 16):
+    numbers = [o.value for o in operands if isinstance(o, Immediate)]
+    if len(numbers) < len(operands) or (numbers and not 0 <= numbers[0] < 16):
         raise Unsupported(x, "a barrier by a number in a register is not executed natively")
     some = f(f"icmp ne i32 {bits}, 0")
     f.add("i64", field_address(f, "barriers"), f.cast("zext", "i1", some, "i64"))
-    if len(operands) > 1:  # of some threads: the numpy executor looks at those
+    if len(numbers) > 1:  # of some threads: the numpy executor looks at those
         threads = field(f, "threads")
-        object_to(w, f(f"icmp ne i64 {threads}, {operands[1].value}"))
+        object_to(w, f(f"icmp ne i64 {threads}, {numbers[1]}"))
     w.out.resume.append(resume)
     w.successors.append(w.block.after)
     _leave_guarded(w, scope, form, WAITS_BLOCK + len(w.out.resume) - 1)

@@ -21,8 +21,9 @@ from ..values import Array, dtype
 from . import compiled
 from .accesses import READ_ONLY
 from .approximations import FUNCTIONS, inner_loop
+from .block import SCRATCH, Emitted, Meaning, Unsupported
 from .context import COUNTED, DONE, HEADER, REGISTERS, STEPS, WORDS, count_word
-from .emit import SCRATCH, Emitted, Meaning, Unsupported, emit
+from .emit import emit
 from .tensor import QUEUE
 from .text import module
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["choose", "run_native"]
 
-WORTH = 4e7  # thread instructions, by a coarse estimate, from which on compiling pays
+NUMPY_SPEED = 2e7  # thread instructions a second, roughly
+SLOW = 10_000_000  # steps of a launch that the numpy executor is not asked to repeat
+COMPILE_START, COMPILE_EACH = 0.4, 0.0012  # seconds to compile a kernel, and for each of its instructions
 
 
 class Native:
@@ -50,15 +53,18 @@ class Native:
         self.resume = np.array(found.resume or [0], np.int32)
 
 
+_KNOWN: WeakKeyDictionary[Kernel, Native | Unsupported] = WeakKeyDictionary()
+
+
 def native_of(kernel: Kernel) -> Native | Unsupported:
     """A kernel's native code, compiled when first asked for, or why there is none."""
-    known = getattr(kernel, "_native", None)
+    known = _KNOWN.get(kernel)
     if known is None:
         try:
             known = Native(kernel)
         except Unsupported as why:
             known = why
-        kernel._native = known
+        _KNOWN[kernel] = known
     return known
 
 
@@ -74,7 +80,7 @@ def choose(launch: Launch, executor: str) -> bool:
     if not why and launch.kernel.cluster_size > 1:
         why = "the blocks of a cluster run at once"
     # Where threads wait for each other in loops, how often they go round depends on who runs when.
-    if executor == "auto" and (why or launch.kernel.facts.spins or _work(launch) < WORTH):
+    if executor == "auto" and (why or launch.kernel.facts.spins or not _pays(launch)):
         return False
     if not why:
         found = native_of(launch.kernel)
@@ -90,11 +96,14 @@ def choose(launch: Launch, executor: str) -> bool:
     raise error("FX0710", f"{launch.kernel.name} does not run natively: {why}", help='executor="numpy" runs it')
 
 
-def _work(launch: Launch) -> float:
-    """A coarse guess of the thread instructions of a launch: every loop goes round ten times."""
+def _pays(launch: Launch) -> bool:
+    """Whether native code would be done sooner, compiled from nothing, by a coarse guess: every loop goes round ten times. Not
+    whether it is compiled already: which executor runs a launch must not depend on earlier ones."""
     blocks = launch.code.blocks
+    size = sum(b.size for b in blocks)
     loops = any(b.instructions[-1][0].name == "bra" for b in blocks)
-    return launch.block_count * math.prod(launch.block) * sum(b.size for b in blocks) * (10 if loops else 1)
+    work = launch.block_count * math.prod(launch.block) * size * (10 if loops else 1)
+    return work / NUMPY_SPEED > COMPILE_START + COMPILE_EACH * size
 
 
 def run_native(launch: Launch) -> bool:
@@ -105,6 +114,9 @@ def run_native(launch: Launch) -> bool:
     with before.read_only(), np.errstate(all="ignore"), seeded(launch.seed):
         state = _State(launch, native)
         stop = state.run()
+    if stop == STEPS and launch.max_steps > SLOW:
+        _endless(launch, state)
+        return True
     if stop:
         before.restore()
         launch.clear()
@@ -113,6 +125,16 @@ def run_native(launch: Launch) -> bool:
         return False
     state.count()
     return True
+
+
+def _endless(launch: Launch, state: _State) -> None:
+    """A finding for the warp that ran when the steps were over: the numpy executor would take hours to come there."""
+    block, thread, number = state.where()
+    gx, gy, _ = launch.grid
+    bx, by, _ = launch.block
+    launch.findings.add("deadlock", f"the launch did not end within {launch.max_steps} steps", launch.code.blocks[number].first,
+                        (block % gx, block // gx % gy, block // (gx * gy)),
+                        (thread % bx, thread // bx % by, thread // (bx * by)))  # fmt: skip
 
 
 class _Snapshot:
@@ -260,6 +282,7 @@ class _State:
             heads[:, HEADER[name] // 128] = values
         states.reshape(warps, -1)[:, :REGISTERS] = heads.reshape(warps, -1).view(np.uint8)
         self._set(warp_state=states)
+        self.states = states.reshape(warps, -1)
 
     def _seed(self) -> None:
         """Where the hash behind approximate instructions starts, and how much of it they take."""
@@ -292,6 +315,13 @@ class _State:
         if self.error is not None:
             raise self.error
         return int(self.words[WORDS["stop"]])
+
+    def where(self) -> tuple[int, int, int]:
+        """(block, first thread, basic block) of the warp that runs."""
+        block, thread = (int(self.words[WORDS[name]]) for name in ("block", "first_thread"))
+        pc = self.states[thread // 32][:128].view(np.uint32)
+        numbers = pc[pc < len(self.launch.code.blocks)]
+        return block, thread, int(numbers.min()) if len(numbers) else 0
 
     def count(self) -> None:
         """Add what native code counted to the launch's counters."""

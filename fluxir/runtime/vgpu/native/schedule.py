@@ -1,9 +1,9 @@
 """Runs blocks of a launch one after the other, in LLVM IR: `void blocks(ptr context)` from `block` to below `last_block`.
 
-The warps of a block take turns: each runs until its lanes wait or have ended, and when nobody can run, those who wait at a barrier
-go on. That is the order of `wave.Wave` for each warp, so the same instructions run for the same lanes. Here only a barrier is
-complete at which every thread of the block waits; anything else (threads that have exited, two barriers at once) stops the launch
-for the numpy executor to look at.
+The warps of a block take turns: each runs until its lanes wait or have ended, and when nobody can run, those who wait at a
+barrier go on. That is the order of `wave.Wave` for each warp, so the same instructions run for the same lanes. Here only a
+barrier is complete at which every thread of the block waits; anything else (threads that have exited, two barriers at once) stops
+the launch for the numpy executor to look at.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def _release_block(f: Text, where: str, states: str, size: str, warps: str, cloc
 
 
 def _release_warp() -> Text:
-    """`i1 release_warp(context, state, i1 stuck)`: let those lanes go on whose barrier of the warp is complete, if the warp cannot
-    run otherwise; whether there were any."""
+    """`i1 release_warp(context, state, i1 stuck)`: let those lanes go on whose barrier of the warp is complete, if the warp
+    cannot run otherwise; whether there were any."""
     f = Text("define internal i1 @release_warp(ptr %c, ptr %w, i1 %stuck) nounwind")
     look, none = f.name("look"), f.name("none")
     f.do(f"br i1 %stuck, label %{look}, label %{none}")

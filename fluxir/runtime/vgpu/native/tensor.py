@@ -3,13 +3,11 @@
 A product of matrices is computed as in `fragments`: in f64, where products of 16-bit factors are exact, and rounded once to the
 type of the accumulator. The f64 sums are added in another order than BLAS does it, which shows only where they are inexact there.
 
-An asynchronous copy waits in its thread's queue until the thread waits for its group. A queue holds `QUEUE` copies of 32 bytes: where
-they go (4 bytes), how many bytes (4), the group (8), the bytes (16).
+An asynchronous copy waits in its thread's queue until the thread waits for its group. A queue holds `QUEUE` copies of 32 bytes:
+where they go (4 bytes), how many bytes (4), the group (8), the bytes (16).
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from .. import fragments as fr
 from ..instructions.matrix import _space, _tiles, accumulator_type, shape_of
@@ -17,8 +15,9 @@ from ..isa import Form
 from ..link import Scope
 from ..memory import ALLOCATED, PENDING, SHARED_BASE, WRITTEN
 from ..ptx import Immediate, Instruction, Operand
-from .context import FINDING, field, field_address
-from .emit import BlockWriter, Unsupported, lane_bits
+from ..values import Array
+from .block import BlockWriter, Unsupported, lane_bits
+from .context import FINDING, count_word, field, field_address
 from .machine import object_to, on
 from .text import LANES, Text, splat, vector
 
@@ -101,7 +100,7 @@ def _product(name: str, m: int, n: int, k: int, to: str, left: str, right: str, 
     return f
 
 
-def _decoded(f: Text, registers: str, count: int, kind: str, places: np.ndarray) -> str:  # type: ignore[type-arg]
+def _decoded(f: Text, registers: str, count: int, kind: str, places: Array) -> str:
     """The matrix whose elements lie in registers, as f64 by rows, in memory."""
     bits = fr.BITS[kind]
     per = 32 // bits
@@ -135,7 +134,7 @@ def _number(f: Text, v: str, n: int, kind: str) -> str:
     return f.cast("fpext", f"<{n} x float>", f.cast("bitcast", words, v, f"<{n} x float>"), double)
 
 
-def _encode(f: Text, sums: str, count: int, kind: str, places: np.ndarray) -> None:  # type: ignore[type-arg]
+def _encode(f: Text, sums: str, count: int, kind: str, places: Array) -> None:
     """Numbers in f64 to the registers at `%r`."""
     bits = fr.BITS[kind]
     per = 32 // bits
@@ -273,7 +272,7 @@ def _queue(f: Text, lane: str) -> tuple[str, str]:
 def _copy_function(name: str) -> Text:
     """The second half of `cp.async`: bytes that were read go into the threads' queues, their places are PENDING."""
     from . import order
-    from .accesses import Access, _banks, _good, _in_window, count_word
+    from .accesses import Access, count_banks, good, in_window
 
     nbytes, granule = (int(n) for n in name.removeprefix("copy_").split("_"))
     unit = min(nbytes, 8)
@@ -286,15 +285,15 @@ def _copy_function(name: str) -> Text:
     last = f.op("sub", "i64", field(f, "shared_bytes"), nbytes)
     offsets, fine = f.slot("[32 x i64]"), f.var("i32", "0")
     with f.bits("%mask") as lane:
-        at = _in_window(f, f.load("i64", f(f"getelementptr i64, ptr %a, i64 {lane}")), SHARED_BASE)
+        at = in_window(f, f.load("i64", f(f"getelementptr i64, ptr %a, i64 {lane}")), SHARED_BASE)
         f.store("i64", at, f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-        with f.when(_good(f, x, at, last, shadow)):
+        with f.when(good(f, x, at, last, shadow)):
             bit = f.op("shl", "i32", 1, f.cast("trunc", "i64", lane, "i32"))
             f.store("i32", f.op("or", "i32", f.load("i32", fine), bit), fine)
-    good = f.load("i32", fine)
-    order.check_shared(f, x, offsets, good)
-    _banks(f, x, offsets, good)
-    with f.bits(good) as lane:
+    right = f.load("i32", fine)
+    order.check_shared(f, x, offsets, right)
+    count_banks(f, x, offsets, right)
+    with f.bits(right) as lane:
         at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
         head, queue = _queue(f, lane)
         taken, put = f.load("i64", f.at(head, 8)), f.load("i64", f.at(head, 16))
@@ -308,7 +307,6 @@ def _copy_function(name: str) -> Text:
         kind = f"i{8 * unit}"
         for k in range(nbytes // unit):
             v = f.load(kind, f(f"getelementptr {kind}, ptr %values, i64 {f.op('add', 'i64', lane, 32 * k)}"))
-            f.store(kind, v, f.at(entry, 16 + unit * k))
             f.store(kind, v, f.at(entry, 16 + unit * k))
         whole = f"i{8 * nbytes}"
         states = f.at(shadow, at)
