@@ -22,10 +22,11 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Op, Value
 from fluxir.ir.dims import substitute
 from fluxir.ir.dtypes import DTYPES
+from fluxir.ir.rewrite import has_effects
 from fluxir.ir.simt import MEETINGS, SHARED_BYTES, WARP
 from fluxir.ir.types import BOOL, INDEX, MemType, VectorType
 from fluxir.schedule.loops import region
-from fluxir.schedule.simt_uniform import HOISTED, meets, varying_values
+from fluxir.schedule.simt_uniform import HOISTED, guard_of, meets, runs_across, varying_values
 from fluxir.schedule.simt_warp import WarpOps
 
 __all__ = ["on_cpu"]
@@ -54,8 +55,8 @@ def on_cpu(f: Func, block: Sequence[int], shared_bytes: int = 0) -> Func:
 class Segment:
     """The code of one loop over the threads, in the making. `env`: what its values have become."""
 
-    def __init__(self, owner: _Lowering, thread: Value) -> None:
-        self.owner, self.thread = owner, thread
+    def __init__(self, owner: _Lowering, thread: Value, ids: Sequence[Value]) -> None:
+        self.owner, self.thread, self.ids = owner, thread, ids
         self.env: dict[Value, Value] = {}
 
     def get(self, v: Value) -> Value:
@@ -129,6 +130,8 @@ class _Lowering(WarpOps):
             self.dynamic_shared(op)
         elif self.is_uniform(op):
             self.hoist(op)
+        elif op.name == "for" and runs_across(op, self.varying):
+            self.meet_for(op)
         elif op.name not in _DROPPED:
             self.pending.append(op)
 
@@ -160,22 +163,76 @@ class _Lowering(WarpOps):
     def flush(self) -> None:
         """End the segment: its loop over the threads."""
         pending, self.pending = self.pending, []
-        if not pending:
+        if not pending or self.shortened(pending):
             return
 
-        def body(b: Builder, t: Value) -> None:
+        def body(b: Builder, t: Value, ids: Sequence[Value]) -> None:
+            s = Segment(self, t, ids)
             if self.mask is None:
-                self.fill(b, t, pending)
+                self.fill(b, s, pending)
             else:
                 here = b.load(self.mask, t)
-                inner = region(b, [], lambda ib: self.fill(ib, t, pending))
+                inner = region(b, [], lambda ib: self.fill(ib, s, pending))
                 b.emit("if", here, blocks=[inner, Block((), (), ())])
 
-        zero, one = self.b.index(0), self.b.index(1)
-        self.b.emit("for", zero, self.b.index(self.threads), one, blocks=[region(self.b, [INDEX], body, ["thread"])])
+        self.each_thread(self.b, body)
 
-    def fill(self, b: Builder, t: Value, pending: Sequence[Op | Action]) -> None:
-        s = Segment(self, t)
+    def shortened(self, pending: Sequence[Op | Action]) -> bool:
+        """The kernel of `if i < n: ...`, in which threads never meet, as a loop over just the threads with i < n: its body has
+        no branch. False, with nothing done, for other segments."""
+        op = pending[-1]
+        found = guard_of(op, self.varying) if isinstance(op, Op) else None
+        plain = all(isinstance(x, Op) and not has_effects(x) for x in pending[:-1])
+        if found is None or not plain or self.meeting or self.threads != self.block[0]:
+            return False
+        index, size, body = found
+        b = self.b
+        left = b.sub(self.uniform.get(size, size), self.of_first(index))
+        count = b.maximum(b.minimum(left, b.index(self.threads)), b.index(0))
+
+        def each(ib: Builder, t: Value) -> None:
+            zero = ib.index(0)
+            self.fill(ib, Segment(self, t, (t, zero, zero)), [*pending[:-1], *body.ops])
+
+        b.emit("for", b.index(0), count, b.index(1), blocks=[region(b, [INDEX], each, ["thread"])])
+        return True
+
+    def of_first(self, v: Value) -> Value:
+        """An index as the first thread of the block has it."""
+        if v not in self.varying:
+            return self.uniform.get(v, v)
+        op = v.owner
+        assert op is not None
+        if op.name == "thread_id":
+            return self.b.index(0)
+        return self.b.emit(op.name, *map(self.of_first, op.operands), **op.attrs)[0]
+
+    def each_thread(self, b: Builder, body: Callable[[Builder, Value, Sequence[Value]], None]) -> None:
+        """`body(builder, thread, (x, y, z))` for all threads: a loop for each axis of the block, x innermost, so that what
+        depends on y alone is computed once a row and x may become lanes of a vector."""
+        axes = [axis for axis in (2, 1, 0) if self.block[axis] > 1] or [0]
+
+        def nest(b: Builder, rest: Sequence[int], ids: dict[int, Value]) -> None:
+            if rest:
+                axis, *inner = rest
+                block = region(
+                    b, [INDEX], lambda ib, i: nest(ib, inner, {**ids, axis: i}), ["thread" if axis == 0 else "row"]
+                )
+                b.emit("for", b.index(0), b.index(self.block[axis]), b.index(1), blocks=[block])
+                return
+            at = [ids.get(axis) or b.index(0) for axis in range(3)]
+            row = None
+            for axis in (2, 1):
+                if axis in ids:
+                    row = ids[axis] if row is None else b.add(b.mul(row, b.index(self.block[axis])), ids[axis])
+                elif row is not None:
+                    row = b.mul(row, b.index(self.block[axis]))
+            t = at[0] if row is None else b.add(b.mul(row, b.index(self.block[0])), at[0])
+            body(b, t, at)
+
+        nest(b, axes, {})
+
+    def fill(self, b: Builder, s: Segment, pending: Sequence[Op | Action]) -> None:
         for x in pending:
             if isinstance(x, Op):
                 self.prepare(b, s, x)
@@ -268,7 +325,7 @@ class _Lowering(WarpOps):
         match op.name:
             case "thread_id":
                 assert s is not None
-                return [self.thread_id(b, s, op.attrs.axis)]
+                return [s.ids[op.attrs.axis]]
             case "lane_id":
                 assert s is not None
                 return [b.fmod(s.thread, b.index(WARP))]
@@ -340,19 +397,6 @@ class _Lowering(WarpOps):
             return [get(mem), *indices]
         whole, start = self.offsets[mem]
         return [whole, b.add(indices[0], start)]
-
-    def thread_id(self, b: Builder, s: Segment, axis: int) -> Value:
-        x, y, z = self.block
-        t = s.thread
-        if axis == 0:
-            return t if y == z == 1 else b.fmod(t, b.index(x))
-        if (axis == 1 and y == 1) or (axis == 2 and z == 1):
-            return b.index(0)
-        rest: Value = b.div(t, b.index(x)) if x > 1 else t
-        if axis == 1:
-            return rest if z == 1 else b.fmod(rest, b.index(y))
-        found: Value = b.div(rest, b.index(y)) if y > 1 else rest
-        return found
 
     def local(self, b: Builder, op: Op, s: Segment | None) -> Value:
         """Memory of one thread: a row of an array over the threads where others run between its uses."""

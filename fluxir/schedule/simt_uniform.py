@@ -1,4 +1,5 @@
-"""Which values of a GPU kernel differ between the threads of a block, and which ops threads meet in.
+"""Which values of a GPU kernel differ between the threads of a block, which ops threads meet in, and which loops pay when
+all threads go through a round before the next one begins.
 
 A value is uniform where it is computed, without reading memory, from uniform values alone; a loop's carry where what enters
 and what comes back is uniform and all threads run it alike. Everything else counts as varying: the analysis may miss uniform
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.simt import MEETINGS
+from fluxir.ir.types import INDEX, MemType
 
-__all__ = ["HOISTED", "meets", "varying_values"]
+__all__ = ["HOISTED", "guard_of", "meets", "runs_across", "varying_values"]
 
 HOISTED = frozenset(
     ("elementwise", "compare", "constant", "vector", "subview", "reinterpret", "block_id", "block_dim", "grid_dim")
@@ -84,3 +86,75 @@ def _see_regions(op: Op, out: set[Value]) -> None:
     if mixed:
         out.update((*head.args, *k.args, *op.results))
         out.add(head.outs[0])
+
+
+# ---- loops across the threads --------------------------------------------------------------------------------------------
+
+_MOST_CARRIES = 4
+
+
+def runs_across(op: Op, varying: set[Value]) -> bool:
+    """Whether a `for` in which threads do not meet is better run round by round for all threads: its bounds are the same for
+    all, its body is straight, and neighbouring threads touch neighbouring elements (or the same), as kernels for GPUs are
+    written. Each round is then a loop over the threads that LLVM makes vectors of; its carries are kept for each thread."""
+    (body,) = op.blocks
+    if any(v in varying for v in op.operands[:3]) or not 1 <= len(op.operands) - 3 <= _MOST_CARRIES:
+        return False
+    if any(isinstance(v.type, MemType) for v in body.args):
+        return False
+    counter = body.args[0]
+    memory = False
+    for o in body.ops:
+        if o.blocks or o.defn.effects or o.name == "alloc":
+            return False
+        if o.name == "load":
+            memory = True
+            *outer, last = [_step(v, varying, counter) for v in o.operands[1:]] or [0]
+            if last not in (0, 1) or any(n != 0 for n in outer):
+                return False
+    return memory
+
+
+def guard_of(op: Op, varying: set[Value]) -> tuple[Value, Value, Block] | None:
+    """(i, n, body) of an `if` whose body runs where i < n, with an i that grows by 1 from thread to thread; None for others."""
+    if op.name != "if" or op.results or op.operands[0].owner is None:
+        return None
+    test = op.operands[0].owner
+    if test.name not in ("lt", "ge", "gt", "le") or op.operands[0] not in varying:
+        return None
+    i, n = test.operands if test.name in ("lt", "ge") else test.operands[::-1]
+    then, other = op.blocks
+    body, empty = (then, other) if test.name in ("lt", "gt") else (other, then)
+    if empty.ops or n in varying or i.type != INDEX or _step(i, varying, n) != 1:
+        return None
+    return i, n, body
+
+
+def _step(v: Value, varying: set[Value], counter: Value) -> int | None:
+    """By how much an index grows from a thread to its neighbour along x; None where that is not known."""
+    if v not in varying or v is counter:
+        return 0
+    op = v.owner
+    if op is None:
+        return None
+    if op.name == "thread_id":
+        return 1 if op.attrs.axis == 0 else 0
+    if op.name not in ("add", "sub", "mul", "cast"):
+        return None
+    steps = [_step(x, varying, counter) for x in op.operands]
+    if None in steps:
+        return None
+    first, *rest = [n for n in steps if n is not None]
+    if op.name == "cast":
+        return first
+    if op.name == "mul":
+        known = [_constant(x) for x in op.operands]
+        if first == rest[0] == 0:
+            return 0
+        factor = known[1] if first else known[0]
+        return None if factor is None or (first and rest[0]) else factor * (first or rest[0])
+    return first + rest[0] if op.name == "add" else first - rest[0]
+
+
+def _constant(v: Value) -> int | None:
+    return int(v.owner.attrs["value"]) if v.owner is not None and v.owner.name == "const" else None
