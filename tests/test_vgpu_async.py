@@ -636,3 +636,57 @@ end:
     """
     (out,), _ = run(kernel(body, 1, shared=BARRIER, limits=PAIR), [np.zeros(32, np.uint32)], grid=2)
     assert out.tolist() == list(range(32))
+
+
+def test_threads_store_into_another_blocks_memory_and_its_mbarrier_counts_the_bytes() -> None:
+    """Rank 1 sends every thread's number twice and its sum to rank 0, which waits for all the bytes."""
+    body = f"""
+    mov.u32 %r2, %cluster_ctarank; mov.u32 %r3, buffer; mov.u32 %r15, bar; setp.eq.u32 %p1, %r0, 0; mov.u32 %r9, 0;
+    @%p1 mbarrier.init.shared::cta.b64 [bar], 1;
+    @%p1 st.shared.u32 [buffer], %r9;
+    barrier.cluster.arrive; barrier.cluster.wait;
+    setp.eq.u32 %p2, %r2, 0; and.pred %p3, %p1, %p2;
+    @%p3 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], {32 * 8 + 32 * 4};
+    mapa.shared::cluster.u32 %r4, %r3, 0; mapa.shared::cluster.u32 %r5, %r15, 0; shl.b32 %r6, %r0, 3; add.u32 %r6, %r6, %r4;
+    @!%p2 st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%r6+64], {{%r0, %r0}}, [%r5];
+    @!%p2 red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r4], %r0, [%r5];
+    @!%p2 bra end;
+    {wait("bar", "0")}
+    shl.b32 %r6, %r0, 3; add.u32 %r6, %r6, %r3; ld.shared.v2.u32 {{%r7, %r8}}, [%r6+64]; ld.shared.u32 %r10, [buffer];
+    mad.lo.u32 %r7, %r7, 1000, %r8; add.u32 %r7, %r7, %r10;
+    {SLOT} st.global.u32 [%rd9], %r7;
+end:
+    barrier.cluster.arrive; barrier.cluster.wait;
+    """
+    text = kernel(body, 1, shared=BARRIER, limits=PAIR)
+    (out,), report = run(text, [np.zeros(32, np.uint32)], grid=2)
+    assert out.tolist() == [1001 * i + 31 * 16 for i in range(32)]
+    assert report.counters.requests["cluster store"] == report.counters.requests["cluster atomic"] == 1
+    _, report = run(text.replace(wait("bar", "0"), ""), [np.zeros(32, np.uint32)], grid=2, check="collect")
+    assert {"async-copy"} <= kinds(report)
+
+
+def test_bulk_reductions_of_two_blocks_meet_in_one() -> None:
+    sent = """
+    mapa.shared::cluster.u32 %r11, %r3, 0; mapa.shared::cluster.u32 %r12, %r15, 0;
+    cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.add.u32 [%r11+512], [%r3], 256, [%r12];
+    """
+    text = (
+        SEND.replace("SENT", sent)
+        .replace("_, [bar], 256", "_, [bar], 512")
+        .replace("and.pred %p2, %p1, %p2", "mov.pred %p2, %p1")
+    )
+    fill = """shl.b32 %r4, %r0, 2; add.u32 %r5, %r3, %r4; st.shared.u32 [%r5], %r0; add.u32 %r6, %r2, 100; st.shared.u32 [%r5+512], %r6;
+    barrier.cluster.arrive.relaxed"""
+    text = text.replace("barrier.cluster.arrive.relaxed", fill)
+    text = text.replace("receive:", "receive:\n    setp.ne.u32 %p4, %r2, 0;\n    @%p4 bra end;")
+    text = text.replace(
+        "    barrier.cluster.arrive; barrier.cluster.wait;", "end:\n    barrier.cluster.arrive; barrier.cluster.wait;"
+    )
+    (out, _), _ = run(
+        kernel(text, 2, shared=BARRIER, limits=PAIR),
+        [np.zeros((2, 64), np.uint32), np.zeros(1, np.uint32)],
+        grid=2,
+        block=64,
+    )
+    assert out[0].tolist() == [100 + 2 * i for i in range(64)]

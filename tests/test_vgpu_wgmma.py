@@ -208,7 +208,7 @@ def test_a_chain_of_products_along_k() -> None:
     text, arrays, wanted = chained()
     out, report = run(text, arrays, block=128)
     np.testing.assert_array_equal(unpacked(out[2], 16, np.float32), wanted)
-    assert report.counters.by_class["tensor"] == 4 * 5
+    assert report.counters.by_class["tensor.f16"] == 4 * 2
     # what compilers put between products: copies of the accumulators, which are no use of them
     moved = text.replace("    add.s64 %rd16", "    mov.f32 %f50, %f100; mov.f32 %f100, %f50; add.s64 %rd16")
     out, _ = run(moved, arrays, block=128)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PIECE",
     "BulkCopies",
+    "Merge",
     "Source",
     "check_shared_target",
     "check_target",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 PIECE = 16
+Merge = Callable[[Region, Array, Array], None]
+"""Combine data (uint8[n, width]) with what is at offsets in a region."""
 
 
 class Pieces:
@@ -94,7 +97,7 @@ class BulkCopies:
         self.wave = wave
         self.group = np.zeros(wave.size, np.int64)  # that a thread's next copy out belongs to
         self.stores: list[_Store] = []
-        self.loads: dict[int, tuple[Instruction, int, Source]] = {}  # by a number: (instruction, thread, what it reads)
+        self.loads: dict[int, tuple[Instruction, Array, Source | None]] = {}  # by a number: (instruction, threads, ...)
         self.serial = 0
 
     @property
@@ -102,26 +105,36 @@ class BulkCopies:
         return bool(self.loads) or any(s.reading for s in self.stores)
 
     # ---- into shared memory
-    def load(self, thread: int, places: Array, data: Array, source: Source, barrier: int, x: Instruction) -> None:
-        """uint8[pieces, 16] go to the places (in the region of shared memory) when the mbarrier's phase has ended."""
+    def deliver(
+        self, threads: Array, places: Array, data: Array, barrier: int, x: Instruction,
+        source: Source | None = None, combine: Merge | None = None,
+    ) -> None:  # fmt: skip
+        """uint8[n, width] of the threads go to the places (in the region of shared memory) when the mbarrier's phase has ended:
+        they replace what is there, or `combine(units, index, data)` adds them to it."""
         w = self.wave
-        source.mark(True)
-        spread = places[:, None] + np.arange(PIECE)
-        w.memory.shared.shadow[spread] |= PENDING
+        spread = places[:, None] + np.arange(data.shape[1])
+        if source is not None:
+            source.mark(True)
+        if combine is None:
+            w.memory.shared.shadow[spread] |= PENDING
         self.serial, mine = self.serial + 1, self.serial
-        self.loads[mine] = (x, thread, source)
+        self.loads[mine] = (x, threads, source)
         w.memory.pending_copies = True
 
         def settle() -> None:
-            source.mark(False)
-            w.memory.shared.data[spread] = data
-            w.memory.shared.shadow[spread] = ALLOCATED | WRITTEN
+            if source is not None:
+                source.mark(False)
+            if combine is None:
+                w.memory.shared.data[spread] = data
+                w.memory.shared.shadow[spread] = ALLOCATED | WRITTEN
+            else:
+                combine(w.memory.shared, places, data)
             del self.loads[mine]
             self.idle()
 
         w.mbarriers.owe(barrier, Debt(0, data.size, settle))
         bits = np.zeros(w.size, bool)
-        bits[thread] = True
+        bits[threads] = True
         w.races.channel(bits, np.asarray(barrier), True, False)
 
     # ---- out of shared memory
@@ -168,13 +181,14 @@ class BulkCopies:
             if s.reading:
                 w.report("async-copy", "the block ends before the copy has read its shared memory: nobody waited for it",
                          s.instruction, [s.thread])  # fmt: skip
-        for x, thread, _ in self.loads.values():
-            w.report("async-copy", "the copy was never waited for", x, [thread])
+        for x, threads, _ in self.loads.values():
+            w.report("async-copy", "the copy was never waited for", x, threads)
 
     def abandon(self) -> None:
         """The wave is over, however it ended: nothing reads global memory any more."""
         for _, _, source in self.loads.values():
-            source.mark(False)
+            if source is not None:
+                source.mark(False)
 
 
 # ---- reading and writing, of one thread
@@ -192,7 +206,7 @@ def read(w: Wave, kind: str, thread: int, at: Array, width: int, x: Instruction)
     if good is not None:
         data[~good] = 0
     if kind == "global":
-        w.counters.access("global", "load", m, at, width)
+        w.counters.access("global", "load", m, where, width)
         if memory.global_races is not None:
             memory._global(m, where, width, x, "load")
     else:
@@ -206,6 +220,8 @@ def check_target(w: Wave, thread: int, at: Array, width: int, x: Instruction, wh
     """Check a write to offsets in global memory: which are good, None where all are."""
     memory, m = w.memory, thread_pieces(w, thread, len(at))
     good = memory.good("global", m, at, width, ALLOCATED, x)
+    if good is not None and not good.all():
+        return good
     w.counters.access("global", what, m, at, width)
     if memory.checks:
         memory._writable(m, at, x)
@@ -214,16 +230,19 @@ def check_target(w: Wave, thread: int, at: Array, width: int, x: Instruction, wh
     return good
 
 
-def check_shared_target(w: Wave, kind: str, thread: int, at: Array, x: Instruction) -> Array | None:
-    """The places in the region of shared memory for pieces that go to the offsets `at`; None where they are not all there."""
+def check_shared_target(
+    w: Wave, kind: str, thread: int, at: Array, x: Instruction, merges: bool = False
+) -> Array | None:
+    """The places in the region of shared memory for pieces that go to the offsets `at`; None where they are not all there.
+    `merges`: they are combined with what is there."""
     memory, m = w.memory, thread_pieces(w, thread, len(at))
-    good = memory.good(kind, m, at, PIECE, ALLOCATED, x)
+    good = memory.good(kind, m, at, PIECE, ALLOCATED | WRITTEN if merges else ALLOCATED, x)
     w.counters.bulk(f"{kind} store", len(at) * PIECE)
     if good is not None and not good.all():
         return None
     where = memory.place(kind, m, at)
     if memory.checks:
-        w.races.store(where, PIECE, m, x)
+        w.races.store(where, PIECE, m, x, atomic=merges)
     return where
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .isa import reject
 from .narrowfloat import decode as codes_of
 from .rounding import E4M3, E5M2
 from .values import Array, bf16_to_f32
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BITS",
     "accumulate",
+    "check_registers",
     "check_warps",
     "decode",
     "gather",
@@ -126,6 +128,13 @@ def sum_places(m: int, n: int) -> Array:
     lane = row % 8 * 4 + column % 8 // 2
     register = (column // 8 * (m // 8) + row // 8) * 2 + column % 2
     return (lane * (m * n // 32) + register).reshape(-1)
+
+
+def check_registers(x: Instruction, count: int, kind: str, elements: int, name: str) -> None:
+    """FX0711 unless `count` registers of each lane hold so many elements of a matrix, once or (`wmma`) more often."""
+    held = 32 * count * max(1, 32 // BITS[kind])
+    if held < elements or held % elements:
+        reject(x, f"{count} registers do not hold {name}", "FX0711")
 
 
 @functools.cache

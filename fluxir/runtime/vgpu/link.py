@@ -250,7 +250,10 @@ class Scope:
             return None
         r = g.register if isinstance(g, Negated) else g
         assert isinstance(r, Register)
-        return self.slot(r, instruction), isinstance(g, Negated)
+        slot = self.slot(r, instruction)
+        if self.frame.registers[slot] != "pred":
+            isa.reject(instruction, f"the guard `{r.name}` is no predicate", "FX0711")
+        return slot, isinstance(g, Negated)
 
     def items(self, operand: Operand) -> tuple[Operand, ...]:
         """The elements of `{...}`, or the operand alone."""

@@ -1,5 +1,6 @@
-"""Bulk copies: `cp.async.bulk` and `cp.reduce.async.bulk`, with and without tensor maps, and their groups. `cp` in `memory` hands
-them over. What becomes of a copy that is under way is in `vgpu.bulk`.
+"""Bulk copies: `cp.async.bulk` and `cp.reduce.async.bulk`, with and without tensor maps, and their groups; `st.async` and
+`red.async`, which end at an mbarrier too. `memory` declares the instructions and hands them over. What becomes of a copy that
+is under way is in `vgpu.bulk`.
 
 Source: PTX ISA 9.0, sections 9.7.9.25.4 and 9.7.9.25.5.
 """
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bulk import PIECE, Source, check_shared_target, check_target, places_of, read, thread_pieces
+from ..atomics import update
+from ..bulk import PIECE, Merge, Source, check_shared_target, check_target, places_of, read, thread_pieces
 from ..isa import Form, reject
 from ..mbarriers import Debt
-from ..memory import ALLOCATED, GLOBAL_BASE, WRITTEN
-from ..ptx import Address, Immediate, Operand, Vector
+from ..memory import ALLOCATED, GLOBAL_BASE, WRITTEN, Region
+from ..ptx import Address, Immediate, Operand, Vector, type_bytes
 from ..tensor_maps import SWIZZLES, TensorMap, decode, swizzled
 from ..values import Array
 from .memory import operation
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ..link import Read, Scope, Step
     from ..wave import Mask, Wave
 
-__all__ = ["arrive_when_copied", "bulk_step"]
+__all__ = ["arrive_when_copied", "bulk_step", "send_step"]
 
 
 def bulk_step(form: Form, scope: Scope) -> Step:
@@ -166,6 +168,7 @@ class _Copy:
     def _load(self, w: Wave, m: Mask) -> None:
         x = self.x
         assert self.barrier is not None
+        combine = merging(self.form, "shared") if self.form.has("reduce") else None
         barriers = self._barriers(w, m)
         sources, targets = (
             places_of(w, m, self._space(self.source), self.source_address(w)),
@@ -179,18 +182,10 @@ class _Copy:
                 continue
             data, source, of = fetched
             for to_kind, start, at_barrier in self._receivers(w, thread, kind, at, barrier):
-                places = check_shared_target(
-                    w, to_kind, thread, self._places(to_kind, start, len(data), of, w, thread), x
-                )
+                at_pieces = self._places(to_kind, start, len(data), of, w, thread)
+                places = check_shared_target(w, to_kind, thread, at_pieces, x, combine is not None)
                 if places is not None:
-                    self._arrive(w, thread, places, data, source, at_barrier)
-
-    def _arrive(self, w: Wave, thread: int, places: Array, data: Array, source: Source, barrier: int) -> None:
-        if self.form.has("reduce"):
-            combine, _, view = operation(self.form, "shared")
-            there = w.memory.shared.data[places[:, None] + np.arange(PIECE)].reshape(-1).view(view)
-            data = np.ascontiguousarray(combine(there, data.reshape(-1).view(view))).view(np.uint8).reshape(-1, PIECE)
-        w.bulk.load(thread, places, data, source, barrier, self.x)
+                    w.bulk.deliver(np.array([thread]), places, data, at_barrier, x, source, combine)
 
     def _space(self, space: str) -> str:
         return "generic" if self.tensor else "global" if space == "global" else "shared"
@@ -250,24 +245,65 @@ class _Copy:
     def _writer(self, w: Wave, of: TensorMap | None, offset: Array, data: Array) -> Callable[[], None]:
         """What writes the data (uint8[n, width]) to offsets in global memory, or combines them with what is there."""
         region = w.memory.heap.region
+        if self.form.has("reduce"):
+            merge = merging(self.form if of is None else replace(self.form, types=(of.element,)), "global")
+            return lambda: merge(region, offset, data)
         where = offset[:, None] + np.arange(data.shape[1])
-        if not self.form.has("reduce"):
 
-            def put() -> None:
-                region.data[where] = data
-                region.shadow[where] = ALLOCATED | WRITTEN
-
-            return put
-        form = self.form if of is None else replace(self.form, types=(of.element,))
-        combine, _, view = operation(form, "global")
-
-        def merge() -> None:
-            there = np.ascontiguousarray(region.data[where]).reshape(-1).view(view)
-            found = np.asarray(combine(there, np.ascontiguousarray(data).reshape(-1).view(view)))
-            region.data[where] = np.ascontiguousarray(found.astype(view, copy=False)).view(np.uint8).reshape(data.shape)
+        def put() -> None:
+            region.data[where] = data
             region.shadow[where] = ALLOCATED | WRITTEN
 
-        return merge
+        return put
+
+
+def merging(form: Form, space: str) -> Merge:
+    """The reduction that a form names, for data in bytes."""
+    combine, associative, view = operation(form, space)
+
+    def merge(region: Region, at: Array, data: Array) -> None:
+        size = view.itemsize
+        where = (at[:, None] + np.arange(0, data.shape[1], size)).reshape(-1) // size
+        operand = np.ascontiguousarray(data).reshape(-1).view(view)
+        update(region.units(size).view(view), where, operand, combine, associative)
+        region.states(size)[where] = int.from_bytes(bytes([ALLOCATED | WRITTEN]) * size, "little")
+
+    return merge
+
+
+def send_step(form: Form, scope: Scope) -> Step:
+    """`st.async` and `red.async`: every thread stores into (or adds to) shared memory of its cluster, and an mbarrier there
+    counts the bytes."""
+    x = form.instruction
+    target, value, bar = x.operands
+    unit, bits = type_bytes(form.type), f"b{8 * type_bytes(form.type)}"
+    address, barrier = scope.address(target, "shared", x), scope.address(bar, "shared", x)
+    reads = [scope.read(o, form.type if isinstance(o, Immediate) else bits, x) for o in scope.items(value)]
+    merge = merging(form, "shared") if x.name == "red" else None
+    width, need = unit * len(reads), ALLOCATED | WRITTEN if merge else ALLOCATED
+
+    def run(w: Wave, m: Mask) -> None:
+        found = w.mbarriers.find(m, "shared", barrier(w), x)
+        if found is None:
+            return
+        at_barrier = np.full(w.size, -1)
+        at_barrier[found[0].index] = found[1]
+        values = [np.broadcast_to(r(w), (w.size,)) for r in reads]
+        for kind, part, at in w.memory.parts("shared", address(w), m):
+            good = w.memory.good(kind, part, at, width, need, x)
+            fine = at_barrier[part.index] >= 0
+            fine = fine if good is None else fine & good
+            where = w.memory.place(kind, part, np.where(fine, at, 0))
+            w.counters.access(kind, "atomic" if merge else "store", part, at, width)
+            if w.memory.checks and fine.all():
+                w.races.store(where, width, part, x, atomic=merge is not None)
+            data = np.stack([v[part.index] for v in values], axis=1).view(np.uint8)
+            to = np.where(fine, at_barrier[part.index], -1)
+            for one in np.unique(to[fine]).tolist():
+                rows = to == one
+                w.bulk.deliver(part.index[rows], where[rows], data[rows], one, x, None, merge)
+
+    return run
 
 
 def arrive_when_copied(form: Form, scope: Scope) -> Step:

@@ -87,10 +87,13 @@ def mma(form: Form, scope: Scope) -> Step:
     d = [scope.write(o, accumulator_type(to), x) for o in scope.items(x.operands[0])]
     bits, sums = fr.BITS[left], fr.sum_places(m_, n)
     places, places_b = fr.left_places(m_, k, bits), fr.right_places(k, n, fr.BITS[right])
-    per = 32 // min(bits, 32)
-    for name, have, want in (("A", a, m_ * k // 32 // per), ("B", b, k * n // 32 // per)):
-        if len(have) != want:
-            reject(x, f"{name} has {len(have)} registers, not {want}", "FX0711")
+    for name, held, kind, size in (
+        ("A", a, left, m_ * k),
+        ("B", b, right, k * n),
+        ("C", c, of, m_ * n),
+        ("D", d, to, m_ * n),
+    ):
+        fr.check_registers(x, len(held), kind, size, name)
     saturate, logic = form.has("satfinite"), form.one_of("xor", "and")
 
     def run(w: Wave, m: Mask) -> None:

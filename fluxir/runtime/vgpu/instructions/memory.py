@@ -95,10 +95,20 @@ def _argument(scope: Scope, x: Instruction, kind: str, count: int, writes: list[
 machine("ldu", _group, _TYPES, f"global v2 v4 {_CACHE}", section="9.7.9.10")(ld)
 
 
-@machine("st", _group, _TYPES, f"{' '.join(_SPACES)} v2 v4 v8 {_CACHE} {_ORDER}", section="9.7.9.11")
+@machine(
+    "st",
+    _group,
+    _TYPES,
+    f"{' '.join(_SPACES)} v2 v4 v8 async mbarrier::complete_tx::bytes {_CACHE} {_ORDER}",
+    section="9.7.9.11",
+)
 def st(form: Form, scope: Scope) -> Step:
-    """Store one element or a vector."""
+    """Store one element or a vector; `st.async` is in `bulk`."""
     x = form.instruction
+    if form.has("async"):
+        from .bulk import send_step
+
+        return send_step(form, scope)
     kind = form.type
     unit = type_bytes(kind)
     bits = _BITS[unit]
@@ -201,6 +211,10 @@ def _atomic_group(form: Form) -> str:
 
 def _atomic(form: Form, scope: Scope) -> Step:
     x = form.instruction
+    if form.has("async"):
+        from .bulk import send_step
+
+        return send_step(form, scope)
     returns = x.name == "atom"
     operands: list[Operand] = list(x.operands)
     targets = scope.items(operands.pop(0)) if returns else ()

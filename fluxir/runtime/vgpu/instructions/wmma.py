@@ -79,6 +79,13 @@ def _multiply(form: Form, scope: Scope) -> Step:
     c = [scope.read(o, accumulator_type(of), x) for o in scope.items(x.operands[3])]
     d = [scope.write(o, accumulator_type(to), x) for o in scope.items(x.operands[0])]
     places_a, places_b = _places(m_, k, layouts[0]), _places(k, n, layouts[1])
+    for name, held, kind, size in (
+        ("A", a, left, m_ * k),
+        ("B", b, right, k * n),
+        ("C", c, of, m_ * n),
+        ("D", d, to, m_ * n),
+    ):
+        fr.check_registers(x, len(held), kind, size, name)
     sums, logic, saturate = _places(m_, n, "row"), form.one_of("xor", "and"), form.has("satfinite")
 
     def run(w: Wave, m: Mask) -> None:
