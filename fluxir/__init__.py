@@ -134,6 +134,7 @@ if TYPE_CHECKING:
     from fluxir.frontend.api_reduce import *
     from fluxir.frontend.control import *
     from fluxir.frontend.einsum import einsum as einsum
+    from fluxir.frontend.kernel import gpu as gpu
     from fluxir.frontend.loader import load_model as load_model
     from fluxir.frontend.loader import model as model
     from fluxir.frontend.nn import conv as conv
@@ -151,6 +152,7 @@ if TYPE_CHECKING:
     from fluxir.ir.dtypes import bool_ as bool
     from fluxir.ir.dtypes import f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
     from fluxir.ir.types import TensorType as TensorType
+    from fluxir.kernels.kernel import kernel as kernel
     from fluxir.runtime.cuda import device_put as device_put
     from fluxir.runtime.safetensors import load_safetensors as load_safetensors
     from fluxir.runtime.safetensors import read_safetensors_header as read_safetensors_header
