@@ -61,7 +61,7 @@ _SPIN = frozenset(("atom", "nanosleep"))
 class Block:
     """A basic block. `end` sends the threads on; `classes` counts its instructions by class; `spins`: it closes a loop that
     reads what other threads write, and others run after `patience` rounds of it.
-    `after`: the block that those go on to who do not branch."""
+    `after`: the block that those go on to who do not branch; `labels`: the blocks that labels stand for here."""
 
     first: Instruction
     steps: list[Step]
@@ -72,6 +72,7 @@ class Block:
     spins: bool = False
     patience: int = 0
     after: int = -1
+    labels: dict[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -502,7 +503,7 @@ class _Linker:
             def end(w: Wave, m: Mask, after: int = after) -> None:
                 w.go(after, m.bits)
 
-        return Block(run[0][0], steps, end, found, dict(classes), flops, after=after)
+        return Block(run[0][0], steps, end, found, dict(classes), flops, after=after, labels=labels)
 
 
 class _Joined(Scope):

@@ -85,9 +85,10 @@ class BlockWriter:
         self.bits = lane_bits(f, self.mask)
         self.all_mask, self.all_bits = self.mask, self.bits
         self._count()
-        end = self.block.instructions[-1] if self.block.instructions[-1][0].sync == "end" else None
-        for opcode, form, scope in self.block.instructions:
-            scope.next = self.block.after
+        found = self.block.instructions
+        end = found[-1] if found and found[-1][0].sync == "end" else None
+        for opcode, form, scope in found:
+            scope.labels, scope.next = self.block.labels, self.block.after
             if end is None or form is not end[1]:
                 with self.guarded(scope.guard(form.instruction)):
                     self.instruction(opcode, form, scope)

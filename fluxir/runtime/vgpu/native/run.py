@@ -101,7 +101,7 @@ def _pays(launch: Launch) -> bool:
     whether it is compiled already: which executor runs a launch must not depend on earlier ones."""
     blocks = launch.code.blocks
     size = sum(b.size for b in blocks)
-    loops = any(b.instructions[-1][0].name == "bra" for b in blocks)
+    loops = any(b.instructions and b.instructions[-1][0].name == "bra" for b in blocks)
     work = launch.block_count * math.prod(launch.block) * size * (10 if loops else 1)
     return work / NUMPY_SPEED > COMPILE_START + COMPILE_EACH * size
 
