@@ -172,10 +172,10 @@ declare(
     "a kernel without a derivative",
     "user",
     """
-    Reverse mode reached a GPU kernel whose adjoint cannot be made: the message says what stands against it. An adjoint is made
-    for kernels whose threads do not meet (no barriers, shuffles, atomics, shared arrays), that store each element at most
-    once, read no element after it was stored, and whose `for` loops carry sums. `fx.custom_vjp` gives any kernel a
-    derivative: its backward function may call another kernel. Forward mode of a kernel needs `fx.custom_jvp`.
+    Reverse mode reached a GPU kernel whose adjoint cannot be made: the message says what stands against it. An adjoint
+    is made for kernels whose threads do not meet (no barriers, shuffles, atomics, shared arrays), that store each
+    element at most once, read no element after it was stored, and whose `for` loops carry sums. `fx.custom_vjp` gives
+    any kernel a derivative: its backward function may call another kernel. Forward mode needs `fx.custom_jvp`.
     """,
 )
 

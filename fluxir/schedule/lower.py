@@ -346,7 +346,8 @@ class Region:
         f = self.kernels.source[a.callee]
         order = [*(i for i in range(len(memories)) if i not in a.writes), *a.writes]  # outputs come last
         f = Func(f.name, Block([f.args[i] for i in order], f.block.ops, ()), "kernel", f.attrs, (), f.loc)
-        operands = [self.as_type(memories[i], f.args[n].type) for n, i in enumerate(order)]
+        types = [a.type for a in f.args if isinstance(a.type, MemType)]  # all of them: numbers come in memory
+        operands = [self.as_type(memories[i], t) for i, t in zip(order, types, strict=True)]
         grid = (*a.grid, 1, 1)[:3]
         if self.kernels.target.kind == "cpu":
             f = on_cpu(f, a.block)
