@@ -111,6 +111,15 @@ def test_few_long_rows_are_cut(t: str, axes: tuple[int, ...]) -> None:
     assert "piece=16" in schedules(low)
 
 
+def test_rows_that_are_known_to_be_short_are_not_cut() -> None:
+    """A bound on the size makes the number of pieces 1, and nothing would be left to combine."""
+    facts = Facts({"T": (0, 10)})
+    with assuming(facts):
+        f = fused(["f32[T+1,1]"], lambda b, x: b.emit("sum", x, axes=(0, 1)), "rowwise")
+        low = check(Module("m", {"main": f}, facts), {"T": 7}, target=GPU)
+    assert "piece" not in schedules(low)
+
+
 def test_a_producer_without_index_map() -> None:
     def body(b: Any, x: Any) -> Any:
         return b.emit("sum", b.slice(x, start=(1, 0), limit=(5, 9), stride=(2, 1)), axes=(1,))

@@ -21,7 +21,7 @@ from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
-from fluxir.ir.dims import Dim, ceildiv, facts, product
+from fluxir.ir.dims import Dim, ceildiv, facts, product, prove_le
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.ops.maps import REDUCTIONS
@@ -74,8 +74,7 @@ def _few_long(rows: Rows) -> bool:
     few = product(rows.space[i] for i in rows.kept)
     if not isinstance(few, int) or few > FEW_ROWS:
         return False
-    length = product(rows.space[i] for i in rows.reduced)
-    return not isinstance(length, int) or length > 2 * PIECE
+    return not prove_le(product(rows.space[i] for i in rows.reduced), 2 * PIECE)
 
 
 def _schedule(rows: Rows, piece: int | None = None) -> GpuRowwiseSchedule:
