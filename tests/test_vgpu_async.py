@@ -241,6 +241,8 @@ ARRIVE = "    mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 512;\n"
         ("[%rd0], [%r3], 512", "[%rd0], [%r3+256], 512", "uninitialised", "nobody has written"),
         ("[%rd0], [%r3], 512", "[%rd0+256], [%r3], 512", "out-of-bounds", ""),
         ("    bar.sync 0;\n    @!%p1 bra end;", "    @!%p1 bra end;", "shared-race", "nothing orders"),
+        ("    fence.proxy.async.shared::cta;\n", "", "async-copy", "no `fence.proxy.async`"),
+        ("    fence.proxy.async.shared::cta;\n    bar.sync 0;\n", "    bar.sync 0;\n    fence.proxy.async;\n", "", ""),
         ("    cp.async.bulk.wait_group 0;\n", "", "async-copy", "nobody waited"),
         ("    cp.async.bulk.wait_group 0;\n", "    cp.async.bulk.wait_group.read 0;\n", "", ""),
         ("    cp.async.bulk.commit_group;\n", "", "async-copy", "nobody waited"),
@@ -262,7 +264,7 @@ def test_misuse_of_bulk_copies_is_found(old: str, new: str, kind: str, says: str
 def test_bulk_stores_land_at_the_wait_and_groups_are_waited_for_in_order() -> None:
     body = """
     mov.u32 %r3, buffer; mov.u32 %r5, 1; st.shared.v4.u32 [%r3], {%r5,%r5,%r5,%r5}; mov.u32 %r6, 2;
-    st.shared.v4.u32 [%r3+16], {%r6,%r6,%r6,%r6};
+    st.shared.v4.u32 [%r3+16], {%r6,%r6,%r6,%r6}; fence.proxy.async.shared::cta;
     cp.async.bulk.global.shared::cta.bulk_group [%rd0], [%r3], 16; cp.async.bulk.commit_group;
     cp.async.bulk.global.shared::cta.bulk_group [%rd0+16], [%r3+16], 16; cp.async.bulk.commit_group;
     ld.global.u32 %r7, [%rd0]; cp.async.bulk.wait_group 1;
@@ -677,7 +679,7 @@ def test_bulk_reductions_of_two_blocks_meet_in_one() -> None:
         .replace("and.pred %p2, %p1, %p2", "mov.pred %p2, %p1")
     )
     fill = """shl.b32 %r4, %r0, 2; add.u32 %r5, %r3, %r4; st.shared.u32 [%r5], %r0; add.u32 %r6, %r2, 100; st.shared.u32 [%r5+512], %r6;
-    barrier.cluster.arrive.relaxed"""
+    fence.proxy.async; barrier.cluster.arrive.relaxed"""
     text = text.replace("barrier.cluster.arrive.relaxed", fill)
     text = text.replace("receive:", "receive:\n    setp.ne.u32 %p4, %r2, 0;\n    @%p4 bra end;")
     text = text.replace(

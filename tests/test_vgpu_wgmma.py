@@ -231,6 +231,7 @@ WAIT = "    wgmma.wait_group.sync.aligned 0;\n"
         ("    wgmma.commit_group.sync.aligned;\n", "", "async-copy", "never waited for"),
         ("    wgmma.fence.sync.aligned;\n", "", "async-copy", "no `wgmma.fence`"),
         ("    bar.sync 0;\n", "", "shared-race", "nothing orders"),
+        ("    fence.proxy.async.shared::cta;\n", "", "async-copy", "no `fence.proxy.async`"),
         ("add.s64 %rd16, %rd12, 2", "add.s64 %rd16, %rd12, 1000", "out-of-bounds", "past the end of `left`"),
         ("    wgmma.fence", "    setp.lt.u32 %p6, %r0, 96;\n    @!%p6 bra done;\n    wgmma.fence", "absent-lanes", "128 threads"),
     ],

@@ -53,6 +53,7 @@ class Memory:
             self.local.shadow[: wave.size * launch.local_stride].reshape(wave.size, -1)[:] = launch.local_shadow
         self.pending_copies = False  # some shared bytes wait for an asynchronous copy
         self.cluster = launch.kernel.cluster_size
+        self.unfenced = mem.UNFENCED if self.checks and launch.kernel.facts.reads_by_proxy else 0
 
     # ---- where
     def parts(self, space: str, address: Any, m: Mask) -> Iterator[tuple[str, Mask, Array]]:
@@ -332,10 +333,29 @@ class Memory:
     def _written(self, region: Region, where: Array, width: int) -> None:
         unit = min(width, 8)
         states = region.states(unit)
-        pattern = states.dtype.type(_ONES[unit] * (ALLOCATED | WRITTEN))
+        pattern = states.dtype.type(
+            _ONES[unit] * (ALLOCATED | WRITTEN | (self.unfenced if region is self.shared else 0))
+        )
         first = where // unit
         for k in range(width // unit):
             states[first + k] = pattern
+
+    def fence_proxy(self, m: Mask) -> None:
+        """`fence.proxy.async`: what the threads of these clusters have stored is visible to bulk copies and `wgmma`."""
+        if self.unfenced and self.stride:
+            w = self.wave
+            rows = self.shared.shadow[: w.block_count * self.stride].reshape(-1, self.cluster * self.stride)
+            rows[np.unique(m.pick(w.block) // self.cluster)] &= np.uint8(255 - mem.UNFENCED)
+
+    def check_fenced(self, m: Mask, where: Array, width: int, instruction: Instruction) -> None:
+        """A finding where the async proxy reads bytes at places in the region of shared memory that no fence has made visible."""
+        if self.unfenced:
+            states = self.shared.shadow[where[:, None] + np.arange(width)]
+            bad = ((states & mem.UNFENCED) != 0).any(axis=1)
+            if bad.any():
+                i = int(np.flatnonzero(bad)[0])
+                why = "it reads what threads have stored, with no `fence.proxy.async` between"
+                self.wave.report("async-copy", why, instruction, m.index[bad], int(where[i]) % self.stride)
 
     def atomic(
         self,

@@ -212,6 +212,7 @@ def read(w: Wave, kind: str, thread: int, at: Array, width: int, x: Instruction)
     else:
         w.counters.bulk(f"{kind} load", len(at) * width)
         if memory.checks:
+            memory.check_fenced(m, where, width, x)
             w.races.load(where, width, m, x)
     return data, Source(memory.region(kind), where if good is None else where[good], width)
 

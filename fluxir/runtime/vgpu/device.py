@@ -26,6 +26,7 @@ from fluxir.target import GpuTarget, parse_target
 
 from .findings import Finding, SanitizerError
 from .image import Image, allocate_variables, layout_arguments
+from .isa import Form, Opcode
 from .launch import Launch, Report, triple
 from .link import PATIENCE, Code, link
 from .memory import Heap
@@ -190,14 +191,16 @@ class Module:
 @dataclass(frozen=True)
 class Facts:
     """What is true of a kernel's code whatever it is launched on. `granule`: bytes of its narrowest access to shared or
-    global memory, at most 4. `synchronises`: blocks can tell each other something. `spins`: threads wait for others in loops that read
-    memory (loops over `mbarrier.try_wait` wait for their own block or cluster, and are none)."""
+    global memory, at most 4. `synchronises`: blocks can tell each other something. `spins`: threads wait for others in loops
+    that read memory (loops over `mbarrier.try_wait` wait for their own block or cluster, and are none). `reads_by_proxy`: bulk
+    copies or `wgmma` read shared memory."""
 
     granule: int
     writes_global: bool
     synchronises: bool
     calls: bool
     spins: bool
+    reads_by_proxy: bool
 
 
 class Kernel:
@@ -236,8 +239,14 @@ class Kernel:
         if calls:
             widths.append(1)
         strong = any({"release", "acquire", "acq_rel", "volatile"} & set(form.flags) for _, form, _ in every)
-        return Facts(min(widths), writes, strong or bool(names & {"atom", "red", "membar", "fence", "call"}), calls,
-                     any(b.patience >= PATIENCE for b in self.code.blocks))  # fmt: skip
+        return Facts(
+            min(widths),
+            writes,
+            strong or bool(names & {"atom", "red", "membar", "fence", "call"}),
+            calls,
+            any(b.patience >= PATIENCE for b in self.code.blocks),
+            any(_reads_by_proxy(o, form) for o, form, _ in every),
+        )
 
     @property
     def cluster(self) -> tuple[int, int, int]:
@@ -365,6 +374,14 @@ class Kernel:
     def instructions(self) -> list[Instruction]:
         """All instructions of the linked code, in the order of its blocks."""
         return [form.instruction for b in self.code.blocks for _, form, _ in b.instructions]
+
+
+def _reads_by_proxy(opcode: Opcode, form: Form) -> bool:
+    """Whether an instruction reads shared memory through the async proxy."""
+    if opcode.name == "cp" and form.has("bulk"):
+        spaces = [f for f in form.flags if f in ("global", "shared::cta", "shared::cluster")]
+        return len(spaces) == 2 and spaces[1] != "global"
+    return opcode.name == "wgmma" and form.has("mma_async")
 
 
 def _argument(a: Any, v: Variable, what: str) -> bytes:

@@ -5,7 +5,8 @@ where it is used; shared and local memory are one region each for a wave of bloc
 zero and from any host address, and allocations lie apart, so that an index that is off finds nothing.
 
 Shadow of a byte: 0 nothing is there, ALLOCATED, ALLOCATED | WRITTEN, or FREED; PENDING as well while an asynchronous copy
-into it has not been waited for, READING while one out of it has not.
+into it has not been waited for, READING while one out of it has not; UNFENCED where a thread has stored and no
+`fence.proxy.async` stands between that and what bulk copies and `wgmma` read.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ __all__ = [
     "PENDING",
     "READING",
     "SHARED_BASE",
+    "UNFENCED",
     "WRITTEN",
     "Allocation",
     "Heap",
     "Region",
 ]
 
-ALLOCATED, WRITTEN, FREED, PENDING, READING = 1, 2, 4, 8, 16
+ALLOCATED, WRITTEN, FREED, PENDING, READING, UNFENCED = 1, 2, 4, 8, 16, 32
 GLOBAL_BASE = 0x7100_0000_0000
 SHARED_BASE = 0x7200_0000_0000  # the windows of generic addresses
 LOCAL_BASE = 0x7300_0000_0000

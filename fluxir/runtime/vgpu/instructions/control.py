@@ -292,7 +292,11 @@ def _fence(form: Form, scope: Scope) -> Step:
     """Order the thread's accesses, among them those by other proxies."""
     wide = form.instruction.name == "membar" and not form.has("cta") or not (form.has("cta") or form.has("proxy"))
 
+    proxy = form.has("proxy") and (form.has("async") or form.has("async::generic") or form.has("to_proxy::async"))
+
     def run(w: Wave, m: Mask) -> None:
+        if proxy:
+            w.memory.fence_proxy(m)
         races = w.launch.global_races
         if wide and races is not None:
             races.fence(np.unique(w.blocks[m.pick(w.block)]))

@@ -128,6 +128,7 @@ def _load(
     where = w.memory.place("shared", m, flat if good is None else np.where(good, flat, 0))
     w.counters.bulk("shared load", where.size * 16)
     if w.memory.checks:
+        w.memory.check_fenced(m, where, 16, x)
         w.races.load(where, 16, m, x, convergent=True)
     units = w.memory.shared.units(8)
     data = np.stack([units[where >> 3], units[(where >> 3) + 1]], axis=1).view(np.uint8)
