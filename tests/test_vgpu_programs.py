@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+import fluxir as fx
 from fluxir.ir.interp import interpret
 from tests.model_cases import CASES, LONG, Case, assert_like
 from tests.programs import assert_same, random_program
@@ -64,3 +66,22 @@ def test_models(name: str) -> None:
 @pytest.mark.parametrize("name", [*CASES, *LONG])
 def test_models_on_hopper(name: str) -> None:
     check((CASES | LONG)[name](), "sm_90")
+
+
+def test_a_training_run() -> None:
+    """`fx.train.fit` on the virtual GPU, donated arguments and all: the losses are the CPU's."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 5)).astype(np.float32)
+    data = fx.data.DataLoader((x, (x.sum(1) > 0).astype(np.int64)), 16, shuffle=0)
+    losses = []
+    for device in ("cpu", "vgpu:sm_80"):
+        k = fx.random.split(fx.random.key(0), 2)
+        model = fx.nn.Chain(fx.nn.Dense(5, 8, fx.tanh, key=k[0]), fx.nn.Dense(8, 2, key=k[1]))
+
+        def loss(m: Any, x: Any, y: Any) -> Any:
+            return fx.nn.logit_crossentropy(m(x), y)
+
+        run = fx.train.fit(model, loss, data, fx.optim.Adam(1e-2), epochs=2, device=device)
+        losses.append([row["loss"] for row in run.history])
+    assert losses[0][1] < losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)

@@ -115,6 +115,7 @@ def fit(
     show: bool | None = None,
     symbolic: bool = True,
     target: str | None = None,
+    device: str | None = None,
 ) -> Run:
     """Train `model` to make `loss(model, *batch)` small, and return the `Run`: its `model`, `state`, `history`.
 
@@ -126,7 +127,8 @@ def fit(
     key) and `measure(model, *batch)`, a scalar or a dict of scalars, are evaluated after each epoch: "validation loss" and so on
     in the history. `callbacks`: objects of `fx.train.Callback`, or functions of the run, called after each epoch. `resume`: the
     path of a checkpoint to go on from. `show`: a progress bar; by default on a terminal only. The size of the batch is a symbol
-    in the program unless `symbolic` is False; then every size is compiled by itself.
+    in the program unless `symbolic` is False; then every size is compiled by itself. `device`: where the steps run, as for
+    `fx.jit`.
     """
     from fluxir.data.loader import as_key
 
@@ -145,7 +147,12 @@ def fit(
     seed = as_key(key)
     loss, measure = staged(loss), None if measure is None else staged(measure)
     program = Program(
-        _step(loss, opt, seed is not None), name="train_step", donated=2, symbolic=symbolic, target=target
+        _step(loss, opt, seed is not None),
+        name="train_step",
+        donated=2,
+        symbolic=symbolic,
+        target=target,
+        device=device,
     )
     tests = _Tests(loss, measure, validate, symbolic)
     for c in listeners:

@@ -42,10 +42,17 @@ class Program:
     """
 
     def __init__(
-        self, fn: Callable[..., Any], *, name: str, donated: int = 0, symbolic: bool = True, target: str | None = None
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        donated: int = 0,
+        symbolic: bool = True,
+        target: str | None = None,
+        device: str | None = None,
     ) -> None:
         self.fn, self.name, self.donated = fn, name, donated
-        self.symbolic, self.target = symbolic, target
+        self.symbolic, self.target, self.device = symbolic, target, device
         self._made: dict[Any, tuple[Any, list[Any]]] = {}
 
     def __call__(self, trees: Sequence[Any], batch: Any) -> Any:
@@ -100,7 +107,12 @@ class Program:
         given_away = sum(len(ps) for ps in places[: self.donated])
         facts = "B >= 1" if any(shape and shape[0] == "B" for shape in shapes) else None
         run = fx.jit(
-            call, signature=tuple(types), donate_argnums=tuple(range(given_away)), facts=facts, target=self.target
+            call,
+            signature=tuple(types),
+            donate_argnums=tuple(range(given_away)),
+            facts=facts,
+            target=self.target,
+            device=self.device,
         )
         return run, out
 
