@@ -115,14 +115,13 @@ def compile_kernels(module: Module, target: GpuTarget, plain: bool = False) -> P
             module.name,
         )
         shared_places, places = _in_place(module), DebugInfo(unit)
-        version = tuple(map(int, target.ptx_version.split(".")))
         kernels = []
         for f in module.funcs.values():
             if f.level == "kernel":
                 check_features(f, target)
                 legal = legalize(expand_atomics(f, target), target)
                 aliased = shared_places.get(f.name, frozenset()) | frozenset(f.attrs.get("aliased", ()))
-                kernels.append(_KernelEmitter.write(unit, legal, aliased, places, version))
+                kernels.append(_KernelEmitter.write(unit, legal, aliased, places, target))
         source = unit.text()
     times["emit"] = time.perf_counter() - start
     optimised = _optimised(source, target, times, plain)
@@ -209,14 +208,14 @@ class _KernelEmitter(GpuOps):
 
     @classmethod
     def write(
-        cls, unit: Unit, f: Func, aliased: frozenset[int], places: DebugInfo, ptx_version: tuple[int, ...]
+        cls, unit: Unit, f: Func, aliased: frozenset[int], places: DebugInfo, target: GpuTarget
     ) -> dict[str, Any]:
         """Define kernel `f`; returns its entry in the manifest."""
         if "grid" not in f.attrs or "block" not in f.attrs:
             raise error("FX0503", f"the kernel @{f.name} has no grid: it was lowered for another target", loc=f.loc)
         name = unit.unique(f.name.replace(".", "_"))
         e = cls(unit, name, {s: f"%s{i}" for i, s in enumerate(f.symbols)}, places)
-        e.ptx_version = ptx_version
+        e.ptx_version = tuple(map(int, target.ptx_version.split(".")))
         loc = f.loc or next((op.loc for op in f.walk() if op.loc), None)
         debug = ""
         if loc is not None:
@@ -252,6 +251,10 @@ class _KernelEmitter(GpuOps):
             offset += 8
         e.run(f.block)
         e.do("ret void")
+        if e.shared_bytes > target.shared_static:
+            raise error("FX0508", f"{f.name} declares {e.shared_bytes} bytes of shared memory; a block of {target.name} has "
+                        f"{target.shared_static}", loc=f.loc, help="make it dynamic: with a size known at launch it may be "
+                        f"up to {target.shared_per_block} bytes")  # fmt: skip
         block = tuple(int(n) for n in f.attrs["block"])
         threads = f'"nvvm.maxntid"="{",".join(map(str, block))}"' if block else ""
         unit.defines.append(

@@ -31,6 +31,7 @@ declare(
         if p: y = x[i]                                  y is unassigned where p does not hold: assign it before
         for i in range(n): s += x[i]                    give s its type before the loop: s = 0.0
     """,
+    "`fluxir explain FX0331` tells what a kernel takes and how types meet in it",
 )
 
 declare(

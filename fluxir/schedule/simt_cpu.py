@@ -31,6 +31,7 @@ from fluxir.schedule.simt_warp import WarpOps
 
 __all__ = ["on_cpu"]
 
+MOST_STACK = 4 << 20  # bytes that a block may keep: shared memory, and what lives across meetings for each thread
 BLOCK_WORK = 2048  # threads that are worth a thread of the CPU
 _CHOSEN = "an array that is chosen at run time lives across a barrier or shuffle"
 _DROPPED = ("async_commit", "async_wait")
@@ -97,12 +98,21 @@ class _Lowering(WarpOps):
 
     def finish(self) -> Func:
         b = Builder(self.f.loc)
+        self.check_stack()
         count = b.mul(b.mul(self.grid[0], self.grid[1]), self.grid[2])
         body = Block([self.number], [*self.allocations.ops, *self.b.ops], ())
         b.emit("parallel", count, blocks=[body], grain=max(1, BLOCK_WORK // max(1, self.threads)))
         attrs = {k: v for k, v in self.f.attrs.items() if k not in ("grid", "block")}
         args = [*self.f.args, *self.grid]
         return Func(self.f.name, Block(args, b.ops, ()), "kernel", Attrs({**attrs, "simt": True}), (), self.f.loc)
+
+    def check_stack(self) -> None:
+        """What a block keeps lies on the stack of the thread that runs it."""
+        taken = sum(int(op.attrs.type.size) * op.attrs.type.dtype.itemsize for op in self.allocations.ops)
+        if taken > MOST_STACK:
+            raise self.refuse(
+                f"a block keeps {taken >> 10} KiB, a thread of the CPU has room for {MOST_STACK >> 10}", None
+            )
 
     def refuse(self, what: str, op: Op | None) -> Exception:
         return error(

@@ -21,7 +21,7 @@ import numpy as np
 
 from fluxir.errors import FluxError, error
 from fluxir.frontend.kernel.context import DEPTH, Frame, LocalFunction, frame_of
-from fluxir.frontend.kernel.escapes import DONE, VALUE, straightened
+from fluxir.frontend.kernel.escapes import VALUE, straightened
 from fluxir.frontend.kernel.expressions import Expressions
 from fluxir.frontend.kernel.values import (
     Array,
@@ -170,14 +170,19 @@ class Calls(Expressions):
             inspect.signature(rule).bind(self, *args, **named)
         except TypeError as reason:
             raise self.wrong(f"{name}: {reason}") from None
-        return rule(self, *args, **named)
+        try:
+            return rule(self, *args, **named)
+        except FluxError as e:
+            if e.code in ("FX0106", "FX0108"):  # a type rule of the IR: here the user's own call
+                raise self.wrong(f"{name}: {e.message}", "see docs/kernels.md for what it takes") from None
+            raise
 
     def known(self, f: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
         try:
             found = f(*args, **named)
         except (ArithmeticError, ValueError, TypeError) as reason:
             raise self.wrong(f"{getattr(f, '__name__', f)}: {reason}") from None
-        return found.item() if isinstance(found, np.ndarray) else found
+        return found.item() if isinstance(found, np.ndarray) and not found.ndim else found
 
     # ---- ops
     def op_name(self, f: Any) -> str:
@@ -258,7 +263,7 @@ class Calls(Expressions):
             body, ends = straightened(node.body)
             self.block(body)
             value = frame.names.get(VALUE)
-            if isinstance(value, Undefined) or (value is not None and not ends and DONE in frame.names):
+            if isinstance(value, Undefined) or (value is not None and not ends):
                 raise self.wrong(f"{frame.name!r} returns a value on some paths only", "return one on all paths", node)
             return value
         except FluxError as e:
@@ -321,6 +326,8 @@ class Calls(Expressions):
 
     def piece_of(self, x: Any, spec: str, values: list[Any]) -> str:
         x = self.plain(x)
+        if isinstance(x, (Array, Struct)):
+            raise self.refuse(f"printing {describe(x)}", "print its elements")
         if not isinstance(x, Num):
             return format(x, spec).replace("%", "%%")
         if x.lanes:
@@ -352,6 +359,8 @@ def _len(cx: Calls, x: Any) -> Any:
 def _extreme(name: str, python: Any) -> Callable[..., Any]:
     def rule(cx: Calls, *args: Any) -> Any:
         xs = cx.elements(args[0], f"the argument of {python.__name__}") if len(args) == 1 else list(args)
+        if not xs:
+            raise cx.wrong(f"{python.__name__} of nothing")
         out = xs[0]
         for x in xs[1:]:
             a, b = cx.plain(out), cx.plain(x)

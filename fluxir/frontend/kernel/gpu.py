@@ -118,6 +118,9 @@ def warp_id(cx: Calls) -> Any:
 
 def _shape(cx: Calls, shape: Any) -> tuple[Any, ...]:
     sizes = cx.elements(shape, "a shape") if not isinstance(shape, (int, Num)) or isinstance(shape, bool) else [shape]
+    for n in sizes:
+        if isinstance(n, int) and n < 1:
+            raise cx.wrong(f"a size of {n}: an array has at least one element along each axis")
     return tuple(cx.number(n, "a size") for n in sizes)
 
 

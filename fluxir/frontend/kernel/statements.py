@@ -369,7 +369,9 @@ class Statements(Calls):
             except ValueError as reason:
                 hint = f"give it its type before the loop, as in {n} = fx.f32(0), or another name inside"
                 if f.kind == "array":
-                    hint = 'arrays that take turns need equal types: annotate them, as in a: fx.f32["N"], b: fx.f32["N"]'
+                    hint = (
+                        'arrays that take turns need equal types: annotate them, as in a: fx.f32["N"], b: fx.f32["N"]'
+                    )
                 raise self.wrong(f"{n!r} changes its type in the loop: {reason}", hint) from None
         return out
 

@@ -10,10 +10,12 @@ A `Form` is a value without its registers: how it is made of numbers. Two paths 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from fluxir.errors import FluxError, error
@@ -143,10 +145,15 @@ class Form:
 MISSING = Form("missing")
 
 
+_LARGEST_F32 = float(np.finfo(np.float32).max)
+
+
 def literal_dtype(x: Any) -> DType:
     """The type a Python number takes alone: bool, i64 or f32."""
     if isinstance(x, (np.number, np.bool_)):
         return dtype_of(x.dtype)
+    if isinstance(x, float) and math.isfinite(x) and abs(x) > _LARGEST_F32:
+        return DTYPES["f64"]
     return DTYPES["bool" if isinstance(x, bool) else "i64" if isinstance(x, int) else "f32"]
 
 
@@ -298,6 +305,13 @@ def out_of(f: Form, registers: Iterator[Value], name: str = "") -> Any:
 def as_type(b: Builder, x: Any, t: TensorType | VectorType) -> Value:
     """A number as a register of type `t`, converted where it is of another type."""
     if not isinstance(x, Num):
+        if (
+            isinstance(x, float)
+            and t.dtype.is_float
+            and math.isfinite(x)
+            and abs(x) > float(ml_dtypes.finfo(t.dtype.numpy).max)
+        ):
+            raise error("FX0217", f"{x} does not fit in {t.dtype}", help="use a wider type")
         return b.const(x, like=t)
     v = x.value
     if v.type.dtype != t.dtype:
@@ -313,7 +327,7 @@ def lifted(b: Builder, x: Any) -> Num:
         return x
     d = literal_dtype(x)
     if d.is_integer and not d.limits[0] <= int(x) <= d.limits[1]:
-        raise error("FX0217", f"{x} does not fit in {d}")
+        raise error("FX0217", f"{x} does not fit in {d}", help="use a float, or a smaller number")
     weak = not isinstance(x, np.generic)
     return Num(b.const(x, dtype=d), weak, d.is_bool or (d.is_integer and bool(x >= 0)))
 
