@@ -47,8 +47,9 @@ def _lacks(op: Op, target: Target) -> bool:
     if d.bits != 16:
         return False
     if target.kind != "nvptx":
-        return d.is_float and op.attrs.op != "exch"
-    return not (op.attrs.op == "add" and (d.name == "f16" or (d.name == "bf16" and target.has("bf16.add"))))
+        return bool(d.is_float and op.attrs.op != "exch")
+    added = d.name == "f16" or (d.name == "bf16" and target.has("bf16.add"))
+    return not (added and op.attrs["op"] == "add")
 
 
 def _rewrite(b: Builder, block: Block, env: dict[Value, Value], target: Target) -> None:

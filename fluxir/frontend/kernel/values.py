@@ -302,15 +302,16 @@ def out_of(f: Form, registers: Iterator[Value], name: str = "") -> Any:
 # ---- numbers -----------------------------------------------------------------------------------------------------------
 
 
+def _largest(d: DType) -> float:
+    """The largest finite value of a float type."""
+    found: Any = ml_dtypes.finfo(d.numpy)  # type: ignore[no-untyped-call]
+    return float(found.max)
+
+
 def as_type(b: Builder, x: Any, t: TensorType | VectorType) -> Value:
     """A number as a register of type `t`, converted where it is of another type."""
     if not isinstance(x, Num):
-        if (
-            isinstance(x, float)
-            and t.dtype.is_float
-            and math.isfinite(x)
-            and abs(x) > float(ml_dtypes.finfo(t.dtype.numpy).max)
-        ):
+        if isinstance(x, float) and t.dtype.is_float and math.isfinite(x) and abs(x) > _largest(t.dtype):
             raise error("FX0217", f"{x} does not fit in {t.dtype}", help="use a wider type")
         return b.const(x, like=t)
     v = x.value
