@@ -32,6 +32,18 @@ def kernel(body: str, arguments: int, target: str = "sm_90a", shared: str = "", 
     )
 
 
+BARRIER = ".shared .align 8 .b64 bar[4]; .shared .align 1024 .b8 buffer[4096];"
+SLOT = "mul.wide.u32 %rd9, %r0, 4; add.s64 %rd9, %rd0, %rd9;"  # the thread's word of the first array
+
+
+def wait(barrier: str, parity: str, label: str = "again") -> str:
+    """A loop until the phase of an mbarrier has ended."""
+    return (
+        f"{label}: mbarrier.try_wait.parity.shared::cta.b64 %p9, [{barrier}], {parity};\n"
+        f"    @%p9 bra done_{label};\n    bra {label};\ndone_{label}:\n"
+    )
+
+
 def run(
     text: str,
     arrays: Sequence[Array],
