@@ -130,6 +130,30 @@ def test_a_missing_barrier() -> None:
     assert problem.code == "FX0709" and "shared-race" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("f", "shapes"),
+    [
+        (lambda a, b: a @ b, [(40, 50), (50, 30)]),
+        (lambda x: fx.nn.softmax(x, axis=1), [(3, 700)]),
+        (fx.nn.layer_norm, [(3, 700), (700,), (700,)]),
+        (lambda x: fx.sum(x), [(40_000,)]),
+    ],
+    ids=["dot", "softmax", "layer-norm", "sum"],
+)
+def test_every_barrier_of_our_kernels_is_needed(f: Any, shapes: list[tuple[int, ...]]) -> None:
+    """Without any one of them the race is found."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s, np.float32) for s in shapes]
+    c = fx.jit(f).lower(*arrays).compile("sm_80", cache=False)
+    text = c.code.decode()
+    barriers = list(re.finditer(r"\tbar(rier)?\.[^\n]*\n", text))
+    assert barriers
+    for found in barriers:
+        without = text[: found.start()] + "\n" + text[found.end() :]
+        program = load_program(c.spec, without.encode(), c.constants, "vgpu")
+        assert failure(program.call_flat, arrays).code == "FX0709"
+
+
 def test_a_result_that_is_not_written() -> None:
     x = np.ones(101, np.float32)
     problem = failure(broken(scaled, r"(setp\.gt\.u64\s+%p\d+, %rd\d+, )100;", r"\g<1>99;", x), x)
