@@ -83,6 +83,26 @@ def test_every_size_runs_the_same_code() -> None:
     assert builds[0] is builds[1] is builds[2]
 
 
+def test_the_compile_cache_keeps_machine_code_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> None:
+        for device in ("cpu", "vgpu"):
+            y = ones()
+            Kernel(saxpy.fn).on(device)[4, 32](2.0, ones(), y)
+            np.testing.assert_array_equal(y, 3)
+
+    run()
+    from fluxir.kernels.build import Build
+
+    def fail(*args: Any) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(Build, "ptx", fail)
+    monkeypatch.setattr(Build, "native", fail)
+    run()
+    with config.override(cache=False), pytest.raises(AssertionError, match="compiled again"):
+        run()
+
+
 class Ray(NamedTuple):
     origin: fx.f32
     step: fx.f32

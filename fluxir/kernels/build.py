@@ -6,14 +6,16 @@ depends on the threads of a block and on the bytes of shared memory, which are c
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fluxir import config
-from fluxir.driver import as_target, run_passes
-from fluxir.errors import error
+from fluxir.driver import as_target, key_parts, run_passes
+from fluxir.errors import IOFailure, error
 from fluxir.frontend.kernel.compiler import compile_kernel
 from fluxir.frontend.kernel.signature import Param
 from fluxir.ir.build import Builder
@@ -58,6 +60,20 @@ class Build:
             self.codes[key] = compile_kernels(Module(f.name, {f.name: f}), target)
         return self.codes[key]
 
+    def machine(self, target: GpuTarget, aliased: tuple[int, ...] = ()) -> tuple[str, dict[str, Any]]:
+        """The PTX for a GPU and its spec, from the compile cache where they are."""
+        key = ("machine", target.name, aliased)
+        if key not in self.codes:
+            f, _ = self.reported
+
+            def make() -> tuple[bytes, dict[str, Any]]:
+                code = self.ptx(target, aliased)
+                return code.ptx.encode(), code.spec
+
+            found, spec = kept(Module(f.name, {f.name: f}), target, f"kernel aliased={aliased}", make)
+            self.codes[key] = (found.decode(), spec)
+        return self.codes[key]  # type: ignore[no-any-return]
+
     def loops(self, block: Sequence[int], shared: int, aliased: tuple[int, ...] = ()) -> Func:
         """The kernel as loops of a CPU."""
         from fluxir.schedule.simt_cpu import on_cpu
@@ -85,9 +101,33 @@ class Build:
         if key not in self.codes:
             from fluxir.runtime.program import Program
 
-            code = self.native(target, block, shared, aliased)
-            self.codes[key] = Program(code.spec, code.object, code.constants)
+            def make() -> tuple[bytes, dict[str, Any]]:
+                code = self.native(target, block, shared, aliased)
+                return code.object, code.spec
+
+            f, _ = self.reported
+            what = f"kernel block={block} shared={shared} aliased={aliased}"
+            code, spec = kept(Module(f.name, {f.name: f}), target, what, make)
+            self.codes[key] = Program(spec, code)
         return self.codes[key]
+
+
+def kept(module: Module, target: Target, what: str, make: Callable[[], tuple[bytes, dict[str, Any]]]) -> Any:
+    """Machine code and its spec from the compile cache, else made and kept there. The key is that of programs, and `what`."""
+    from fluxir.runtime.cache import open_cache
+
+    store = open_cache()
+    parts = key_parts(module, target, what)
+    key = json.dumps(parts, default=str)
+    found = store.get(key) if store is not None else None
+    if found is not None:
+        return found.files["code"], json.loads(found.files["spec.json"])
+    code, spec = make()
+    if store is not None:
+        with contextlib.suppress(IOFailure):  # a full or read-only disk: it is compiled again next time
+            files = {"code": code, "spec.json": json.dumps(spec).encode()}
+            store.put(key, files, {"name": module.name, "target": target.name, "key_parts": parts})
+    return code, spec
 
 
 def hosted(f: Func) -> Module:

@@ -109,12 +109,12 @@ def _on_vgpu(
         raise error("FX0707", f"{f.name}: the arrays are on different virtual GPUs")
     if arrays and device == "vgpu":
         target = gpu.target
-    code = build.ptx(target, given.aliased)
-    (entry,) = code.spec["kernels"]
+    ptx, spec = build.machine(target, given.aliased)
+    (entry,) = spec["kernels"]
     modules = build.codes.setdefault(("modules", id(gpu), target.name, given.aliased), {})
     with gpu.lock:
         if "module" not in modules:
-            modules["module"], modules["device"] = gpu.load(code.ptx), gpu
+            modules["module"], modules["device"] = gpu.load(ptx), gpu
         addresses: list[int | None] = []
         held: list[tuple[int, Any, bool]] = []
         try:
@@ -177,8 +177,8 @@ def _on_cuda(
     target = gpu_target(device)
     key = ("cuda", device, given.aliased)
     if key not in build.codes:
-        code = build.ptx(target, given.aliased)
-        build.codes[key] = CudaKernel(f.name, code.spec, code.ptx.encode(), device, build.cooperative)
+        ptx, spec = build.machine(target, given.aliased)
+        build.codes[key] = CudaKernel(f.name, spec, ptx.encode(), device, build.cooperative)
     k: CudaKernel = build.codes[key]
     driver = k.driver
     addresses: list[int | None] = []
