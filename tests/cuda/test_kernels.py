@@ -64,3 +64,21 @@ def test_blocks_that_wait_for_each_other(driver_of: Drivers) -> None:
     x, out = np.arange(12, dtype="f4"), np.zeros(12, "f4")
     k.on("cuda")[3, 4](x, np.zeros(12, "f4"), out)
     np.testing.assert_array_equal(out, np.full(12, x.sum() + 12))
+
+
+def test_the_blocks_of_a_grid_meet_in_a_cooperative_launch(driver_of: Callable[..., Any]) -> None:
+    driver_of("sm_80")
+
+    @fx.kernel
+    def k(x, part, out, n: fx.i32):
+        b, t = fx.gpu.block_id.x, fx.gpu.thread_id.x
+        part[b * n + t] = x[b * n + t]
+        fx.gpu.grid_sync()
+        total = 0.0
+        for i in range(len(part)):
+            total += part[i]
+        out[b * n + t] = total
+
+    x = np.arange(24, dtype="f4")
+    k.on("cuda")[3, 8](x, np.zeros(24, "f4"), out := np.zeros(24, "f4"), 8)
+    np.testing.assert_array_equal(out, x.sum())
