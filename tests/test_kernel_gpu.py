@@ -415,3 +415,21 @@ def test_ptxas_takes_the_ptx_of_every_feature() -> None:
         (info,) = assemble(ptx, target)
         assert info.registers > 16 and not info.spill_stores
         assert ".maxntid 64" in ptx and "\t.loc\t1 " in ptx and f'"{__file__}"' in ptx
+
+
+def test_lanes_that_go_back_to_a_loop_by_different_ways_vote_together() -> None:
+    """LLVM closes this loop in two places; the lanes of one round meet before they vote on the next."""
+
+    @fx.kernel
+    def k(x, out):
+        t = fx.gpu.thread_id.x
+        a, q = x[t], 0
+        while fx.gpu.any_(q < (a & 3)):
+            q += 1
+            if a % 2 == 0:
+                a = a * 3 // (q + 1)
+            else:
+                a = a - q
+        out[t] = a + 100 * q
+
+    agree(k, 1, 32, np.arange(32, dtype="i4") * 7, np.zeros(32, "i4"))
