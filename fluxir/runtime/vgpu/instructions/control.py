@@ -170,6 +170,7 @@ def _is_warp(form: Form) -> bool:
 
 
 def _barrier(form: Form, scope: Scope) -> Step:
+    """Wait for other threads of the block, the warp (`.warp`) or the cluster (`.cluster`), or only tell that one has come."""
     x = form.instruction
     if _is_warp(form):
         return _warp_barrier(form, scope)
