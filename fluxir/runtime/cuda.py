@@ -9,14 +9,14 @@ from __future__ import annotations
 import struct
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxir.errors import error
+from fluxir.errors import FluxError, error
 from fluxir.runtime.cuda_device import Gpu, close_all, gpu, no_device, require
 from fluxir.runtime.device_array import DeviceArray, Exchange
 from fluxir.runtime.launch import GpuProgram, parameter_format
@@ -218,7 +218,8 @@ def _end(driver: CudaDriver, held: Any) -> None:
     """What a program had on the device, given back when nobody holds it any more."""
     if driver.gpu.context is not None:
         held.release()
-        driver.close()
+        with suppress(FluxError):  # a device that fails is told by the next call
+            driver.close()
 
 
 def device_put(array: Any, device: str = "cuda") -> DeviceArray:
