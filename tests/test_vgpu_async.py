@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluxir.runtime import vgpu
 from tests.vgpu_ptx import BARRIER, SLOT, kernel, kinds, run, wait
 
 # ---- mbarriers
@@ -290,3 +291,22 @@ def test_prefetches_change_nothing() -> None:
     body = "cp.async.bulk.prefetch.L2.global [%rd0], 64;"
     (out,), _ = run(kernel(body, 1), [np.arange(16, dtype=np.uint32)])
     assert out.tolist() == list(range(16))
+
+
+def test_a_launch_that_fails_leaves_no_mark_on_what_its_copies_read() -> None:
+    """The source of a copy that never arrived can be written by the next launch."""
+    gpu = vgpu.Device("sm_90a", capacity=1 << 24)
+    x = gpu.array(np.arange(128, dtype=np.uint32))
+    out = gpu.zeros(128, np.uint32)
+    with pytest.raises(vgpu.SanitizerError):
+        gpu.load(kernel(COPY.replace(wait("bar", "0"), ""), 2, shared=BARRIER))["k"].launch(1, 128, [out, x])
+    gpu.load(kernel(COPY, 2, shared=BARRIER))["k"].launch(1, 128, [x, out])  # `x` is the target now
+    assert x.numpy().tolist() == [7] * 128
+
+
+def test_addresses_far_outside_do_no_harm_without_checks() -> None:
+    body = f"{SLOT} add.s64 %rd9, %rd9, 1000000; st.global.u32 [%rd9], %r0; ld.global.u32 %r2, [%rd9];"
+    (out,), report = run(kernel(body, 1), [np.arange(4, dtype=np.uint32)], check="collect")
+    assert kinds(report) == {"out-of-bounds"} and out.tolist() == [0, 1, 2, 3]
+    with pytest.raises(vgpu.SanitizerError, match="out-of-bounds"):  # what cannot be carried out at all is found anyway
+        run(kernel(body, 1), [np.arange(4, dtype=np.uint32)], check="off")

@@ -45,7 +45,8 @@ class Memory:
         self.global_races = launch.global_races if self.checks else None
         self.stride = launch.shared_stride
         self.shared = Region.zeros(wave.block_count * self.stride, 0)
-        self.sizes = {"shared": self.stride, "local": launch.local_stride, "cluster": wave.block_count * self.stride}
+        self.sizes = {"shared": self.stride, "local": launch.local_stride, "cluster": wave.block_count * self.stride,
+                      "global": launch.reach}  # fmt: skip
         if self.stride:
             self.shared.shadow[: wave.block_count * self.stride].reshape(wave.block_count, -1)[:] = launch.shared_shadow
         self.local = Region.zeros(wave.size * launch.local_stride, 0)
@@ -148,7 +149,7 @@ class Memory:
         shadow that every byte must have."""
         if not len(at):
             return None
-        size = self.sizes.get(kind, len(self.heap.region))
+        size = self.sizes[kind]
         low, high = int(at.min()), int(at.max())
         align = align or width
         wrong_place = low < 0 or high > size - width

@@ -75,7 +75,8 @@ class Launch:
         self.check, self.seed, self.cooperative = check, seed, cooperative
         self.max_steps, self.max_idle = max_steps or MAX_STEPS, MAX_IDLE
         self.multiprocessors = device.multiprocessors
-        self.reach = self.heap.top + (DEVICE_HEAP if kernel.facts.calls else 0) + 1024  # bytes that may be touched
+        own = len(parameters) + 2048  # parameters, workspace and the space between
+        self.reach = self.heap.top + (DEVICE_HEAP if kernel.facts.calls else 0) + own  # bytes that may be touched
         self.code: Code = kernel.code
         self.shared_bytes = shared_bytes
         image = kernel.image
@@ -173,8 +174,12 @@ class Launch:
             with suppress(Stop), np.errstate(all="ignore"), seeded(self.seed):
                 for first in range(0, self.block_count, per):
                     w = Wave(self, first, min(self.block_count, first + per))
-                    w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
-                    w.finish()
+                    try:
+                        w.run(self.code, w.mask(w.live.copy()), self.code.fresh())
+                        w.finish()
+                    finally:
+                        w.copies.abandon()
+                        w.bulk.abandon()
         return "numpy"
 
     def report(self, seconds: float, executor: str = "numpy") -> Report:
