@@ -22,7 +22,7 @@ from fluxir.runtime.launch import GpuProgram
 from fluxir.runtime.vgpu.approximate import seeded
 from fluxir.runtime.vgpu.driver import VirtualDriver
 from fluxir.runtime.vgpu.isa import Form, Opcode
-from fluxir.runtime.vgpu.native import compiled
+from fluxir.runtime.vgpu.native import compiled, run
 from fluxir.runtime.vgpu.native.approximations import FUNCTIONS, inner_loop
 from fluxir.runtime.vgpu.native.context import WORDS
 from fluxir.runtime.vgpu.native.lanewise import Spelling, spelling
@@ -31,8 +31,11 @@ from fluxir.runtime.vgpu.ptx import Immediate, Instruction, Register
 from fluxir.runtime.vgpu.values import dtype
 from tests import test_vgpu_conformance as conformance
 from tests.programs import random_program
+from tests.test_vgpu_bugs import findings as bug_findings
 from tests.test_vgpu_instructions import OPCODES, bits_of, operand_arrays, variants
 from tests.vgpu import case
+from tests.vgpu.planted import BUGS as PLANTED
+from tests.vgpu.planted import Bug
 from tests.vgpu_ptx import kernel
 
 # ---- lanewise instructions, one by one
@@ -342,12 +345,32 @@ def test_memory_after_a_finding_is_the_numpy_executors() -> None:
     assert [f.kind for f in report.findings] == ["out-of-bounds"]
 
 
-def test_an_endless_launch_ends() -> None:
+def test_an_endless_launch_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = vgpu.Device("sm_80", 1 << 26)
     k = gpu.load(kernel("L: add.u32 %r5, %r5, 1; bra L;", 0, "sm_80"))["k"]
-    for executor in ("numpy", "llvm"):
-        report = k.launch(1, 64, [], check="collect", executor=executor, max_steps=10_000)
-        assert [(f.kind, f.line) for f in report.findings] == [("deadlock", report.findings[0].line)]
+    found = [k.launch(1, 64, [], check="collect", executor=e, max_steps=10_000).findings for e in ("numpy", "llvm")]
+    assert found[0] == found[1] and [f.kind for f in found[0]] == ["deadlock"]
+    monkeypatch.setattr(
+        run, "SLOW", 1000
+    )  # as for a launch that numpy would take hours for: native code says it itself
+    (slow,) = k.launch(1, 64, [], check="collect", executor="llvm", max_steps=10_000).findings
+    assert (slow.kind, slow.message, slow.thread) == (found[0][0].kind, found[0][0].message, found[0][0].thread)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda b: f"{b.family}-{b.kernel}")
+def test_all_planted_bugs_are_found_alike(bug: Bug) -> None:
+    """Whatever the numpy executor finds, native code does not pass over; both say the same."""
+    for faulty in (True, False):
+        found = []
+        for executor in ("numpy", "llvm"):
+            try:
+                found.append({(f.kind, f.line) for f in bug_findings(bug, faulty, executor)})
+            except FluxError as refused:
+                assert refused.code == "FX0710" and executor == "llvm"
+                return
+        if (bug.kernel, faulty) != ("overflow", True):  # what lies at its wild addresses depends on what ran before
+            assert found[0] == found[1]
 
 
 # ---- which executor runs a launch

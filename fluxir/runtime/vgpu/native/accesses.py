@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import memory as mem
-from ..memory import ALLOCATED, GLOBAL_BASE, LOCAL_BASE, PENDING, SHARED_BASE, WRITTEN
+from ..memory import ALLOCATED, GLOBAL_BASE, LOCAL_BASE, PENDING, READING, SHARED_BASE, WRITTEN
 from . import order
 from .context import FINDING, count_word, field, field_address
 from .text import LANES, Text, splat, vector
@@ -168,7 +168,7 @@ def _pattern(x: Access) -> tuple[int, int]:
     need = ALLOCATED if x.what == "store" else ALLOCATED | WRITTEN
     care = need | (PENDING if x.space == "shared" else 0)
     if x.space == "global" and x.what != "load":
-        care |= READ_ONLY
+        care |= READ_ONLY | READING
     return care, need
 
 

@@ -32,8 +32,8 @@ _FIELDS = (
     "heap heap_shadow heap_bytes shared shared_shadow shared_bytes local local_shadow local_bytes "
     "parameters parameter_address shared_states local_states "
     # what the sanitizer keeps: of each granule the last block (or period and thread) that wrote or read it
-    "checks global_races writer reader atomic many shared_races shared_writer shared_reader shared_other shared_atomic "
-    "shared_tag shared_race_bytes tag "
+    "checks global_races writer reader atomic many shared_races shared_writer shared_reader shared_other shared_adder "
+    "shared_other_adder shared_tag shared_race_bytes tag "
     "now floor clocks touched_load touched_store "
     # where we are
     "warps warp_bytes warp_state code enter threads block last_block ctaid.x ctaid.y ctaid.z ntid.x ntid.y ntid.z "

@@ -4,10 +4,11 @@ Global memory: of each granule the last block that wrote it, one that read it, a
 between blocks is objected to, fences or not: whether they order it the numpy executor says. Blocks have numbers above `many` that
 no earlier launch has used, so what is there from those counts for nothing; `many` itself stands for several blocks.
 
-Shared memory: of each granule the last thread that wrote it, two that read it and one that changed it atomically, each with its
+Shared memory: of each granule the last thread that wrote it, two that read it and two that changed it atomically, each with its
 warp's clock, packed as `clock << 10 | thread`. Only barriers of the whole block and of a warp order anything here (others are
 left to the numpy executor), so a clock not above `floor` has been seen by everybody. Unlike there, a reader that a barrier has
-overtaken gives its place away, and atomics leave a trace: warps run one after the other here, and nothing may be missed for it.
+overtaken gives its place away, and atomics conflict with earlier reads: warps run one after the other here, and nothing may be
+missed for it.
 Stores of one value by several warps "at once" are no race: at once is the same instruction after as many blocks (`tag`).
 """
 
@@ -21,7 +22,7 @@ from .text import Text
 if TYPE_CHECKING:
     from .accesses import Access
 
-__all__ = ["THREAD_BITS", "check_global", "check_same_values", "check_shared", "side_by_side_global"]
+__all__ = ["THREAD_BITS", "check_global", "check_source", "check_same_values", "check_shared", "side_by_side_global"]
 
 THREAD_BITS = 10
 
@@ -57,7 +58,8 @@ def check_global(f: Text, x: Access, at: str) -> None:
                 who: f(f"getelementptr i32, ptr {field(f, who, 'ptr')}, i64 {g}")
                 for who in ("writer", "reader", "atomic")
             }
-            for who in _tested(x):
+            swaps = x.operation.startswith("cas")
+            for who in ("writer",) if swaps else _tested(x):
                 found = f.load("i32", place[who])
                 other, there = f(f"icmp ne i32 {found}, {me}"), f(f"icmp uge i32 {found}, {many}")
                 _object(f, f.op("and", "i1", other, there))
@@ -66,7 +68,17 @@ def check_global(f: Text, x: Access, at: str) -> None:
                 old = f.load("i32", place[_NOTED[x.what]])
                 alone = f.op("or", "i1", f(f"icmp eq i32 {old}, {me}"), f(f"icmp ult i32 {old}, {many}"))
                 mine = f(f"select i1 {alone}, i32 {me}, i32 {many}")
-            f.store("i32", mine, place[_NOTED[x.what]])
+            if not swaps:
+                f.store("i32", mine, place[_NOTED[x.what]])
+
+
+def check_source(f: Text, at: str, granule: int) -> None:
+    """The source of an asynchronous copy: objects where this block has written it, for whether that was before the copy in the
+    order of the numpy executor is not known here."""
+    with f.when(f(f"icmp ne i64 {field(f, 'global_races')}, 0")):
+        me, _ = _me(f)
+        writer = f(f"getelementptr i32, ptr {field(f, 'writer', 'ptr')}, i64 {f.op('udiv', 'i64', at, granule)}")
+        _object(f, f(f"icmp eq i32 {f.load('i32', writer)}, {me}"))
 
 
 def side_by_side_global(f: Text, x: Access, at: str, total: int) -> str:
@@ -100,7 +112,12 @@ def _row(f: Text, kind: str, value: str) -> str:
 
 
 # ---- shared memory, between threads
-_WHO = ("writer", "reader", "other", "atomic", "tag")
+_WHO = ("writer", "reader", "other", "adder", "other_adder", "tag")
+_CONFLICTS = {
+    "load": ("writer", "adder", "other_adder"),
+    "store": ("writer", "reader", "other", "adder", "other_adder"),
+    "atomic": ("writer", "reader", "other"),
+}
 _THREADS = (1 << THREAD_BITS) - 1
 
 
@@ -133,7 +150,8 @@ def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
 
 def _compare(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
     """Object to an access that nothing orders after the earlier ones."""
-    for who in ("writer",) if x.what in ("load", "atomic") else ("writer", "reader", "other", "atomic"):
+    swaps = x.operation.startswith("cas")  # a loop around it begins with a plain read, which may be late
+    for who in ("writer",) if swaps else _CONFLICTS[x.what]:
         found = f.load("i32", g.place[who])
         with f.when(f(f"icmp uge i32 {found}, {stale}")):  # not seen by everybody
             apart = g.apart(f, found)
@@ -147,20 +165,22 @@ def _compare(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
 
 def _note(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
     """Who it was."""
-    now = f.op("or", "i32", clock, g.me)
-    if x.what != "load":
-        f.store("i32", now, g.place["writer" if x.what == "store" else "atomic"])
-        if x.what == "store":
-            f.store("i32", field(f, "tag", "i32"), g.place["tag"])
+    if x.operation.startswith("cas"):
         return
-    old, second = f.load("i32", g.place["reader"]), f.load("i32", g.place["other"])
+    now = f.op("or", "i32", clock, g.me)
+    if x.what == "store":
+        f.store("i32", now, g.place["writer"])
+        f.store("i32", field(f, "tag", "i32"), g.place["tag"])
+        return
+    first, other = ("reader", "other") if x.what == "load" else ("adder", "other_adder")
+    old, second = f.load("i32", g.place[first]), f.load("i32", g.place[other])
     apart = g.apart(f, old)
     fresh, another = f(f"icmp uge i32 {old}, {stale}"), f(f"icmp ne i32 {apart}, 0")
     free, my_own = f(f"icmp ult i32 {second}, {stale}"), f(f"icmp eq i32 {g.apart(f, second)}, 0")
     better = f.op("or", "i1", f(f"icmp uge i32 {apart}, 32"), f.op("or", "i1", free, my_own))
     keep = f.op("and", "i1", f.op("and", "i1", fresh, another), better)
-    f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), g.place["other"])
-    f.store("i32", now, g.place["reader"])
+    f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), g.place[other])
+    f.store("i32", now, g.place[first])
 
 
 def _at_once(f: Text, x: Access, g: _Granule) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from fluxir.errors import Location, error
 
 from ..approximate import seeded
-from ..memory import Heap
+from ..memory import READING, Heap
 from ..values import Array, dtype
 from . import compiled
 from .accesses import READ_ONLY
@@ -24,7 +24,7 @@ from .approximations import FUNCTIONS, inner_loop
 from .block import SCRATCH, Emitted, Meaning, Unsupported
 from .context import COUNTED, DONE, HEADER, REGISTERS, STEPS, WORDS, count_word
 from .emit import emit
-from .tensor import QUEUE
+from .tensor import COPY, QUEUE
 from .text import module
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Native:
         self.state_bytes = -(-found.register_bytes // 64) * 64
         self.meanings = found.meanings
         self.objections = 0
+        self.copies = any(isinstance(h, str) and h.startswith("copy_") for h in found.helpers)
         code = compiled.compile_text(module(found.text, found.enter), 0)
         self.warp, self.enter = code["warp"], code["enter"]
         self.table = np.array([compiled.helper(h) for h in found.helpers] or [0], np.uint64)
@@ -171,7 +172,7 @@ class _Marked:
 
     def __exit__(self, *_: object) -> None:
         for r in self.ranges:
-            self.shadow[r] &= 0xFF ^ READ_ONLY
+            self.shadow[r] &= 0xFF ^ (READ_ONLY | READING)
 
 
 class _Blocks:
@@ -247,7 +248,7 @@ class _State:
         blocks = launch.code.blocks
         self.entered = np.zeros((2, len(blocks)), np.int64)
         self._set(block_warps=self.entered[0], block_threads=self.entered[1])
-        self._set(groups=np.zeros(4 * 32 * warps, np.int64), queues=np.zeros(32 * QUEUE * 32 * warps, np.uint8))
+        self._set(groups=np.zeros(4 * 32 * warps, np.int64), queues=np.zeros(COPY * QUEUE * 32 * warps, np.uint8))
         self._seed()
         self._callback()
 
@@ -263,12 +264,12 @@ class _State:
 
     def _races(self, checks: bool, granule: int) -> None:
         launch = self.launch
-        if launch.global_races is not None:
+        if launch.global_races is not None or (checks and self.native.copies):
             self._set(global_races=1, **_blocks_of(launch, granule))
         if checks and launch.shared_stride and math.prod(launch.block) > 1:
             n = launch.shared_stride // granule
             self._set(shared_races=1, shared_race_bytes=4 * n)
-            for who in ("writer", "reader", "other", "atomic", "tag"):
+            for who in ("writer", "reader", "other", "adder", "other_adder", "tag"):
                 self._set(**{f"shared_{who}": np.zeros(n, np.int32)})
 
     def _warps(self, threads: int, warps: int) -> None:

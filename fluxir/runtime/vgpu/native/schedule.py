@@ -139,7 +139,7 @@ def _begin(f: Text, b: str, states: str, size: str, warps: str, clocks: str, ent
     with f.when(f(f"icmp ugt i64 {field(f, 'now')}, {_NEWEST // 2}")):  # the clocks start again
         _set(f, "now", 1)
         with f.when(f(f"icmp ne i64 {field(f, 'shared_races')}, 0")):
-            for who in ("writer", "reader", "other", "atomic"):
+            for who in ("writer", "reader", "other", "adder", "other_adder"):
                 _zero(f, field(f, f"shared_{who}", "ptr"), field(f, "shared_race_bytes"))
     _meet(f, warps, clocks)
     _set(f, "steps", f.op("mul", "i64", field(f, "step_limit"), warps))

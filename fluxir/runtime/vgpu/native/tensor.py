@@ -3,17 +3,19 @@
 A product of matrices is computed as in `fragments`: in f64, where products of 16-bit factors are exact, and rounded once to the
 type of the accumulator. The f64 sums are added in another order than BLAS does it, which shows only where they are inexact there.
 
-An asynchronous copy waits in its thread's queue until the thread waits for its group. A queue holds `QUEUE` copies of 32 bytes:
-where they go (4 bytes), how many bytes (4), the group (8), the bytes (16).
+An asynchronous copy waits in its thread's queue until the thread waits for its group. A queue holds `QUEUE` copies of `COPY`
+bytes: where they go (4 bytes), how many (4), the group (8), the bytes (16), where they come from (8; -1: nothing was read).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from .. import fragments as fr
 from ..instructions.matrix import _space, _tiles, accumulator_type, shape_of
 from ..isa import Form
 from ..link import Scope
-from ..memory import ALLOCATED, PENDING, SHARED_BASE, WRITTEN
+from ..memory import ALLOCATED, GLOBAL_BASE, PENDING, READING, SHARED_BASE, WRITTEN
 from ..ptx import Immediate, Instruction, Operand
 from ..values import Array
 from .block import BlockWriter, Unsupported, lane_bits
@@ -21,9 +23,10 @@ from .context import FINDING, count_word, field, field_address
 from .machine import object_to, on
 from .text import LANES, Text, splat, vector
 
-__all__ = ["QUEUE", "tensor_helper"]
+__all__ = ["COPY", "QUEUE", "tensor_helper"]
 
-QUEUE = 64
+QUEUE, COPY = 64, 48
+_SOURCES = 1024  # bytes in the buffer of values after which the addresses of sources lie
 _V = vector("i32")
 
 
@@ -40,7 +43,7 @@ def _mma(w: BlockWriter, form: Form, scope: Scope) -> None:
     x, f = form.instruction, w.f
     to, left, right, of = form.types
     m, n, k = shape_of(form)
-    if left not in ("f16", "bf16", "tf32", "s8", "u8") or form.has("satfinite") or to not in ("f32", "f16", "s32"):
+    if left not in ("f16", "bf16", "tf32", "s8", "u8") or to not in ("f32", "f16", "s32"):
         raise Unsupported(x, "this product is not executed natively")
     _whole_warp(w)
     a, b, c = (scope.items(o) for o in x.operands[1:4])
@@ -49,7 +52,8 @@ def _mma(w: BlockWriter, form: Form, scope: Scope) -> None:
         f.store(_V, _bits(w, o, kind, scope, x), _matrix_place(w, i), 64)
     with w.somebody():
         f.add("i64", field_address(f, "tensor_flops"), 2 * m * n * k)
-        w.helper(f"mma_{m}_{n}_{k}_{to}_{left}_{right}_{of}", ("ptr", field(f, "scratch", "ptr")))
+        saturate = "_sat" if form.has("satfinite") else ""
+        w.helper(f"mma_{m}_{n}_{k}_{to}_{left}_{right}_{of}{saturate}", ("ptr", field(f, "scratch", "ptr")))
     for i, o in enumerate(scope.items(x.operands[0])):
         kind = accumulator_type(to)
         w.write_bits(o, kind, f.load(_V, _matrix_place(w, i), 64), scope, x)
@@ -66,18 +70,18 @@ def _matrix_place(w: BlockWriter, i: int) -> str:
 
 
 def tensor_helper(name: str) -> Text:
-    """The function of a name that starts with `mma_`, `copy_` or `tiles_`, or is `wait` or `commit`."""
+    """The function of a name that starts with `mma_`, `copy_`, `tiles_` or `rows_`, or is `wait` or `commit`."""
     if name.startswith("mma_"):
         m, n, k, *kinds = name.removeprefix("mma_").split("_")
         return _product(name, int(m), int(n), int(k), *kinds)
     if name.startswith("copy_"):
         return _copy_function(name)
-    if name.startswith("tiles_"):
+    if name.startswith(("tiles_", "rows_")):
         return _tiles_function(name)
     return {"wait": _wait_function, "commit": _commit_function}[name]()
 
 
-def _product(name: str, m: int, n: int, k: int, to: str, left: str, right: str, of: str) -> Text:
+def _product(name: str, m: int, n: int, k: int, to: str, left: str, right: str, of: str, saturate: str = "") -> Text:
     """`void f(ptr registers)`: the registers of A, B and C, vectors of 32 words, are replaced by those of A B + C."""
     f = Text(f"define void @{name}(ptr %r) nounwind")
     per_a, per_b = 32 // fr.BITS[left], 32 // fr.BITS[right]
@@ -95,7 +99,7 @@ def _product(name: str, m: int, n: int, k: int, to: str, left: str, right: str, 
             each = f(f"shufflevector {row} {one}, {row} poison, <{n} x i32> zeroinitializer")
             total = f.call(row, f"llvm.fma.v{n}f64", (row, each), (row, columns[j]), (row, total))
         f.store(row, f.op("fadd", row, total, f.load(row, f.at(c, 8 * n * i), 64)), f.at(sums, 8 * n * i), 64)
-    _encode(f, sums, m * n, to, fr.sum_places(m, n))
+    _encode(f, sums, m * n, to, fr.sum_places(m, n), bool(saturate))
     f.do("ret void")
     return f
 
@@ -134,7 +138,7 @@ def _number(f: Text, v: str, n: int, kind: str) -> str:
     return f.cast("fpext", f"<{n} x float>", f.cast("bitcast", words, v, f"<{n} x float>"), double)
 
 
-def _encode(f: Text, sums: str, count: int, kind: str, places: Array) -> None:
+def _encode(f: Text, sums: str, count: int, kind: str, places: Array, saturate: bool) -> None:
     """Numbers in f64 to the registers at `%r`."""
     bits = fr.BITS[kind]
     per = 32 // bits
@@ -142,6 +146,8 @@ def _encode(f: Text, sums: str, count: int, kind: str, places: Array) -> None:
     step = 4
     for first in range(0, count, step):
         v = f.load(f"<{step} x double>", f.at(sums, 8 * first), 32)
+        if saturate and kind != "f32":
+            v = _within(f, v, f"<{step} x double>", (-(2.0**31), 2.0**31 - 1) if kind == "s32" else (-65504.0, 65504.0))
         if kind == "s32":
             whole = f.cast("fptosi", f"<{step} x double>", v, f"<{step} x i64>")
             words = f.cast("trunc", f"<{step} x i64>", whole, f"<{step} x i32>")
@@ -156,6 +162,15 @@ def _encode(f: Text, sums: str, count: int, kind: str, places: Array) -> None:
             lane, register = rest // registers, rest % registers
             e = f(f"extractelement <{step} x i{bits}> {words}, i64 {i}")
             f.store(f"i{bits}", e, f.at("%r", (register * 32 + lane) * 4 + part * bits // 8))
+
+
+def _within(f: Text, v: str, kind: str, limits: tuple[float, float]) -> str:
+    """Between two numbers; NaN stays."""
+    for order, limit in zip(("olt", "ogt"), limits):
+        bound = splat("double", f"{limit:.1f}")
+        outside = f(f"fcmp {order} {kind} {v}, {bound}")
+        v = f(f"select <{kind[1:].split()[0]} x i1> {outside}, {kind} {bound}, {kind} {v}")
+    return v
 
 
 def _half(f: Text, v: str, n: int) -> str:
@@ -179,8 +194,8 @@ def _half(f: Text, v: str, n: int) -> str:
 def _load_tiles(w: BlockWriter, form: Form, scope: Scope) -> None:
     x, f = form.instruction, w.f
     tiles, transposed = _tiles(form), form.has("trans")
-    if _space(form) != "shared" and not form.has("shared"):
-        raise Unsupported(x, "tiles at generic addresses are not loaded natively")
+    if _space(form) != "shared":
+        raise Unsupported(x, "tiles are not loaded natively from generic addresses")
     _whole_warp(w)
     f.store(vector("i64"), w.address(x.operands[1], "shared", scope, x), w.addresses, 64)
     some = f(f"icmp ne i32 {w.bits}, 0")
@@ -191,28 +206,47 @@ def _load_tiles(w: BlockWriter, form: Form, scope: Scope) -> None:
         w.write_bits(o, "b32", f.load(_V, f.at(w.values, 128 * i), 64), scope, x)
 
 
+@on("stmatrix")
+def _store_tiles(w: BlockWriter, form: Form, scope: Scope) -> None:
+    x, f = form.instruction, w.f
+    tiles, transposed = _tiles(form), form.has("trans")
+    if _space(form) != "shared":
+        raise Unsupported(x, "tiles are not stored natively at generic addresses")
+    _whole_warp(w)
+    f.store(vector("i64"), w.address(x.operands[0], "shared", scope, x), w.addresses, 64)
+    for i, o in enumerate(scope.items(x.operands[1])):
+        f.store(_V, w.read(o, "b32", scope, x), f.at(w.values, 128 * i), 64)
+    w.helper(f"rows_{tiles}_{'trans' if transposed else 'straight'}", ("ptr", w.values))
+    some = f(f"icmp ne i32 {w.bits}, 0")
+    w.tag()
+    w.access(
+        "store", "shared", 8, 2, lanes=f(f"select i1 {some}, i32 {-1 if tiles == 4 else (1 << 8 * tiles) - 1}, i32 0")
+    )
+
+
 def _tiles_function(name: str) -> Text:
-    """From rows of 16 bytes, as lanes loaded them (two vectors of 64-bit words), to the registers of the tiles: lane 4 r + c has
-    the elements 2 c and 2 c + 1 of row r, or where they are transposed of column r."""
-    _, tiles, how = name.split("_")
+    """`tiles_`: from rows of 16 bytes, as lanes load them (two vectors of 64-bit words), to the registers of the tiles, where
+    lane 4 r + c has the elements 2 c and 2 c + 1 of row r, or where they are transposed of column r. `rows_`: the way back."""
+    what, tiles, how = name.split("_")
     f = Text(f"define void @{name}(ptr %values) nounwind")
     copy = f.slot("[512 x i8]", 64)
     f.store("<128 x i32>", f.load("<128 x i32>", "%values", 64), copy, 64)
-
-    def byte(row: int, column: int) -> int:
-        return (column // 4 * 32 + row) * 8 + column % 4 * 2
-
-    for i in range(int(tiles)):
-        for lane in range(LANES):
-            r, c = divmod(lane, 4)
-            to = 128 * i + 4 * lane
-            if how == "straight":
-                f.store("i32", f.load("i32", f.at(copy, byte(8 * i + r, 2 * c))), f.at("%values", to))
-                continue
-            for h in (0, 1):
-                f.store("i16", f.load("i16", f.at(copy, byte(8 * i + 2 * c + h, r))), f.at("%values", to + 2 * h))
+    for row, column, place in _elements(int(tiles), how == "trans"):
+        in_rows = (column // 4 * 32 + row) * 8 + column % 4 * 2
+        source, to = (in_rows, place) if what == "tiles" else (place, in_rows)
+        f.store("i16", f.load("i16", f.at(copy, source)), f.at("%values", to))
     f.do("ret void")
     return f
+
+
+def _elements(tiles: int, transposed: bool) -> Iterator[tuple[int, int, int]]:
+    """(the lane whose address is that of the row, the column, the byte among the tiles' registers) of each element."""
+    for i in range(tiles):
+        for lane in range(LANES):
+            r, c = divmod(lane, 4)
+            for h in (0, 1):
+                row, column = (2 * c + h, r) if transposed else (r, 2 * c + h)
+                yield 8 * i + row, column, 128 * i + 4 * lane + 2 * h
 
 
 # ---- asynchronous copies
@@ -252,21 +286,22 @@ def _copy(w: BlockWriter, form: Form, scope: Scope) -> None:
         source = f.op("and", "i32", w.bits, lane_bits(f, reads))
         for k in range(nbytes // unit):
             f.store(vector(f"i{8 * unit}"), "zeroinitializer", f.at(w.values, 32 * unit * k), 32)
-    f.store(vector("i64"), w.address(operands[1], "global", scope, x), w.addresses, 64)
+    come_from = w.address(operands[1], "global", scope, x)
+    f.store(vector("i64"), come_from, w.addresses, 64)
     w.access("load", "global", unit, nbytes // unit, lanes=source)
+    f.store(vector("i64"), come_from, f.at(w.values, _SOURCES), 64)
     f.store(vector("i64"), w.address(operands[0], "shared", scope, x), w.addresses, 64)
     w.tag()
     with w.somebody():
-        w.helper(
-            f"copy_{nbytes}_{w.granules[1]}", ("ptr", "%c"), ("ptr", w.addresses), ("i32", w.bits), ("ptr", w.values)
-        )
+        arguments = ("ptr", "%c"), ("ptr", w.addresses), ("i32", w.bits), ("ptr", w.values), ("i32", source)
+        w.helper(f"copy_{nbytes}_{w.granules[1]}", *arguments)
 
 
 def _queue(f: Text, lane: str) -> tuple[str, str]:
     """(address of a lane's counts: group, copies taken out, copies put in, unused; address of its queue)."""
     thread = f.op("add", "i64", field(f, "first_thread"), lane)
     head = f.at(field(f, "groups", "ptr"), f.op("shl", "i64", thread, 5))
-    return head, f.at(field(f, "queues", "ptr"), f.op("mul", "i64", thread, 32 * QUEUE))
+    return head, f.at(field(f, "queues", "ptr"), f.op("mul", "i64", thread, COPY * QUEUE))
 
 
 def _copy_function(name: str) -> Text:
@@ -277,7 +312,7 @@ def _copy_function(name: str) -> Text:
     nbytes, granule = (int(n) for n in name.removeprefix("copy_").split("_"))
     unit = min(nbytes, 8)
     x = Access("store", "shared", unit, nbytes // unit, granule, operation="copy")
-    f = Text(f"define void @{name}(ptr noalias %c, ptr noalias %a, i32 %mask, ptr noalias %values) nounwind")
+    f = Text(f"define void @{name}(ptr noalias %c, ptr noalias %a, i32 %mask, ptr noalias %values, i32 %read) nounwind")
     lanes = f.cast("zext", "i32", f.call("i32", "llvm.ctpop.i32", ("i32", "%mask")), "i64")
     f.add("i64", field_address(f, count_word("requests", "shared", "store")), 1)
     f.add("i64", field_address(f, count_word("bytes", "shared", "store")), f.op("mul", "i64", lanes, nbytes))
@@ -300,7 +335,8 @@ def _copy_function(name: str) -> Text:
         full = f(f"icmp uge i64 {f.op('sub', 'i64', put, taken)}, {QUEUE}")
         with f.when(full):
             f.store("i64", str(FINDING), field_address(f, "stop"))
-        entry = f.at(queue, f.op("shl", "i64", f.op("urem", "i64", put, QUEUE), 5))
+        entry = f.at(queue, f.op("mul", "i64", f.op("urem", "i64", put, QUEUE), COPY))
+        _mark_source(f, lane, entry, nbytes, granule)
         f.store("i32", f.cast("trunc", "i64", at, "i32"), entry)
         f.store("i32", str(nbytes), f.at(entry, 4))
         f.store("i64", f.load("i64", head), f.at(entry, 8))
@@ -315,6 +351,25 @@ def _copy_function(name: str) -> Text:
         f.store("i64", f.op("add", "i64", put, 1), f.at(head, 16))
     f.do("ret void")
     return f
+
+
+def _mark_source(f: Text, lane: str, entry: str, nbytes: int, granule: int) -> None:
+    """The bytes that a lane's copy reads must not change until it has arrived."""
+    from . import order
+
+    come_from = f.at(entry, 32)
+    f.store("i64", "-1", come_from)
+    bit = f.op("and", "i32", f.op("lshr", "i32", "%read", f.cast("trunc", "i64", lane, "i32")), 1)
+    checks = f(f"icmp ne i64 {field(f, 'checks')}, 0")
+    with f.when(f.op("and", "i1", checks, f(f"icmp ne i32 {bit}, 0"))):
+        address = f.load("i64", f(f"getelementptr i64, ptr {f.at('%values', _SOURCES)}, i64 {lane}"))
+        at = f.op("sub", "i64", address, GLOBAL_BASE)
+        with f.when(f(f"icmp eq i64 {field(f, 'stop')}, 0")):  # else it may lie anywhere
+            order.check_source(f, at, granule)
+            f.store("i64", at, come_from)
+            whole, states = f"i{8 * nbytes}", f.at(field(f, "heap_shadow", "ptr"), at)
+            reading = int.from_bytes(bytes([READING]) * nbytes, "little")
+            f.store(whole, f.op("or", whole, f.load(whole, states, 1), reading), states, 1)
 
 
 def _commit_function() -> Text:
@@ -339,7 +394,7 @@ def _wait_function() -> Text:
         taken, put = f.load("i64", f.at(head, 8)), f.load("i64", f.at(head, 16))
         f.do(f"br i1 {f(f'icmp ult i64 {taken}, {put}')}, label %{ready}, label %{done}")
         f.label(ready)
-        entry = f.at(queue, f.op("shl", "i64", f.op("urem", "i64", taken, QUEUE), 5))
+        entry = f.at(queue, f.op("mul", "i64", f.op("urem", "i64", taken, QUEUE), COPY))
         f.do(f"br i1 {f(f'icmp slt i64 {f.load(_LONG, f.at(entry, 8))}, {before}')}, label %{take}, label %{done}")
         f.label(take)
         at = f.cast("zext", "i32", f.load("i32", entry), "i64")
@@ -348,6 +403,10 @@ def _wait_function() -> Text:
         f.call("void", "llvm.memcpy.p0.p0.i64", *copy)
         states = ("ptr", f.at(shadow, at)), ("i8", str(ALLOCATED | WRITTEN)), ("i64", n), ("i1", "false")
         f.call("void", "llvm.memset.p0.i64", *states)
+        source = f.load("i64", f.at(entry, 32))
+        with f.when(f(f"icmp sge i64 {source}, 0")), f.loop("i64", "0", n) as i:
+            read = f.at(f.at(field(f, "heap_shadow", "ptr"), source), i)
+            f.store("i8", f.op("and", "i8", f.load("i8", read), READING ^ -1), read)
         f.store("i64", f.op("add", "i64", taken, 1), f.at(head, 8))
         f.do(f"br label %{look}")
         f.label(done)
