@@ -116,7 +116,7 @@ def test_a_bound_too_far() -> None:
     assert problem.code == "FX0708" and "out-of-bounds" in problem.message and "thread (101, 0, 0)" in problem.message
     assert problem.loc is not None and problem.loc.file.endswith("test_vgpu_device.py")
     assert problem.loc.line == line_of("return x * 3")
-    assert "kernel mul computes" in problem.notes[0] and "PTX line" in problem.notes[1]
+    assert "the kernel is mul by gpupointwise(" in problem.notes[0] and "PTX line" in problem.notes[1]
     assert "return x * 3  # the line" in problem.render()
 
 

@@ -231,7 +231,8 @@ class GpuProgram:
         try:
             yield
         except FluxError as problem:
-            if problem.code in ("FX0705", "FX0708") and self.launched:
+            # One that names a line of its own was found when it happened.
+            if problem.code in ("FX0705", "FX0708") and self.launched and problem.loc is None:
                 last = self.launched[-NAMED:]
                 more = f" (and {len(self.launched) - len(last)} before)" if len(self.launched) > len(last) else ""
                 problem.notes.append(f"launched since the device was last known to be well{more}: " + "; ".join(last))

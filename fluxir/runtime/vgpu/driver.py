@@ -147,7 +147,7 @@ def as_error(found: SanitizerError, program: str, entries: Mapping[str, Mapping[
     """The error of a launch's findings: the first names kernel, our op and the user's line, the rest are notes."""
     named = [_named(f, entries) for f in found.findings]
     first, *rest = named
-    notes = [f"kernel {first.kernel} computes {first.operation}"] if first.operation else []
+    notes = [f"the kernel is {first.operation}"] if first.operation else []
     if first.text:
         notes.append(f"PTX line {first.line}: {first.text}")
     if first.count > 1:
