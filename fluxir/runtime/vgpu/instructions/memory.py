@@ -227,8 +227,10 @@ def _atomic(form: Form, scope: Scope) -> Step:
 
         def swap(w: Wave, m: Mask) -> None:
             e, n = (np.broadcast_to(r(w), (w.size,)) for r in (expected, new))
-            found = w.memory.atomic(m, space, address(w), unit,
-                                    lambda units, index, part: compare_and_swap(units, index, part.pick(e), part.pick(n)), x, order)  # fmt: skip
+            def apply(units: Array, index: Array, part: Mask) -> Array:
+                return compare_and_swap(units, index, part.pick(e), part.pick(n))
+
+            found = w.memory.atomic(m, space, address(w), unit, apply, x, order)
             write(w, found, m)
 
         return swap
