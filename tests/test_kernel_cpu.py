@@ -51,11 +51,28 @@ def scale(x: fx.f32["N"], out: fx.f32["N"]):
 
 def test_a_guarded_kernel_is_a_loop_over_just_its_threads() -> None:
     x = np.arange(21, dtype="f4")
-    f = lowered(scale, (8,), x, x)
+    f = scale.build(x, x).loops((8,), 0)
     assert "if" not in names(f) and names(f).count("for") == 1 and names(f).count("parallel") == 1
     for grid in (1, 3, 5):
         both_interpreted(scale, grid, 8, x, np.zeros(21, "f4"))
         agree(scale, grid, 8, x, np.zeros(21, "f4"), devices=("cpu",))
+
+
+def test_guards_along_two_axes_and_a_loop_in_them() -> None:
+    @fx.kernel
+    def product(a: fx.f32["M", "K"], b: fx.f32["K", "N"], c: fx.f32["M", "N"]):
+        i, j = fx.gpu.global_id.y, fx.gpu.global_id.x
+        if i < c.shape[0] and j < c.shape[1]:
+            total = 0.0
+            for k in range(a.shape[1]):
+                total += a[i, k] * b[k, j]
+            c[i, j] = total
+
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(-4, 5, (9, 6)).astype("f4"), rng.integers(-4, 5, (6, 13)).astype("f4")
+    f = product.build(a, b, np.zeros((9, 13), "f4")).loops((4, 2), 0)
+    assert "if" not in names(f)
+    agree(product, (4, 5), (4, 2), a, b, np.zeros((9, 13), "f4"), want=[a @ b])
 
 
 def test_a_loop_of_neighbouring_elements_runs_across_the_threads() -> None:

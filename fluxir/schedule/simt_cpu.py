@@ -22,11 +22,10 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Op, Value
 from fluxir.ir.dims import substitute
 from fluxir.ir.dtypes import DTYPES
-from fluxir.ir.rewrite import has_effects
 from fluxir.ir.simt import MEETINGS, SHARED_BYTES, WARP
 from fluxir.ir.types import BOOL, INDEX, MemType, VectorType
 from fluxir.schedule.loops import region
-from fluxir.schedule.simt_uniform import HOISTED, guard_of, meets, runs_across, varying_values
+from fluxir.schedule.simt_uniform import HOISTED, Guard, guards_of, meets, runs_across, varying_values
 from fluxir.schedule.simt_warp import WarpOps
 
 __all__ = ["on_cpu"]
@@ -80,6 +79,7 @@ class _Lowering(WarpOps):
         self.remade: dict[Value, Op] = {}  # memories of a thread, which other segments compute anew
         self.pending: list[Op | Action] = []
         self.mask: Value | None = None
+        self.limits: dict[int, Value] = {}  # how many threads along an axis take part, where not all do
         self.allocations = Builder(f.loc)
         self.b = Builder(f.loc)
         self.dynamic: Value | None = None
@@ -140,6 +140,8 @@ class _Lowering(WarpOps):
             self.dynamic_shared(op)
         elif self.is_uniform(op):
             self.hoist(op)
+        elif op.name == "if" and (found := guards_of(op, self.varying)) is not None:
+            self.guarded(op, *found)
         elif op.name == "for" and runs_across(op, self.varying):
             self.meet_for(op)
         elif op.name not in _DROPPED:
@@ -173,7 +175,7 @@ class _Lowering(WarpOps):
     def flush(self) -> None:
         """End the segment: its loop over the threads."""
         pending, self.pending = self.pending, []
-        if not pending or self.shortened(pending):
+        if not pending:
             return
 
         def body(b: Builder, t: Value, ids: Sequence[Value]) -> None:
@@ -187,25 +189,20 @@ class _Lowering(WarpOps):
 
         self.each_thread(self.b, body)
 
-    def shortened(self, pending: Sequence[Op | Action]) -> bool:
-        """The kernel of `if i < n: ...`, in which threads never meet, as a loop over just the threads with i < n: its body has
-        no branch. False, with nothing done, for other segments."""
-        op = pending[-1]
-        found = guard_of(op, self.varying) if isinstance(op, Op) else None
-        plain = all(isinstance(x, Op) and not has_effects(x) for x in pending[:-1])
-        if found is None or not plain or self.meeting or self.threads != self.block[0]:
-            return False
-        index, size, body = found
+    def guarded(self, op: Op, guards: Sequence[Guard], body: Block) -> None:
+        """`if i < n: ...` with an i that grows with the threads, as segments of just the threads that it lets through."""
+        self.flush()
+        before = self.limits
+        self.limits = dict(before)
         b = self.b
-        left = b.sub(self.uniform.get(size, size), self.of_first(index))
-        count = b.maximum(b.minimum(left, b.index(self.threads)), b.index(0))
-
-        def each(ib: Builder, t: Value) -> None:
-            zero = ib.index(0)
-            self.fill(ib, Segment(self, t, (t, zero, zero)), [*pending[:-1], *body.ops])
-
-        b.emit("for", b.index(0), count, b.index(1), blocks=[region(b, [INDEX], each, ["thread"])])
-        return True
+        for g in guards:
+            left = b.sub(self.uniform.get(g.size, g.size), self.of_first(g.index))
+            count = b.maximum(b.minimum(left, b.index(self.block[g.axis])), b.index(0))
+            known = self.limits.get(g.axis)
+            self.limits[g.axis] = count if known is None else b.minimum(known, count)
+        self.blocks_of(body)
+        self.flush()
+        self.limits = before
 
     def of_first(self, v: Value) -> Value:
         """An index as the first thread of the block has it."""
@@ -218,9 +215,9 @@ class _Lowering(WarpOps):
         return self.b.emit(op.name, *map(self.of_first, op.operands), **op.attrs)[0]
 
     def each_thread(self, b: Builder, body: Callable[[Builder, Value, Sequence[Value]], None]) -> None:
-        """`body(builder, thread, (x, y, z))` for all threads: a loop for each axis of the block, x innermost, so that what
-        depends on y alone is computed once a row and x may become lanes of a vector."""
-        axes = [axis for axis in (2, 1, 0) if self.block[axis] > 1] or [0]
+        """`body(builder, thread, (x, y, z))` for all threads (within `limits`): a loop for each axis of the block, x
+        innermost, so that what depends on y alone is computed once a row and x may become lanes of a vector."""
+        axes = [axis for axis in (2, 1, 0) if self.block[axis] > 1 or axis in self.limits] or [0]
 
         def nest(b: Builder, rest: Sequence[int], ids: dict[int, Value]) -> None:
             if rest:
@@ -228,7 +225,9 @@ class _Lowering(WarpOps):
                 block = region(
                     b, [INDEX], lambda ib, i: nest(ib, inner, {**ids, axis: i}), ["thread" if axis == 0 else "row"]
                 )
-                b.emit("for", b.index(0), b.index(self.block[axis]), b.index(1), blocks=[block])
+                b.emit(
+                    "for", b.index(0), self.limits.get(axis) or b.index(self.block[axis]), b.index(1), blocks=[block]
+                )
                 return
             at = [ids.get(axis) or b.index(0) for axis in range(3)]
             row = None

@@ -9,11 +9,13 @@ computed inside of segments.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.simt import MEETINGS
 from fluxir.ir.types import INDEX, MemType
 
-__all__ = ["HOISTED", "guard_of", "meets", "runs_across", "varying_values"]
+__all__ = ["HOISTED", "Guard", "guards_of", "meets", "runs_across", "varying_values"]
 
 HOISTED = frozenset(
     ("elementwise", "compare", "constant", "vector", "subview", "reinterpret", "block_id", "block_dim", "grid_dim")
@@ -41,7 +43,7 @@ def _see(block: Block, out: set[Value]) -> None:
         if op.name in ("alloc", "dynamic_shared"):
             if op.name == "alloc" and op.attrs.type.space != "shared":
                 out.update(op.results)
-        elif op.blocks and meets(op):
+        elif op.blocks and (meets(op) or (op.name == "if" and not op.results)):
             _see_regions(op, out)
         elif op.blocks:
             out.update(op.results)
@@ -115,33 +117,57 @@ def runs_across(op: Op, varying: set[Value]) -> bool:
     return memory
 
 
-def guard_of(op: Op, varying: set[Value]) -> tuple[Value, Value, Block] | None:
-    """(i, n, body) of an `if` whose body runs where i < n, with an i that grows by 1 from thread to thread; None for others."""
-    if op.name != "if" or op.results or op.operands[0].owner is None:
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """`index < size`, where the index grows by 1 from thread to thread along `axis` and with no other."""
+
+    axis: int
+    index: Value
+    size: Value
+
+
+def guards_of(op: Op, varying: set[Value]) -> tuple[list[Guard], Block] | None:
+    """What an `if` tests and the body that runs where all of it holds, if it does nothing elsewhere; None for others. Threads
+    do not meet in it."""
+    if op.name != "if" or op.results or op.operands[0] not in varying:
         return None
-    test = op.operands[0].owner
-    if test.name not in ("lt", "ge", "gt", "le") or op.operands[0] not in varying:
-        return None
-    i, n = test.operands if test.name in ("lt", "ge") else test.operands[::-1]
     then, other = op.blocks
-    body, empty = (then, other) if test.name in ("lt", "gt") else (other, then)
-    if empty.ops or n in varying or i.type != INDEX or _step(i, varying, n) != 1:
+    wanted = not other.ops
+    body = then if wanted else other
+    guards = _guards(op.operands[0], varying, wanted)
+    return (guards, body) if guards and not (then.ops and other.ops) else None
+
+
+def _guards(test: Value, varying: set[Value], wanted: bool) -> list[Guard] | None:
+    """The guards that hold together where a test is `wanted`."""
+    op = test.owner
+    if op is None:
         return None
-    return i, n, body
+    if op.name == ("logical_and" if wanted else "logical_or"):
+        parts = [_guards(x, varying, wanted) for x in op.operands]
+        return None if None in parts else [g for p in parts if p for g in p]
+    less = {"lt": (0, 1), "gt": (1, 0)} if wanted else {"ge": (0, 1), "le": (1, 0)}
+    if op.name not in less:
+        return None
+    i, n = (op.operands[k] for k in less[op.name])
+    if i.type != INDEX or n in varying:
+        return None
+    steps = [_step(i, varying, n, axis) for axis in range(3)]
+    return [Guard(steps.index(1), i, n)] if sorted(steps, key=str) == [0, 0, 1] else None
 
 
-def _step(v: Value, varying: set[Value], counter: Value) -> int | None:
-    """By how much an index grows from a thread to its neighbour along x; None where that is not known."""
+def _step(v: Value, varying: set[Value], counter: Value, axis: int = 0) -> int | None:
+    """By how much an index grows from a thread to its neighbour along an axis; None where that is not known."""
     if v not in varying or v is counter:
         return 0
     op = v.owner
     if op is None:
         return None
     if op.name == "thread_id":
-        return 1 if op.attrs.axis == 0 else 0
+        return 1 if op.attrs.axis == axis else 0
     if op.name not in ("add", "sub", "mul", "cast"):
         return None
-    steps = [_step(x, varying, counter) for x in op.operands]
+    steps = [_step(x, varying, counter, axis) for x in op.operands]
     if None in steps:
         return None
     first, *rest = [n for n in steps if n is not None]
