@@ -227,6 +227,7 @@ def _atomic(form: Form, scope: Scope) -> Step:
 
         def swap(w: Wave, m: Mask) -> None:
             e, n = (np.broadcast_to(r(w), (w.size,)) for r in (expected, new))
+
             def apply(units: Array, index: Array, part: Mask) -> Array:
                 return compare_and_swap(units, index, part.pick(e), part.pick(n))
 
