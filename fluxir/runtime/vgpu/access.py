@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import memory as mem
+from .global_races import once
 from .memory import ALLOCATED, FREED, GLOBAL_BASE, LOCAL_BASE, RANK_SHIFT, SHARED_BASE, WRITTEN, Region
 from .ptx import Instruction
 from .races import words
@@ -273,7 +274,7 @@ class Memory:
                 elif kind in _SHARED:
                     self.wave.races.load(where, width, part, instruction)
                 elif kind == "global" and self.global_races is not None:
-                    self._global(part, where, width, instruction, "load", order=order)
+                    self._global(part, where, width, instruction, "load", strength=order)
             units = self.region(kind).units(unit)
             first = where // unit
             found = []
@@ -389,7 +390,7 @@ class Memory:
                         self._channel(part, where, True, True)
                     self.wave.races.store(where, unit, part, instruction, atomic=True)
                 elif kind == "global" and self.global_races is not None:
-                    self._global(part, where, unit, instruction, "atomic", order=order)
+                    self._global(part, where, unit, instruction, "atomic", strength=order)
             region = self.region(kind)
             units, first = region.units(unit), where // unit
             before = units[first] if self.spins else None
@@ -412,11 +413,13 @@ class Memory:
 
     def _global(
         self, m: Mask, at: Array, width: int, instruction: Instruction, what: str, values: list[Array] | None = None,
-        order: str = "",
+        strength: str = "",
     ) -> None:  # fmt: skip
         races = self.global_races
         assert races is not None
         block = self.wave.blocks[m.pick(self.wave.block)]
+        warp = (m.pick(self.wave.thread) >> np.uint32(5)).astype(np.int64)
+        order = races.order
 
         def report(rows: Array, kind: tuple[str, str], other: int) -> None:
             gx, gy, _ = self.wave.launch.grid
@@ -425,20 +428,18 @@ class Memory:
             self.wave.report("global-race", f"{words(kind)}: block {name} {did} there, and nothing orders the two", instruction,
                              m.index[rows], int(at[rows[0]]) + GLOBAL_BASE)  # fmt: skip
 
+        if order is not None and (strength or what == "atomic"):
+            warps = once(block, warp)
+            if strength in _RELEASES:
+                order.fence(*warps)
+            if what != "load":
+                order.release(*warps)
+            if what != "store":
+                order.acquire(*warps)
         if what == "load":
-            if order:
-                races.touch(np.unique(block), False, True)
-            else:
-                races.load(at, width, block, report)
-        elif order and what == "store":
-            if order in _RELEASES:
-                races.fence(np.unique(block))
-            races.touch(np.unique(block), True, False)
-        else:
-            if what == "atomic":
-                if order in _RELEASES:
-                    races.fence(np.unique(block))
-                races.touch(np.unique(block), True, True)
-            races.store(at, width, block, report, what == "atomic", "cas" in instruction.modifiers)
+            if not strength:
+                races.load(at, width, block, warp, report)
+        elif what == "atomic" or not strength:
+            races.store(at, width, block, warp, report, what == "atomic", "cas" in instruction.modifiers)
             if values is not None:
                 races.same_instruction(at, width, block, values, report)

@@ -107,7 +107,7 @@ class Barriers:
             if ready.any():
                 done = True
                 r.bits = r.bits & ~ready
-                w.races.warp_sync(ready)
+                w.races.warp_sync(ready, r.member)
                 w.go(r.next, ready)
         self._tidy()
         return done

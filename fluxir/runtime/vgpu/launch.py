@@ -18,9 +18,9 @@ from . import native
 from .approximate import seeded
 from .counters import Counters, Recorder
 from .findings import Finding, Findings, SanitizerError
+from .global_races import GlobalRaces
 from .link import Code
 from .memory import ALLOCATED
-from .races import GlobalRaces
 from .values import Array
 from .wave import Stop, Wave
 

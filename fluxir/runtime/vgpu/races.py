@@ -1,22 +1,18 @@
-"""Which accesses are ordered: shared memory between the threads of a block, global memory between blocks.
+"""Which accesses to shared memory are ordered. (Global memory: `global_races`.)
 
-Shared memory. Every warp has a vector clock: what it has seen of every warp of its block. A barrier joins the clocks of those
+Every warp has a vector clock: what it has seen of every warp of its block. A barrier joins the clocks of those
 who meet, an atomic operation or an mbarrier those who touch it, and starts a new period of the warp. A granule (the
 narrowest access of the kernel) remembers the last thread that wrote it, two threads that read it and two that changed it
 atomically, with the period of each.
 Two accesses by different threads, one of them a write, are a race unless one had been seen by the other: threads of one
 warp see each other's after `bar.warp.sync` or any barrier. Several lanes that store one value at once are none.
 
-Global memory. The same between blocks, with one period for each fence: block b has seen what block a wrote if a has released
-it (an atomic or a volatile store after a fence) before b's last acquire (an atomic or a volatile load). All such accesses count
-as one channel, which may miss a race and invents none. Within a block global memory is not looked at.
-
 Source: C. Flanagan, S. Freund, FastTrack: efficient and precise dynamic race detection, 2009.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,10 +20,9 @@ from .ptx import Instruction
 from .values import Array
 
 if TYPE_CHECKING:
-    from .launch import Launch
     from .wave import Mask, Wave
 
-__all__ = ["GlobalRaces", "SharedRaces"]
+__all__ = ["SharedRaces", "words"]
 
 _WORDS = {("r", "w"): "write after read", ("w", "r"): "read after write", ("w", "w"): "write after write"}
 
@@ -41,6 +36,10 @@ class SharedRaces:
         self.on: bool = (
             launch.check != "off" and launch.shared_stride > 0 and wave.threads * launch.kernel.cluster_size > 1
         )
+        of_blocks = launch.global_races if launch.check != "off" else None
+        self.between = (
+            of_blocks.order if of_blocks is not None else None
+        )  # what orders threads of a block orders global memory too
         if not self.on:
             return
         self.granule = launch.shared_granule
@@ -56,6 +55,10 @@ class SharedRaces:
             self.group = wave.block // self.blocks
             self.thread = self.thread + (wave.block % self.blocks * wave.stride).astype(np.int32)
         self.clock = np.ones((groups, w), np.int32)  # a warp's own
+        self.met = np.zeros((groups, w), np.int32)  # the period that began when all lanes of the warp last met
+        self.some_met: Array | None = (
+            None  # [.., i, j]: the one that began when j last saw what i did, once only some lanes met
+        )
         self.seen = np.zeros((groups, w, w), np.int32)
         self.now = np.ones(groups, np.int32)  # the newest clock of the group
         self.floor = np.zeros(groups, np.int32)  # everybody has seen up to here
@@ -64,7 +67,12 @@ class SharedRaces:
 
     # ---- synchronisation
     def group_barrier(self, groups: Array) -> None:
-        """All threads of these groups (bool[groups]) have met."""
+        """All threads of these groups (bool[groups]), which are clusters, have met."""
+        if self.between is not None and groups.any():
+            self.between.meet_in_cluster(self.wave.blocks[np.repeat(groups, self.wave.block_count // len(groups))])
+        self._all_met(groups)
+
+    def _all_met(self, groups: Array) -> None:
         if self.on and groups.any():
             self.floor[groups] = self.now[groups]
             self.now[groups] += 1
@@ -73,10 +81,12 @@ class SharedRaces:
 
     def block_barrier(self, blocks: Array) -> None:
         """All threads of these blocks (bool[blocks]) have met."""
+        if self.between is not None and blocks.any():
+            self.between.meet(self.wave.blocks[blocks])
         if not self.on:
             return
         if self.blocks == 1:
-            self.group_barrier(blocks)
+            self._all_met(blocks)
             return
         for block in np.flatnonzero(blocks).tolist():
             group, warps = self._of(block)
@@ -93,7 +103,7 @@ class SharedRaces:
         joined = np.maximum.reduce([self._view(group, x) for x in warps] + early)
         self.now[group] += 1
         self.seen[group, warps] = joined
-        self.clock[group, warps] = self.now[group]
+        self.clock[group, warps] = self.met[group, warps] = self.now[group]
 
     def _warps(self, bits: Array) -> Array:
         """(group, warp) of the threads `bits`, once each."""
@@ -110,16 +120,34 @@ class SharedRaces:
         view[warp] = self.clock[group, warp]
         return view
 
-    def warp_sync(self, bits: Array) -> None:
-        """The threads `bits` of each warp have met."""
+    def warp_sync(self, bits: Array, member: Array) -> None:
+        """The threads `bits` of each warp have met those that their masks (of each thread) name."""
         if self.on:
-            met = bits.reshape(len(self.now), -1, 32).any(axis=2)
+            lanes = bits.reshape(len(self.now), -1, 32)
+            met = lanes.any(axis=2)
             some = np.any(met, axis=1)
             self.now[some] += 1
             self.clock = np.where(met, self.now[:, None], self.clock)
+            masks = np.unique(member[bits])
+            for mask in masks.tolist():
+                self._lanes_met(lanes & (member == mask).reshape(lanes.shape) if len(masks) > 1 else lanes)
+
+    def _lanes_met(self, lanes: Array, sources: Array | None = None) -> None:
+        """In the period that begins the lanes (bool[groups, warps, 32]) see what they, or `sources`, did before."""
+        live = self.wave.live.reshape(lanes.shape)
+        whole = lanes.any(axis=2) & ~(live & ~lanes).any(axis=2)
+        self.met = np.where(whole, self.clock, self.met)
+        for group, warp in np.argwhere(lanes.any(axis=2) & ~whole).tolist():
+            if self.some_met is None:
+                self.some_met = np.zeros((*self.clock.shape, 32, 32), np.int32)
+            mine = lanes[group, warp]
+            seen = mine if sources is None else sources[group, warp]
+            self.some_met[group, warp][np.ix_(seen, mine)] = self.clock[group, warp]
 
     def named_barrier(self, bits: Array, number: int, blocks: Array) -> None:
         """The threads `bits` of the blocks `blocks` (bool) have met at a barrier of some threads."""
+        if self.between is not None and blocks.any():
+            self.between.meet(self.wave.blocks[blocks])
         if not self.on:
             return
         for block in np.flatnonzero(blocks).tolist():
@@ -142,6 +170,8 @@ class SharedRaces:
 
     def channel(self, bits: Array, key: Array, release: bool, acquire: bool) -> None:
         """Threads `bits` synchronise through the objects `key` (an integer of each thread): mbarriers, atomics."""
+        if self.between is not None and acquire and bits.any():
+            self.between.meet(self.wave.blocks[np.unique(self.wave.block[bits])])
         if not self.on:
             return
         lanes = np.flatnonzero(bits)
@@ -161,6 +191,9 @@ class SharedRaces:
                     np.maximum(self.seen[group, warp], known, out=self.seen[group, warp])
         for group, warp in sorted({(g, x) for g, x, _ in pairs}):
             self._renew(group, warp)
+        if acquire:
+            mine = bits.reshape(len(self.now), -1, 32)
+            self._lanes_met(mine, np.ones_like(mine))
 
     # ---- accesses
     def granules(self, at: Array, width: int) -> Array:
@@ -275,7 +308,10 @@ class SharedRaces:
         other, clock = who[rows, columns] - 1, when[rows, columns]
         b, mine, theirs = block[rows, 0], (thread[rows, 0] - 1) >> 5, other >> 5
         same = mine == theirs
-        ordered = np.where(same, convergent | (clock < self.clock[b, mine]), clock <= self.seen[b, mine, theirs])
+        together = clock < self.met[b, mine]
+        if self.some_met is not None:
+            together |= clock < self.some_met[b, mine, other & 31, (thread[rows, 0] - 1) & 31]
+        ordered = np.where(same, convergent | together, clock <= self.seen[b, mine, theirs])
         if ordered.all():
             return
         bad = np.flatnonzero(~ordered)
@@ -288,136 +324,6 @@ class SharedRaces:
             np.unique(lanes),
             self._address(int(at[rows[bad[0]]])),
         )
-
-
-class GlobalRaces:
-    """The order of a launch's accesses to global memory, between blocks."""
-
-    PERIODS = 64  # fences of a block that are told apart; what comes after so many counts as ordered
-
-    def __init__(self, launch: Launch, bytes_used: int, granule: int, synchronises: bool) -> None:
-        self.granule = granule
-        n = -(-bytes_used // granule)
-        self.writer, self.reader, self.other = (np.zeros(n, np.int32) for _ in range(3))  # block plus 1
-        self.adder: Array | None = None  # the last two blocks that changed it atomically, once any did
-        self.synchronises = synchronises
-        if synchronises:
-            blocks = launch.block_count
-            self.written, self.read, self.other_read = (np.zeros(n, np.int32) for _ in range(3))
-            self.period = np.zeros(blocks, np.int32)
-            self.released = np.full((blocks, self.PERIODS), np.iinfo(np.int64).max)  # when
-            self.released[:, -1] = 0
-            self.acquired = np.zeros(blocks, np.int64)
-            self.now = 0
-
-    # ---- synchronisation, of blocks by their number in the launch
-    def fence(self, blocks: Array) -> None:
-        if self.synchronises:
-            self.period[blocks] = np.minimum(self.period[blocks] + 1, self.PERIODS - 1)
-
-    def touch(self, blocks: Array, release: bool, acquire: bool) -> None:
-        """An atomic or volatile access: what was written before the last fence is released, what is released acquired."""
-        if not self.synchronises:
-            return
-        self.now += 1
-        if release:
-            done = self.released[blocks]
-            before = (np.arange(self.PERIODS) < self.period[blocks][:, None]) & (done > self.now)
-            self.released[blocks] = np.where(before, self.now, done)
-        if acquire:
-            self.acquired[blocks] = self.now
-
-    # ---- accesses
-    def _granules(self, at: Array, width: int) -> Array:
-        first = at // self.granule
-        n = max(1, width // self.granule)
-        return first[:, None] + np.arange(n) if n > 1 else first[:, None]
-
-    def load(self, at: Array, width: int, block: Array, report: Any) -> None:
-        g = self._granules(at, width)
-        self._compare(self.writer, "written", g, block, ("w", "r"), report)
-        if self.adder is not None:
-            self._compare(self.adder, "added", g, block, ("w", "r"), report)
-            self._compare(self.other_adder, "other_added", g, block, ("w", "r"), report)
-        self._remember(("reader", "read", "other", "other_read"), g, block, 0)
-
-    def store(self, at: Array, width: int, block: Array, report: Any, atomic: bool = False, swap: bool = False) -> None:
-        """`swap`: an atomic that compares. A loop around it begins with a plain read, which may be late and does no harm."""
-        g = self._granules(at, width)
-        self._compare(self.writer, "written", g, block, ("w", "w"), report)
-        if not swap:
-            self._compare(self.reader, "read", g, block, ("r", "w"), report)
-            self._compare(self.other, "other_read", g, block, ("r", "w"), report)
-        if atomic:  # no race with other atomics
-            if not swap:
-                if self.adder is None:
-                    self.adder, self.added, self.other_adder, self.other_added = np.zeros(
-                        (4, len(self.writer)), np.int32
-                    )
-                # where a fence stands before it, the atomic is a release itself: it belongs to the period that it ends
-                self._remember(("adder", "added", "other_adder", "other_added"), g, block, 1)
-            return
-        if self.adder is not None:
-            self._compare(self.adder, "added", g, block, ("w", "w"), report)
-            self._compare(self.other_adder, "other_added", g, block, ("w", "w"), report)
-        self.writer[g] = np.broadcast_to((block.astype(np.int32) + np.int32(1))[:, None], g.shape)
-        if self.synchronises:
-            self.written[g] = np.broadcast_to(self.period[block][:, None], g.shape)
-
-    def _compare(self, who: Array, when: str, g: Array, block: Array, kind: tuple[str, str], report: Any) -> None:
-        """Report the granules that another block touched, as `who` and `when` have it, without an order between the two."""
-        found = who[g]
-        bad = (found != (block.astype(np.int32) + np.int32(1))[:, None]) & (found != 0)
-        if bad.any():
-            self._check(bad, found, getattr(self, when)[g] if self.synchronises else None, block, kind, report)
-
-    def _remember(self, names: tuple[str, str, str, str], g: Array, block: Array, earlier: int) -> None:
-        """Blocks touch granules: the last one and another, each with its period, or one of those before it."""
-        last, last_when, other, other_when = (getattr(self, n, None) for n in names)
-        assert last is not None and other is not None
-        me = np.broadcast_to((block.astype(np.int32) + np.int32(1))[:, None], g.shape)
-        old = last[g]
-        changed = (old != me) & (old != 0)
-        if changed.any():
-            other[g[changed]] = old[changed]
-            if other_when is not None and last_when is not None:
-                other_when[g[changed]] = last_when[g[changed]]
-        last[g] = me
-        again = last[g] != me  # several blocks touch one granule at once
-        if again.any():
-            other[g[again]] = me[again]
-        if other_when is not None and last_when is not None and self.synchronises:
-            now = np.broadcast_to(np.maximum(self.period[block] - earlier, 0)[:, None], g.shape)
-            last_when[g] = now
-            if again.any():
-                other_when[g[again]] = now[again]
-
-    def same_instruction(self, at: Array, width: int, block: Array, values: list[Array], report: Any) -> None:
-        """Blocks of one wave store to one place in one step: a race unless they store the same."""
-        g = self._granules(at, width)
-        lost = (self.writer[g] != (block.astype(np.int32) + np.int32(1))[:, None]).any(axis=1)
-        if not lost.any():
-            return
-        order = np.argsort(at, kind="stable")
-        same = (at[order][1:] == at[order][:-1]) & (block[order][1:] != block[order][:-1])
-        differ = np.zeros_like(same)
-        for v in values:
-            x = np.broadcast_to(v, at.shape)[order]
-            differ |= x[1:] != x[:-1]
-        bad = np.flatnonzero(same & differ)
-        if len(bad):
-            report(order[bad + 1], ("w", "w"), int(block[order[bad[0]]]))
-
-    def _check(
-        self, bad: Array, who: Array, when: Array | None, block: Array, kind: tuple[str, str], report: Any
-    ) -> None:
-        rows, columns = np.nonzero(bad)
-        other = who[rows, columns] - 1
-        if when is not None:
-            ordered = self.released[other, when[rows, columns]] <= self.acquired[block[rows]]
-            rows, other = rows[~ordered], other[~ordered]
-        if len(rows):
-            report(np.unique(rows), kind, int(other[0]))
 
 
 def words(kind: tuple[str, str]) -> str:

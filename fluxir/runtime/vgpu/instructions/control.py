@@ -9,6 +9,7 @@ import numpy as np
 from ..barriers import Waiting
 from ..calls import call_step
 from ..fragments import check_warps
+from ..global_races import once
 from ..isa import Form, machine, reject
 from ..ptx import Immediate, Symbol
 from ..values import Array
@@ -234,7 +235,7 @@ def _warp_barrier(form: Form, scope: Scope) -> Step:
         if outside.any():
             w.report("absent-lanes", "the thread is not in its own mask", x, np.flatnonzero(outside))
         if m.full and guard is None:  # everybody is here
-            w.races.warp_sync(here)
+            w.races.warp_sync(here, mask)
             w.go(after, here)
             return
         zero = np.zeros(w.size, np.int64)
@@ -277,16 +278,17 @@ machine("barrier", "barrier", "u32 pred", _FLAGS, sync="end", section="9.7.13.1"
 @machine("membar", "barrier", flags="cta gl sys", section="9.7.13.4")
 def membar(form: Form, scope: Scope) -> Step:
     """Order the thread's accesses."""
-    return _fence(form, scope)
+    step: Step = _fence(form, scope)
+    return step
 
 
 @machine(
     "fence",
     "barrier",
     types="b32",
-    flags="sc acq_rel acquire release cta cluster gpu sys proxy alias async global shared::cta shared::cluster tensormap::generic "
-    "mbarrier_init sync_restrict::shared::cta::cluster sync_restrict::shared::cluster sync_restrict::shared::cta async::generic "
-    "async.global async.shared::cta to_proxy::async from_proxy::async generic",
+    flags="sc acq_rel acquire release cta cluster gpu sys proxy alias async global shared::cta shared::cluster "
+    "tensormap::generic mbarrier_init sync_restrict::shared::cta::cluster sync_restrict::shared::cluster "
+    "sync_restrict::shared::cta async::generic async.global async.shared::cta to_proxy::async from_proxy::async generic",
     section="9.7.13.4",
 )
 def _fence(form: Form, scope: Scope) -> Step:
@@ -299,8 +301,8 @@ def _fence(form: Form, scope: Scope) -> Step:
         if proxy:
             w.memory.fence_proxy(m)
         races = w.launch.global_races
-        if wide and races is not None:
-            races.fence(np.unique(w.blocks[m.pick(w.block)]))
+        if wide and races is not None and races.order is not None:
+            races.order.fence(*once(w.blocks[m.pick(w.block)], m.pick(w.thread) >> np.uint32(5)))
 
     return run
 

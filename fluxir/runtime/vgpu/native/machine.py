@@ -161,7 +161,8 @@ def _warp_barrier(w: BlockWriter, form: Form, scope: Scope) -> None:
     if guard is None:  # all that are left of the warp are here: nobody waits
         ended = f(f"icmp eq {_I32} {w.pc}, {splat('i32', DONE)}")
         everybody = f(f"icmp eq i32 {f.op('or', 'i32', lane_bits(f, ended), bits)}, -1")
-        _new_period(w, everybody)
+        narrow = f.op("and", "<32 x i1>", mask, f(f"icmp ne {_I32} {member}, {splat('i32', -1)}"))
+        _new_period(w, f.op("and", "i1", everybody, f(f"icmp eq i32 {lane_bits(f, narrow)}, 0")))
         here = f.spread("i1", everybody)
         waiting = f(f"select <32 x i1> {here}, {_I32} {splat('i32', w.block.after)}, {_I32} {waiting}")
     else:

@@ -213,7 +213,8 @@ def _release_warp() -> Text:
     waits = f.op("and", "<32 x i1>", beyond, f.op("xor", "<32 x i1>", ended, splat("i1", "true")))
     present, gone = (f.cast("bitcast", "<32 x i1>", v, "i32") for v in (waits, ended))
     missing = f.op("xor", "i32", f.op("or", "i32", present, gone), -1)  # alive and elsewhere
-    some = f.var("i1", "false")
+    some, all_name = f.var("i1", "false"), f.var("i32", "-1")  # the lanes that all masks name
+    left = f.var("i32", gone)
     with f.bits(present) as lane:
         member = f.load("i32", f(f"getelementptr i32, ptr {f.at('%w', HEADER['member'])}, i64 {lane}"))
         needed = f.op("and", "i32", member, missing)
@@ -222,7 +223,14 @@ def _release_warp() -> Text:
             number = f.op("sub", "i32", f.load("i32", place), WAITS_WARP)
             f.store("i32", f.load("i32", f(f"getelementptr i32, ptr {field(f, 'resume', 'ptr')}, i32 {number}")), place)
             f.store("i1", "true", some)
-    with f.when(f.load("i1", some)):
+            f.store("i32", f.op("and", "i32", f.load("i32", all_name), f.op("or", "i32", member, gone)), all_name)
+            f.store(
+                "i32",
+                f.op("or", "i32", f.load("i32", left), f.op("shl", "i32", 1, f.cast("trunc", "i64", lane, "i32"))),
+                left,
+            )
+    whole = f.op("and", "i32", f.load("i32", all_name), f.load("i32", left))
+    with f.when(f(f"icmp eq i32 {whole}, -1")):  # lanes that only met some others are left to the numpy executor
         now = f.op("add", "i64", field(f, "now"), 1)
         _set(f, "now", now)
         _set(f, "clock", now)
