@@ -8,9 +8,10 @@ here its operands become readers and writers.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ CALL_ZONE = 16  # and between two arguments of a call
 FLOPS = {"fma": 2, "mad": 2}
 PATIENCE = 256  # rounds of a loop that reads what others write, before others run
 _SPIN = frozenset(("atom", "nanosleep"))
+_REGISTER = re.compile(r"%[\w$]+")
 
 
 @dataclass(eq=False)
@@ -470,7 +472,8 @@ class _Linker:
         loops = _loop_spins(runs, successors, rank)
         for old in ranks:
             if old in headers:
-                blocks.append(_latch(runs[headers[old]][0][0], rank[headers[old]]))
+                patience = max(loops[i] for (i, _), latch in latches.items() if latch == old)
+                blocks.append(_latch(runs[headers[old]][0][0], rank[headers[old]], patience))
                 continue
             numbered = {name: rank[latches.get((old, i), i)] for name, i in labels.items()}
             after = rank[latches.get((old, old + 1), old + 1)] if old + 1 < len(runs) else -1
@@ -646,13 +649,13 @@ def _latches(successors: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
     return {(i, h): len(successors) + n for n, h in enumerate(several) for i in back[h]}
 
 
-def _latch(x: Instruction, header: int) -> Block:
-    """A block without instructions."""
+def _latch(x: Instruction, header: int, patience: int) -> Block:
+    """A block without instructions. `patience`: of the loop that it closes, as `_loop_spins` has it."""
 
     def end(w: Wave, m: Mask) -> None:
         w.go(header, m.bits)
 
-    return Block(x, [], end, [], {}, 0, after=header)
+    return Block(x, [], end, [], {}, 0, after=header, spins=patience > 0, patience=patience)
 
 
 def _loop_spins(
@@ -660,7 +663,8 @@ def _loop_spins(
 ) -> list[int]:
     """For each run that branches back, over blocks that read what other threads may write: how many rounds it may go before
     others run; 0 for other runs."""
-    reads = [max((_patience(x) for x, _ in run), default=0) for run in runs]
+    named = Counter(name for run in runs for x, _ in run for name in _REGISTER.findall(x.text))
+    reads = [max((_patience(x, named) for x, _ in run), default=0) for run in runs]
     out = []
     for i in range(len(runs)):
         spins = 0
@@ -671,11 +675,14 @@ def _loop_spins(
     return out
 
 
-def _patience(x: Instruction) -> int:
+def _patience(x: Instruction, named: Mapping[str, int]) -> int:
+    """`named`: how often the function names each register."""
     if x.name == "mbarrier":  # a wait that fails may suspend the thread
         return 1 if "try_wait" in x.modifiers or "test_wait" in x.modifiers else 0
     if x.name == "ld" and not any(f in x.modifiers for f in ("volatile", "acquire", "relaxed")):
         return 0
+    if x.name == "atom" and all(named[name] == 1 for name in _REGISTER.findall(x.text)[:1]):
+        return 0  # nobody looks at what it found
     return PATIENCE if x.name == "ld" or x.name in _SPIN else 0
 
 
