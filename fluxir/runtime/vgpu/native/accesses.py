@@ -17,7 +17,7 @@ from . import order
 from .context import FINDING, count_word, field, field_address
 from .text import LANES, Text, splat, vector
 
-__all__ = ["READ_ONLY", "Access", "access_functions", "count_banks", "good", "in_window", "object_to"]
+__all__ = ["READ_ONLY", "Access", "access_functions", "count_banks", "good", "object_to", "shared_offsets"]
 
 READ_ONLY = 32  # in the shadow while native code runs: bytes of constant allocations
 
@@ -100,47 +100,73 @@ def _one_space(x: Access, name: str, linkage: str) -> Text:
 # ---- where
 def _global(f: Text, x: Access) -> None:
     data, shadow = field(f, "heap", "ptr"), field(f, "heap_shadow", "ptr")
-    last = f(f"sub i64 {field(f, 'heap_bytes')}, {x.width}")
+    last = f.op("sub", "i64", field(f, "heap_bytes"), x.width)
     sectors = _Sectors(f, x)
-
-    def one(lane: str) -> None:
-        at = f(f"sub i64 {_address(f, lane)}, {GLOBAL_BASE}")
-        with f.when(good(f, x, at, last, shadow)):
-            sectors.touch(at)
-            if not x.sync:
-                order.check_global(f, x, at)
-            _move(f, x, data, at, lane)
-            _mark_written(f, x, shadow, at)
-
-    if x.what == "atomic":
-        with f.bits("%mask") as lane:
-            one(lane)
-    else:
-        done = _side_by_side(f, x, data, shadow)
-        with f.when(f.op("xor", "i1", done, "true")), f.bits("%mask") as lane:
-            one(lane)
+    done = "false" if x.what == "atomic" else _side_by_side(f, x, data, shadow)
+    with f.when(f.op("xor", "i1", done, "true")):
+        at = f.op("sub", vector("i64"), f.load(vector("i64"), "%a", 8), splat("i64", GLOBAL_BASE))
+        offsets = f.slot(vector("i64"), 64)
+        f.store(vector("i64"), at, offsets, 64)
+        looked_at, _ = runs(f, x, "%mask", at)
+        with f.bits(looked_at) as lane:
+            one = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
+            with f.when(good(f, x, one, last, shadow)):
+                sectors.touch(one)
+                if not x.sync:
+                    order.check_global(f, x, one)
+        _move_all(f, x, "%mask", offsets, data, shadow)
     sectors.count()
 
 
 def _shared(f: Text, x: Access) -> None:
     data, shadow = field(f, "shared", "ptr"), field(f, "shared_shadow", "ptr")
-    last = f(f"sub i64 {field(f, 'shared_bytes')}, {x.width}")
-    offsets = f.slot("[32 x i64]")
-    fine = f.var("i32", "0")
-    with f.bits("%mask") as lane:
-        at = in_window(f, _address(f, lane), SHARED_BASE)
-        f.store("i64", at, f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-        with f.when(good(f, x, at, last, shadow)):
-            bit = f(f"shl i32 1, {f(f'trunc i64 {lane} to i32')}")
-            f.store("i32", f(f"or i32 {f.load('i32', fine)}, {bit}"), fine)
-    right = f.load("i32", fine)
-    order.check_shared(f, x, offsets, right)
-    with f.bits(right) as lane:
+    last = f.op("sub", "i64", field(f, "shared_bytes"), x.width)
+    offsets, at = shared_offsets(f)
+    looked_at, ends = runs(f, x, "%mask", at)
+    with f.bits(looked_at) as lane:
+        good(f, x, f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}")), last, shadow)
+    with f.when(_nothing_stops(f)):
+        order.check_shared(f, x, offsets, f.op("or", "i32", looked_at, ends))
+        _move_all(f, x, "%mask", offsets, data, shadow)
+        order.check_same_values(f, x, offsets, "%mask", data)
+        count_banks(f, x, offsets, at, "%mask")
+
+
+def shared_offsets(f: Text) -> tuple[str, str]:
+    """Where the offsets of all lanes in shared memory lie, and the offsets."""
+    kind = vector("i64")
+    a = f.load(kind, "%a", 8)
+    generic = f(f"icmp uge {kind} {a}, {splat('i64', mem.WINDOW)}")
+    at = f(f"select <32 x i1> {generic}, {kind} {f.op('sub', kind, a, splat('i64', SHARED_BASE))}, {kind} {a}")
+    offsets = f.slot(kind, 64)
+    f.store(kind, at, offsets, 64)
+    return offsets, at
+
+
+def runs(f: Text, x: Access, mask: str, at: str) -> tuple[str, str]:
+    """(the first, the last) of neighbouring lanes that load the same: what holds for both holds for those between them. All lanes
+    of other accesses."""
+    if x.what != "load":
+        return mask, mask
+    kind = vector("i64")
+    left = ", ".join(f"i32 {max(0, lane - 1)}" for lane in range(LANES))
+    same = f(f"icmp eq {kind} {at}, {f(f'shufflevector {kind} {at}, {kind} poison, <32 x i32> <{left}>')}")
+    both = f.op("and", "i32", mask, f.op("shl", "i32", mask, 1))
+    again = f.op("and", "i32", f.cast("bitcast", "<32 x i1>", same, "i32"), both)
+    first = f.op("and", "i32", mask, f.op("xor", "i32", again, -1))
+    return first, f.op("and", "i32", mask, f.op("xor", "i32", f.op("lshr", "i32", again, 1), -1))
+
+
+def _nothing_stops(f: Text) -> str:
+    return f(f"icmp eq i64 {field(f, 'stop')}, 0")
+
+
+def _move_all(f: Text, x: Access, mask: str, offsets: str, data: str, shadow: str) -> None:
+    """The access itself, one lane after the other; nothing where the sanitizer has objected, for then an offset may be any."""
+    with f.when(_nothing_stops(f)), f.bits(mask) as lane:
         at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
         _move(f, x, data, at, lane)
         _mark_written(f, x, shadow, at)
-    order.check_same_values(f, x, offsets, right, data)
-    count_banks(f, x, offsets, right)
 
 
 def _local(f: Text, x: Access) -> None:
@@ -148,7 +174,7 @@ def _local(f: Text, x: Access) -> None:
     last = f(f"sub i64 {size}, {x.width}")
     first = field(f, "first_thread")
     with f.bits("%mask") as lane:
-        at = in_window(f, _address(f, lane), LOCAL_BASE)
+        at = _in_window(f, _address(f, lane), LOCAL_BASE)
         start = f(f"mul i64 {f(f'add i64 {first}, {lane}')}, {size}")
         mine, states = f.at(data, start), f.at(shadow, start)
         with f.when(good(f, x, at, last, states)):
@@ -156,7 +182,7 @@ def _local(f: Text, x: Access) -> None:
             _mark_written(f, x, states, at)
 
 
-def in_window(f: Text, address: str, base: int) -> str:
+def _in_window(f: Text, address: str, base: int) -> str:
     """The offset in a space of an address in it; a generic address is taken too."""
     inside = f(f"icmp uge i64 {address}, {mem.WINDOW}")
     return f(f"select i1 {inside}, i64 {f(f'sub i64 {address}, {base}')}, i64 {address}")
@@ -342,23 +368,30 @@ class _Sectors:
         f.add("i64", word, f.load("i64", self.many))
 
 
-def count_banks(f: Text, x: Access, offsets: str, mask: str) -> None:
-    """Wavefronts of shared memory, in groups of lanes that ask for at most 128 bytes."""
+def count_banks(f: Text, x: Access, offsets: str, at: str, mask: str) -> None:
+    """Wavefronts of shared memory, in groups of lanes that ask for at most 128 bytes. `at`: the offsets that lie at `offsets`."""
     n = max(1, x.width // 4)
     lanes = min(LANES, 128 // max(x.width, 4)) or 1
     count, words = f.slot("[32 x i32]"), f.slot("[1024 x i32]")
     ideal, fronts = (field_address(f, count_word(c, x.space, x.what)) for c in ("ideal_wavefronts", "wavefronts"))
-    with f.loop("i32", "0", str(LANES // lanes)) as group:
-        part = f.op("shl", "i32", _as_i32((1 << lanes) - 1), f.op("mul", "i32", group, lanes))
-        those = f.op("and", "i32", mask, part)
+    kind, part = vector("i32"), f"<{lanes} x i32>"
+    word = f.cast("trunc", vector("i64"), f.op("lshr", vector("i64"), at, splat("i64", 2)), kind)
+    active = f.cast("bitcast", "i32", mask, "<32 x i1>")
+    bounds = {
+        "umin": f(f"select <32 x i1> {active}, {kind} {word}, {kind} {splat('i32', -1)}"),
+        "umax": f(f"select <32 x i1> {active}, {kind} {word}, {kind} zeroinitializer"),
+    }
+    for group in range(LANES // lanes):
+        those = f.op("and", "i32", mask, _as_i32(((1 << lanes) - 1) << group * lanes))
+        pick = ", ".join(f"i32 {group * lanes + i}" for i in range(lanes))
         with f.when(f(f"icmp ne i32 {those}, 0")):
             f.add("i64", ideal, 1)
-            low, high = f.var("i32", "-1"), f.var("i32", "0")
-            with f.bits(those) as lane:
-                w = _word(f, offsets, lane)
-                f.store("i32", f.call("i32", "llvm.umin.i32", ("i32", f.load("i32", low)), ("i32", w)), low)
-                f.store("i32", f.call("i32", "llvm.umax.i32", ("i32", f.load("i32", high)), ("i32", w)), high)
-            reach = f.op("add", "i32", f.op("sub", "i32", f.load("i32", high), f.load("i32", low)), n - 1)
+            low, high = (
+                f.call("i32", f"llvm.vector.reduce.{how}.v{lanes}i32",
+                       (part, f(f"shufflevector {kind} {v}, {kind} poison, <{lanes} x i32> <{pick}>")))
+                for how, v in bounds.items()
+            )  # fmt: skip
+            reach = f.op("add", "i32", f.op("sub", "i32", high, low), n - 1)
             most = f.var("i32", "1")
             with f.when(f(f"icmp uge i32 {reach}, 32")):
                 _conflicts(f, offsets, those, n, count, words, most)

@@ -15,7 +15,7 @@ from .. import fragments as fr
 from ..instructions.matrix import _space, _tiles, accumulator_type, shape_of
 from ..isa import Form
 from ..link import Scope
-from ..memory import ALLOCATED, GLOBAL_BASE, PENDING, READING, SHARED_BASE, WRITTEN
+from ..memory import ALLOCATED, GLOBAL_BASE, PENDING, READING, WRITTEN
 from ..ptx import Immediate, Instruction, Operand
 from ..values import Array
 from .block import BlockWriter, Unsupported, lane_bits
@@ -307,7 +307,7 @@ def _queue(f: Text, lane: str) -> tuple[str, str]:
 def _copy_function(name: str) -> Text:
     """The second half of `cp.async`: bytes that were read go into the threads' queues, their places are PENDING."""
     from . import order
-    from .accesses import Access, count_banks, good, in_window
+    from .accesses import Access, count_banks, good, shared_offsets
 
     nbytes, granule = (int(n) for n in name.removeprefix("copy_").split("_"))
     unit = min(nbytes, 8)
@@ -318,16 +318,13 @@ def _copy_function(name: str) -> Text:
     f.add("i64", field_address(f, count_word("bytes", "shared", "store")), f.op("mul", "i64", lanes, nbytes))
     shadow = field(f, "shared_shadow", "ptr")
     last = f.op("sub", "i64", field(f, "shared_bytes"), nbytes)
-    offsets, fine = f.slot("[32 x i64]"), f.var("i32", "0")
+    offsets, every = shared_offsets(f)
     with f.bits("%mask") as lane:
-        at = in_window(f, f.load("i64", f(f"getelementptr i64, ptr %a, i64 {lane}")), SHARED_BASE)
-        f.store("i64", at, f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-        with f.when(good(f, x, at, last, shadow)):
-            bit = f.op("shl", "i32", 1, f.cast("trunc", "i64", lane, "i32"))
-            f.store("i32", f.op("or", "i32", f.load("i32", fine), bit), fine)
-    right = f.load("i32", fine)
+        good(f, x, f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}")), last, shadow)
+    fine = f(f"icmp eq i64 {field(f, 'stop')}, 0")
+    right = f(f"select i1 {fine}, i32 %mask, i32 0")
     order.check_shared(f, x, offsets, right)
-    count_banks(f, x, offsets, right)
+    count_banks(f, x, offsets, every, right)
     with f.bits(right) as lane:
         at = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
         head, queue = _queue(f, lane)
