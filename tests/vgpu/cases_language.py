@@ -131,11 +131,7 @@ def packed(values: Any, width: int) -> int:
 
 def permuted(a: int, b: int, selector: int) -> int:
     source = [x for v in (a, b) for x in parts(v & 0xFFFFFFFF, 8, False)]
-    out = []
-    for s in parts(selector, 4, False)[:4]:
-        byte = source[s & 7]
-        out.append((0xFF if byte & 0x80 else 0) if s & 8 else byte)
-    return packed(out, 8)
+    return packed([source[s & 7] for s in parts(selector, 4, False)[:4]], 8)
 
 
 def _integers(a: int, b: int, i: int) -> list[int]:
