@@ -275,9 +275,6 @@ def mathematics(rng: Rng, n: int) -> Launch:
     return Launch(blocks(n, 32), 32, args, {1: close, 3: close_wide})
 
 
-case("language_debug", "math", (20,))(mathematics)
-
-
 @case(BOTH, "virtual_functions", (1,), (50,), deep=[(2000,)])
 def virtual_functions(rng: Rng, n: int) -> Launch:
     x = rng.integers(-9, 9, n).astype(F)

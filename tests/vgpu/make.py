@@ -25,7 +25,7 @@ CUDA = {  # fixture: source, architecture, further options
     "elementwise": ("elementwise", "80", ()),
     "collective": ("collective", "80", ()),
     "language": ("language", "80", JUMP_TABLES),
-    "language_debug": ("language", "80", ("-G",)),  # unoptimised: every variable in local memory
+    "language_debug": ("language", "80", ("-G", "-DWITHOUT_MATH")),  # unoptimised: every variable in local memory
     "atomics": ("atomics", "80", ()),
     "atomics_90": ("atomics", "90", ()),
     "tensor": ("tensor", "80", ()),

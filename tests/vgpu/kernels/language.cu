@@ -251,6 +251,7 @@ __global__ void ieee(const float* x, const float* y, const float* z, float* out,
   tell(fmod(d, e));
 }
 
+#ifndef WITHOUT_MATH
 // The toolkit's functions, which are sequences of instructions: some branch, some use tables in local or constant memory.
 __global__ void math(const float* x, float* out, const double* u, double* wide, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -286,6 +287,8 @@ __global__ void math(const float* x, float* out, const double* u, double* wide, 
   tell(1.0 / d);
   tell(sqrt(fabs(d)));
 }
+
+#endif
 
 }  // extern "C"
 
