@@ -118,7 +118,7 @@ def warp_votes(rng: Rng, warps: int) -> Launch:
     return Launch(warps, 32, [x, Out(out.shape, np.uint32)], {1: out})
 
 
-@case("collective", "shuffles", (2,), deep=[(50,)])
+@case("collective", "shuffles", (2,), deep=[(30,)])
 def shuffles(rng: Rng, warps: int) -> Launch:
     x = rng.integers(-1000, 1000, (warps, 32)).astype(I)
     lane = np.arange(32)
