@@ -17,7 +17,7 @@ from . import order
 from .context import FINDING, count_word, field, field_address
 from .text import LANES, Text, splat, vector
 
-__all__ = ["READ_ONLY", "Access", "access_functions", "count_banks", "good", "object_to", "shared_offsets"]
+__all__ = ["READ_ONLY", "Access", "access_functions", "count_banks", "end_of", "good", "object_to", "shared_offsets"]
 
 READ_ONLY = 32  # in the shadow while native code runs: bytes of constant allocations
 
@@ -100,7 +100,7 @@ def _one_space(x: Access, name: str, linkage: str) -> Text:
 # ---- where
 def _global(f: Text, x: Access) -> None:
     data, shadow = field(f, "heap", "ptr"), field(f, "heap_shadow", "ptr")
-    last = f.op("sub", "i64", field(f, "heap_bytes"), x.width)
+    end = end_of(f, field(f, "heap_bytes"), x.width)
     sectors = _Sectors(f, x)
     done = "false" if x.what == "atomic" else _side_by_side(f, x, data, shadow)
     with f.when(f.op("xor", "i1", done, "true")):
@@ -110,7 +110,7 @@ def _global(f: Text, x: Access) -> None:
         looked_at, _ = runs(f, x, "%mask", at)
         with f.bits(looked_at) as lane:
             one = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
-            with f.when(good(f, x, one, last, shadow)):
+            with f.when(good(f, x, one, end, shadow)):
                 sectors.touch(one)
                 if not x.sync:
                     order.check_global(f, x, one)
@@ -120,11 +120,11 @@ def _global(f: Text, x: Access) -> None:
 
 def _shared(f: Text, x: Access) -> None:
     data, shadow = field(f, "shared", "ptr"), field(f, "shared_shadow", "ptr")
-    last = f.op("sub", "i64", field(f, "shared_bytes"), x.width)
+    end = end_of(f, field(f, "shared_bytes"), x.width)
     offsets, at = shared_offsets(f)
     looked_at, ends = runs(f, x, "%mask", at)
     with f.bits(looked_at) as lane:
-        good(f, x, f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}")), last, shadow)
+        good(f, x, f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}")), end, shadow)
     with f.when(_nothing_stops(f)):
         order.check_shared(f, x, offsets, f.op("or", "i32", looked_at, ends))
         _move_all(f, x, "%mask", offsets, data, shadow)
@@ -171,13 +171,13 @@ def _move_all(f: Text, x: Access, mask: str, offsets: str, data: str, shadow: st
 
 def _local(f: Text, x: Access) -> None:
     data, shadow, size = field(f, "local", "ptr"), field(f, "local_shadow", "ptr"), field(f, "local_bytes")
-    last = f(f"sub i64 {size}, {x.width}")
+    end = end_of(f, size, x.width)
     first = field(f, "first_thread")
     with f.bits("%mask") as lane:
         at = _in_window(f, _address(f, lane), LOCAL_BASE)
         start = f(f"mul i64 {f(f'add i64 {first}, {lane}')}, {size}")
         mine, states = f.at(data, start), f.at(shadow, start)
-        with f.when(good(f, x, at, last, states)):
+        with f.when(good(f, x, at, end, states)):
             _move(f, x, mine, at, lane)
             _mark_written(f, x, states, at)
 
@@ -202,9 +202,14 @@ def _times(byte: int, n: int) -> int:
     return int.from_bytes(bytes([byte]) * n, "little")
 
 
-def good(f: Text, x: Access, at: str, last: str, shadow: str) -> str:
-    """Whether an access is right, as i1; objects where it is not."""
-    outside = f(f"icmp ugt i64 {at}, {last}")
+def end_of(f: Text, size: str, width: int) -> str:
+    """The first offset at which so many bytes do not lie in a space of a size any more."""
+    return f.call("i64", "llvm.usub.sat.i64", ("i64", f.op("add", "i64", size, 1)), ("i64", str(width)))
+
+
+def good(f: Text, x: Access, at: str, end: str, shadow: str) -> str:
+    """Whether an access is right, as i1; objects where it is not. `end`: where a space of this memory ends for it."""
+    outside = f(f"icmp uge i64 {at}, {end}")
     low = f(f"and i64 {at}, {x.width - 1}")
     crooked = f(f"icmp ne i64 {low}, 0")
     place = f(f"or i1 {outside}, {crooked}")

@@ -307,7 +307,7 @@ def _queue(f: Text, lane: str) -> tuple[str, str]:
 def _copy_function(name: str) -> Text:
     """The second half of `cp.async`: bytes that were read go into the threads' queues, their places are PENDING."""
     from . import order
-    from .accesses import Access, count_banks, good, shared_offsets
+    from .accesses import Access, count_banks, end_of, good, shared_offsets
 
     nbytes, granule = (int(n) for n in name.removeprefix("copy_").split("_"))
     unit = min(nbytes, 8)
@@ -317,10 +317,10 @@ def _copy_function(name: str) -> Text:
     f.add("i64", field_address(f, count_word("requests", "shared", "store")), 1)
     f.add("i64", field_address(f, count_word("bytes", "shared", "store")), f.op("mul", "i64", lanes, nbytes))
     shadow = field(f, "shared_shadow", "ptr")
-    last = f.op("sub", "i64", field(f, "shared_bytes"), nbytes)
+    end = end_of(f, field(f, "shared_bytes"), nbytes)
     offsets, every = shared_offsets(f)
     with f.bits("%mask") as lane:
-        good(f, x, f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}")), last, shadow)
+        good(f, x, f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}")), end, shadow)
     fine = f(f"icmp eq i64 {field(f, 'stop')}, 0")
     right = f(f"select i1 {fine}, i32 %mask, i32 0")
     order.check_shared(f, x, offsets, right)
