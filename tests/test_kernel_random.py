@@ -31,7 +31,9 @@ def k(x, y, out, n):
     b = y[fx.gpu.global_id.x]
     c = fx.i32(t)
 """
-LEAVE = """    if fx.gpu.global_id.x >= len(x) - 3 - n:
+LEAVE = """    s[t] = 0
+    fx.gpu.barrier()
+    if fx.gpu.global_id.x >= len(x) - 3 - n:
         return
 """
 TAIL = """    out[0, fx.gpu.global_id.x] = a
