@@ -8,6 +8,7 @@ thread in the mask, in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,15 @@ _NO_BLOCK, _ENDED = (
 _ONES = {n: int.from_bytes(b"\1" * n, "little") for n in (1, 2, 4, 8)}
 
 
+@dataclass
+class _Carried:
+    """A register that only carries what was loaded. `empty`: bool[threads, bytes], those that nobody has written; `source`: where in
+    the thread's local memory they are from."""
+
+    empty: Array
+    source: Array
+
+
 class Memory:
     """What the threads of a wave can read and write."""
 
@@ -53,6 +63,7 @@ class Memory:
         self.local = Region.zeros(wave.size * launch.local_stride, 0)
         if launch.local_stride:
             self.local.shadow[: wave.size * launch.local_stride].reshape(wave.size, -1)[:] = launch.local_shadow
+        self.carried: dict[tuple[int, int], _Carried] = {}  # by call depth and register
         self.pending_copies = False  # some shared bytes wait for an asynchronous copy
         self.cluster = launch.kernel.cluster_size
         self.unfenced = mem.UNFENCED if self.checks and launch.kernel.facts.reads_by_proxy else 0
@@ -144,10 +155,18 @@ class Memory:
 
     # ---- checks
     def good(
-        self, kind: str, m: Mask, at: Array, width: int, need: int, instruction: Instruction, align: int = 0
+        self,
+        kind: str,
+        m: Mask,
+        at: Array,
+        width: int,
+        need: int,
+        instruction: Instruction,
+        align: int = 0,
+        carried: bool = False,
     ) -> Array | None:
         """Check accesses of `width` bytes at the offsets `at`: None where all are right, else which are (bool). `need`: the
-        shadow that every byte must have."""
+        shadow that every byte must have; bytes that are only `carried` elsewhere need not be written."""
         if not len(at):
             return None
         size = self.sizes[kind]
@@ -172,10 +191,19 @@ class Memory:
                     break
             else:
                 return None
-        return self._diagnose(kind, m, at, width, need, instruction, align, size)
+        return self._diagnose(kind, m, at, width, need, instruction, align, size, carried)
 
     def _diagnose(
-        self, kind: str, m: Mask, at: Array, width: int, need: int, instruction: Instruction, align: int, size: int
+        self,
+        kind: str,
+        m: Mask,
+        at: Array,
+        width: int,
+        need: int,
+        instruction: Instruction,
+        align: int,
+        size: int,
+        carried: bool,
     ) -> Array:
         w = self.wave
         good = np.ones(len(at), bool)
@@ -217,8 +245,8 @@ class Memory:
         if not need & WRITTEN and self.pending_copies:
             early = ((states & mem.READING) != 0).any(axis=1)
             tell("async-copy", early, lambda i: f"{place(i)}: an asynchronous copy still reads it")
-        if need & WRITTEN:
-            empty = ((states & (WRITTEN | mem.PENDING)) == 0).any(axis=1)
+        if need & WRITTEN and not carried:
+            empty = (((states & (WRITTEN | mem.PENDING)) == 0) & _used(instruction, width)).any(axis=1)
             tell(
                 "uninitialised",
                 empty,
@@ -258,16 +286,28 @@ class Memory:
 
     # ---- accesses
     def load(
-        self, m: Mask, space: str, address: Any, unit: int, count: int, instruction: Instruction, order: str = ""
+        self,
+        m: Mask,
+        space: str,
+        address: Any,
+        unit: int,
+        count: int,
+        instruction: Instruction,
+        order: str = "",
+        carried: list[int | None] | None = None,
     ) -> list[Array]:
-        """`count` elements of `unit` bytes for each thread, as unsigned integers over all threads of the wave."""
+        """`count` elements of `unit` bytes for each thread, as unsigned integers over all threads of the wave. `carried`: the
+        registers of values that are only stored again (`copying`)."""
         out: list[Array] | None = None
         width = unit * count
         for kind, part, at in self.parts(space, address, m):
-            good = self.good(kind, part, at, width, ALLOCATED | WRITTEN, instruction)
+            loose = carried is not None and kind == "local"
+            good = self.good(kind, part, at, width, ALLOCATED | WRITTEN, instruction, carried=loose)
             safe = at if good is None else np.where(good, at, 0)
             where = self.place(kind, part, safe)
             self.wave.counters.access(kind, "load", part, safe, width)
+            if self.checks and carried is not None and (self.carried or (loose and good is not None)):
+                self._carry(part, kind, where, unit, carried, instruction)
             if self.checks:
                 if kind in _SHARED and order and self.spins:
                     self._channel(part, where, False, True)
@@ -300,6 +340,7 @@ class Memory:
         values: list[Any],
         instruction: Instruction,
         order: str = "",
+        carried: list[int | None] | None = None,
     ) -> None:
         """Store `values`, each an array over all threads or a scalar, as consecutive elements of `unit` bytes."""
         width = unit * len(values)
@@ -331,6 +372,43 @@ class Memory:
                     self.wave.progress = bool((units[first + k] != v).any())
                 units[first + k] = v
             self._written(region, where, width)
+            if self.carried and carried is not None:
+                self._drop(part, kind, where, unit, carried, instruction)
+
+    def _carry(
+        self, m: Mask, kind: str, where: Array, unit: int, carried: list[int | None], instruction: Instruction
+    ) -> None:
+        """Remember which bytes of the registers `carried` nobody has written."""
+        for k, slot in enumerate(carried):
+            if slot is None:
+                continue
+            key = (self.wave.depth, slot)
+            empty = np.zeros((m.count, unit), bool)
+            if kind == "local":
+                states = self.local.shadow[where[:, None] + np.arange(k * unit, (k + 1) * unit)]
+                empty = ((states & WRITTEN) == 0) & _used(instruction, unit * len(carried))[k * unit : (k + 1) * unit]
+            if empty.any() and key not in self.carried:
+                self.carried[key] = _Carried(np.zeros((self.wave.size, unit), bool), np.zeros(self.wave.size, np.int64))
+            if key in self.carried:
+                self.carried[key].empty[m.index] = empty
+                self.carried[key].source[m.index] = where - m.index * self.sizes["local"] + k * unit
+
+    def _drop(self, m: Mask, kind: str, where: Array, unit: int, carried: list[int | None], x: Instruction) -> None:
+        """What was stored from the registers `carried` is as unwritten as what was loaded; other threads are not to get it."""
+        region = self.region(kind)
+        for k, slot in enumerate(carried):
+            known = None if slot is None else self.carried.get((self.wave.depth, slot))
+            if known is None or known.empty.shape[1] != unit:
+                continue
+            empty = known.empty[m.index]
+            rows, columns = np.nonzero(empty)
+            if len(rows):
+                region.shadow[where[rows] + k * unit + columns] &= np.uint8(~WRITTEN & 255)
+            whole = empty.all(axis=1)
+            if kind != "local" and whole.any():
+                first = int(known.source[m.index[whole]][0])
+                self.wave.report("uninitialised", f"stores {unit} bytes from {first} of local memory: nobody has written there; "
+                                 f"{self._owner('local', first)}", x, m.index[whole], first)  # fmt: skip
 
     def _written(self, region: Region, where: Array, width: int) -> None:
         unit = min(width, 8)
@@ -443,3 +521,9 @@ class Memory:
             races.store(at, width, block, warp, report, what == "atomic", "cas" in instruction.modifiers)
             if values is not None:
                 races.same_instruction(at, width, block, values, report)
+
+
+def _used(instruction: Instruction, width: int) -> Array:
+    """Which of the bytes of a load matter."""
+    mask = instruction.used_bytes
+    return np.ones(width, bool) if mask is None else (mask >> np.arange(width)) & 1 != 0

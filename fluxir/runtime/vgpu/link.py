@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import isa
+from .copying import Carriers, carriers
 from .flow import order
 from .memory import LOCAL_BASE, SHARED_BASE
 from .ptx import (
@@ -154,6 +155,24 @@ class Scope:
     def writes_in(self) -> Scope:
         """The scope of the registers that are written."""
         return self
+
+    def carries(self, operand: Operand) -> int | None:
+        """The slot of the register that a value was loaded into, where it is only carried from one place to another."""
+        if not isinstance(operand, Register) or self.slots.get(operand.name) is None:
+            return None
+        root = self._carriers.loaded.get(operand.name)
+        return None if root is None else self.slots[root]
+
+    def is_field(self, operand: Operand) -> bool:
+        """Whether a loaded word is one of which a part is replaced where it lies."""
+        return isinstance(operand, Register) and operand.name in self._carriers.fields
+
+    @property
+    def _carriers(self) -> Carriers:
+        known = self.linker.carriers.get(self.function.name)
+        if known is None:
+            known = self.linker.carriers[self.function.name] = carriers(self.function)
+        return known
 
     # ---- names
     def place(self, name: str, instruction: Instruction) -> Place:
@@ -347,6 +366,7 @@ class _Linker:
     def __init__(self, image: Image) -> None:
         self.image = image
         self.copies = 0
+        self.carriers: dict[str, Carriers] = {}
         self.watches = False  # the function multiplies matrices asynchronously
 
     def code(self, function: Function, kernel: bool) -> Code:
@@ -520,6 +540,10 @@ class _Joined(Scope):
         self.slots, self.places = to.slots, to.places
         self.labels, self.next = {}, -1
         self.source = source
+
+    @property
+    def _carriers(self) -> Carriers:
+        return Carriers()
 
     @property
     def reads_in(self) -> Scope:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from fluxir.errors import Location, error
@@ -64,15 +65,13 @@ _SPECIAL = re.compile(
 _LIMITS = frozenset(
     (".maxntid", ".reqntid", ".minnctapersm", ".maxnctapersm", ".maxnreg", ".reqnctapercluster", ".maxclusterrank")
 )
+_DEPTH = 64  # of braces in operands and initial values
 _FLAGS = frozenset((".explicitcluster", ".noreturn", ".abi_preserve", ".abi_preserve_control", ".blocksareclusters"))
 
 
 def parse(text: str) -> Module:
     """The module that a PTX text describes. FX0711 where it is not PTX."""
-    try:
-        return _Parser(text).module()
-    except RecursionError:
-        raise error("FX0711", "operands are nested too deeply") from None
+    return _Parser(text).module()
 
 
 class _Parser:
@@ -84,10 +83,20 @@ class _Parser:
         self.starts: list[int] = []
         self._scan()
         self.at = 0
+        self.depth = 0  # of braces and parentheses
         # LLVM writes `.file` behind the code that names its number.
         named = re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M)
         self.files: dict[int, str] = {int(number): name for number, name in named}
         self.location: Location | None = None
+
+    @contextmanager
+    def nested(self) -> Iterator[None]:
+        """What stands inside braces or parentheses."""
+        self.depth += 1
+        if self.depth > _DEPTH:
+            self.fail("operands are nested too deeply")
+        yield
+        self.depth -= 1
 
     # ---- tokens
     def _scan(self) -> None:
@@ -294,9 +303,10 @@ class _Parser:
 
         def one() -> None:
             if self.take("{"):
-                while not self.take("}"):
-                    one()
-                    self.take(",")
+                with self.nested():
+                    while not self.take("}"):
+                        one()
+                        self.take(",")
                 return
             if self.kinds[self.at] == "number" and self.words[self.at + 1] == "(":
                 mask = self.integer()  # 0xFF00(symbol): one byte of an address; the first one stands for all
@@ -323,7 +333,8 @@ class _Parser:
         def one_symbol() -> int:
             if self.take("generic"):
                 self.expect("(")
-                value = one_symbol()
+                with self.nested():
+                    value = one_symbol()
                 self.expect(")")
                 return value
             name, offset = self.name(), 0
@@ -426,6 +437,7 @@ class _Body:
         self.scopes: list[dict[str, str]] = [{}]
         self.ranges: dict[str, str] = {}
         self.unique = 0
+        self.used: int | None = None  # what a pragma says of the next load
 
     def read(self) -> None:
         p = self.p
@@ -447,6 +459,9 @@ class _Body:
                 for v in p._variables():
                     self.variables.append(Variable(**{**vars(v), "name": self._declare(v.name)}))
             elif word in (".pragma",):
+                p.next()
+                if mask := re.fullmatch(r'"used_bytes_mask (\w+)"', p.word):
+                    self.used = int(mask[1], 0)
                 p.skip_to(";")
             elif p.kinds[p.at] == "word" and p.words[p.at + 1] == ":":
                 name = p.next()
@@ -535,7 +550,10 @@ class _Body:
             if not p.take(",") and p.word != ";":
                 p.fail(f"`,` or `;` expected, `{p.word or 'the end'}` found")
         text = " ".join(p.text[start : p.starts[p.at - 1] + 1].split())
-        self.items.append(Instruction(name, tuple(modifiers), tuple(operands), guard, line, text, p.location))
+        self.items.append(
+            Instruction(name, tuple(modifiers), tuple(operands), guard, line, text, p.location, self.used)
+        )
+        self.used = None
 
     def _operand(self) -> Operand:
         p = self.p
@@ -561,9 +579,10 @@ class _Body:
 
     def _list(self, end: str) -> tuple[Operand, ...]:
         items = []
-        while not self.p.take(end):
-            items.append(self._operand())
-            self.p.take(",")
+        with self.p.nested():
+            while not self.p.take(end):
+                items.append(self._operand())
+                self.p.take(",")
         return tuple(items)
 
     def _named(self, name: str) -> Register | Special | Symbol | Sink | Immediate:

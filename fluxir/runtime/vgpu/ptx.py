@@ -108,7 +108,8 @@ Operand = Register | Negated | Special | Immediate | Symbol | Address | Vector |
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: `@guard name.modifiers operands`. `line` is the line in the PTX text."""
+    """One instruction: `@guard name.modifiers operands`. `line` is the line in the PTX text; `used_bytes`, of a load, has a bit
+    for each byte that matters (the pragma `used_bytes_mask`), None for all: padding is copied and may hold anything."""
 
     name: str
     modifiers: tuple[str, ...]
@@ -117,6 +118,7 @@ class Instruction:
     line: int
     text: str
     location: Location | None = None
+    used_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,15 @@ def ld(form: Form, scope: Scope) -> Step:
     if space == "argument":
         return _argument(scope, x, kind, len(targets), writes)
     address, order = scope.address(x.operands[1], space, x), _order(form)
+    carried: list[int | None] | None = None
+    if space in ("local", "generic"):
+        if len(targets) == 1 and scope.is_field(targets[0]):
+            carried = [None]
+        elif all(scope.carries(o) is not None for o in targets):
+            carried = [scope.carries(o) for o in targets]
 
     def run(w: Wave, m: Mask) -> None:
-        for put, v in zip(writes, w.memory.load(m, space, address(w), unit, len(writes), x, order)):
+        for put, v in zip(writes, w.memory.load(m, space, address(w), unit, len(writes), x, order, carried)):
             put(w, v.view(view), m)
 
     return run
@@ -117,9 +123,10 @@ def st(form: Form, scope: Scope) -> Step:
     if space == "argument":
         reject(x, "kernel parameters cannot be written")
     address, order, view = scope.address(x.operands[0], space, x), _order(form), dtype(bits)
+    carried = [scope.carries(o) for o in scope.items(x.operands[1])]
 
     def run(w: Wave, m: Mask) -> None:
-        w.memory.store(m, space, address(w), unit, [r(w).view(view) for r in reads], x, order)
+        w.memory.store(m, space, address(w), unit, [r(w).view(view) for r in reads], x, order, carried)
 
     return run
 
