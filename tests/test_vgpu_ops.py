@@ -43,6 +43,7 @@ def test_samples_on_hopper(defn: OpDef) -> None:
     check_samples(defn, "sm_90")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("defn", ELEMENTWISE)
 def test_awkward_values(defn: OpDef) -> None:
     """Zeros of both signs, infinities, NaN, the ends of integer types, division by zero, shifts beyond the width."""
