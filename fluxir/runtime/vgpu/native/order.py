@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .context import FINDING, field, field_address
-from .text import Text
+from .text import Text, splat
 
 if TYPE_CHECKING:
     from .accesses import Access
@@ -122,65 +122,87 @@ _THREADS = (1 << THREAD_BITS) - 1
 
 
 class _Granule:
-    """One granule of a lane's access: who touched it, and who touches it now. `k`: its number in the access (i64)."""
+    """A granule of a lane's access, or `n` of them from number `k` (i64) on: who touched them, and who touches them now."""
 
-    def __init__(self, f: Text, x: Access, offsets: str, lane: str, k: str) -> None:
+    def __init__(self, f: Text, x: Access, offsets: str, lane: str, k: str, n: int = 1) -> None:
+        self.kind, self.n = f"<{n} x i32>", n
         self.offset = f.load("i64", f(f"getelementptr i64, ptr {offsets}, i64 {lane}"))
         self.lane, self.k = lane, k
         g = f.op("add", "i64", f.op("udiv", "i64", self.offset, x.granule), k)
         self.me = f.op("add", "i32", field(f, "first_thread", "i32"), f.cast("trunc", "i64", lane, "i32"))
         self.place = {w: f(f"getelementptr i32, ptr {field(f, f'shared_{w}', 'ptr')}, i64 {g}") for w in _WHO}
 
+    def load(self, f: Text, who: str) -> str:
+        return f.load(self.kind, self.place[who], 4)
+
+    def store(self, f: Text, who: str, value: str) -> None:
+        f.store(self.kind, value, self.place[who], 4)
+
+    def test(self, f: Text, order: str, a: str, b: str) -> str:
+        return f(f"icmp {order} {self.kind} {a}, {b}")
+
+    def both(self, f: Text, how: str, a: str, b: str) -> str:
+        return f.op(how, f"<{self.n} x i1>", a, b)
+
     def apart(self, f: Text, found: str) -> str:
         """The bits in which the thread of an entry differs from this one: zero for the same, below 32 within a warp."""
-        return f.op("and", "i32", f.op("xor", "i32", found, self.me), _THREADS)
+        differ = f.op("xor", self.kind, found, _row(f, self.kind, self.me))
+        return f.op("and", self.kind, differ, splat("i32", _THREADS))
 
 
 def check_shared(f: Text, x: Access, offsets: str, mask: str) -> None:
     """For the lanes `mask` of a warp, whose byte offsets are at `offsets`, before anything is stored."""
+    conflicts = ("writer",) if x.operation.startswith("cas") else _CONFLICTS[x.what]  # a loop around cas may read late
     with f.when(f(f"icmp ne i64 {field(f, 'shared_races')}, 0")):
         stale = _first_fresh(f)
         clock = f.op("shl", "i32", field(f, "clock", "i32"), THREAD_BITS)
-        many = str(max(1, x.width // x.granule))
-        with f.bits(mask) as lane, f.loop("i64", "0", many) as k:
-            _compare(f, x, _Granule(f, x, offsets, lane, k), stale, clock)
-        with f.bits(mask) as lane, f.loop("i64", "0", many) as k:
-            _note(f, x, _Granule(f, x, offsets, lane, k), stale, clock)
+        many = max(1, x.width // x.granule)
+        with f.bits(mask) as lane:
+            whole = _Granule(f, x, offsets, lane, "0", many)
+            seen = _row(f, whole.kind, stale)
+            open_ = ""
+            for who in conflicts:  # those that not everybody has seen
+                fresh = whole.test(f, "uge", whole.load(f, who), seen)
+                open_ = whole.both(f, "or", open_, fresh) if open_ else fresh
+            with f.when(f.call("i1", f"llvm.vector.reduce.or.v{many}i1", (f"<{many} x i1>", open_))):
+                with f.loop("i64", "0", str(many)) as k:
+                    _compare(f, x, _Granule(f, x, offsets, lane, k), conflicts, _row(f, "<1 x i32>", stale), clock)
+        if not x.operation.startswith("cas"):
+            with f.bits(mask) as lane:
+                _note(f, x, _Granule(f, x, offsets, lane, "0", many), stale, clock)
 
 
-def _compare(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
-    """Object to an access that nothing orders after the earlier ones."""
-    swaps = x.operation.startswith("cas")  # a loop around it begins with a plain read, which may be late
-    for who in ("writer",) if swaps else _CONFLICTS[x.what]:
-        found = f.load("i32", g.place[who])
-        with f.when(f(f"icmp uge i32 {found}, {stale}")):  # not seen by everybody
-            apart = g.apart(f, found)
-            another, other_warp = f(f"icmp ne i32 {apart}, 0"), f(f"icmp uge i32 {apart}, 32")
-            not_synced = "false" if x.convergent else f(f"icmp uge i32 {found}, {clock}")
-            bad = f.op("and", "i1", another, f.op("or", "i1", other_warp, not_synced))
-            if who == "writer" and x.what == "store":
-                bad = f.op("and", "i1", bad, f.op("xor", "i1", _at_once(f, x, g), "true"))
-            _object(f, bad)
+def _compare(f: Text, x: Access, g: _Granule, conflicts: tuple[str, ...], seen: str, clock: str) -> None:
+    """Object to an access of one granule that nothing orders after the earlier ones."""
+    for who in conflicts:
+        found = g.load(f, who)
+        apart = g.apart(f, found)
+        bad = g.both(f, "and", g.test(f, "uge", found, seen), g.test(f, "ne", apart, "zeroinitializer"))
+        other_warp = g.test(f, "uge", apart, splat("i32", 32))
+        not_synced = "zeroinitializer" if x.convergent else g.test(f, "uge", found, _row(f, g.kind, clock))
+        bad = g.both(f, "and", bad, g.both(f, "or", other_warp, not_synced))
+        conflict = f(f"extractelement <1 x i1> {bad}, i64 0")
+        if who == "writer" and x.what == "store":
+            conflict = f.op("and", "i1", conflict, f.op("xor", "i1", _at_once(f, x, g), "true"))
+        _object(f, conflict)
 
 
 def _note(f: Text, x: Access, g: _Granule, stale: str, clock: str) -> None:
     """Who it was."""
-    if x.operation.startswith("cas"):
-        return
-    now = f.op("or", "i32", clock, g.me)
+    now = _row(f, g.kind, f.op("or", "i32", clock, g.me))
     if x.what == "store":
-        f.store("i32", now, g.place["writer"])
-        f.store("i32", field(f, "tag", "i32"), g.place["tag"])
+        g.store(f, "writer", now)
+        g.store(f, "tag", _row(f, g.kind, field(f, "tag", "i32")))
         return
     first, other = ("reader", "other") if x.what == "load" else ("adder", "other_adder")
-    old, second = f.load("i32", g.place[first]), f.load("i32", g.place[other])
-    apart = g.apart(f, old)
-    fresh, another = f(f"icmp uge i32 {old}, {stale}"), f(f"icmp ne i32 {apart}, 0")
-    free, my_own = f(f"icmp ult i32 {second}, {stale}"), f(f"icmp eq i32 {g.apart(f, second)}, 0")
-    better = f.op("or", "i1", f(f"icmp uge i32 {apart}, 32"), f.op("or", "i1", free, my_own))
-    keep = f.op("and", "i1", f.op("and", "i1", fresh, another), better)
-    f.store("i32", f(f"select i1 {keep}, i32 {old}, i32 {second}"), g.place[other])
-    f.store("i32", now, g.place[first])
+    old, second = g.load(f, first), g.load(f, other)
+    apart, seen = g.apart(f, old), _row(f, g.kind, stale)
+    fresh, another = g.test(f, "uge", old, seen), g.test(f, "ne", apart, "zeroinitializer")
+    free, my_own = g.test(f, "ult", second, seen), g.test(f, "eq", g.apart(f, second), "zeroinitializer")
+    better = g.both(f, "or", g.test(f, "uge", apart, splat("i32", 32)), g.both(f, "or", free, my_own))
+    keep = g.both(f, "and", g.both(f, "and", fresh, another), better)
+    g.store(f, other, f(f"select <{g.n} x i1> {keep}, {g.kind} {old}, {g.kind} {second}"))
+    g.store(f, first, now)
 
 
 def _at_once(f: Text, x: Access, g: _Granule) -> str:
