@@ -37,8 +37,8 @@ _ONES = {n: int.from_bytes(b"\1" * n, "little") for n in (1, 2, 4, 8)}
 
 @dataclass
 class _Carried:
-    """A register that only carries what was loaded. `empty`: bool[threads, bytes], those that nobody has written; `source`: where in
-    the thread's local memory they are from."""
+    """A register that only carries what was loaded. `empty`: bool[threads, bytes], those that nobody has written; `source`: where
+    in the thread's local memory they are from."""
 
     empty: Array
     source: Array
