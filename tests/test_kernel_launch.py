@@ -165,8 +165,11 @@ def test_dynamic_shared_memory_that_the_launch_does_not_give() -> None:
         s[fx.gpu.thread_id.x] = 1.0
         out[fx.gpu.thread_id.x] = s[fx.gpu.thread_id.x]
 
+    for device in ("cpu", "vgpu"):
+        with pytest.raises(fx.FluxError, match=r"FX0335.*the launch gives none"):
+            k.on(device)[1, 32](np.zeros(32, "f4"), 32)
     with pytest.raises(fx.FluxError, match="FX0708"):
-        k.on("vgpu")[1, 32](np.zeros(32, "f4"), 32)
+        k.on("vgpu")[1, 32, 64](np.zeros(32, "f4"), 32)
 
 
 def test_attributes_and_suggestions() -> None:

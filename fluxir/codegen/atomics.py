@@ -1,8 +1,9 @@
 """Atomic ops that a machine does not have, as loops of compare-and-swap, in loop IR.
 
-`expand_atomics(func, target)` is the only door; it gives back `func` itself where nothing had to change. LLVM replaces what it
-knows of itself (minima of f32 on GPUs); this is for products, for 16-bit floats, whose arithmetic is ours (see legalize.py), and for all
-of 16 bits on GPUs, where LLVM would read beyond the element. GPUs have no atomics of 8 bits (FX0502). The loop starts from a compare-and-swap of 0 by 0, which reads the memory without a race.
+`expand_atomics(func, target)` is the only door; it gives back `func` itself where nothing had to change. LLVM replaces what
+it knows of itself (minima of f32 on GPUs); this is for products, for 16-bit floats, whose arithmetic is ours (see legalize.py),
+and for all of 16 bits on GPUs, where LLVM would read beyond the element. GPUs have no atomics of 8 bits (FX0502). The loop
+starts from a compare-and-swap of 0 by 0, which reads the memory without a race.
 """
 
 from __future__ import annotations

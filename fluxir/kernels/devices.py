@@ -29,6 +29,9 @@ __all__ = ["run"]
 def run(build: Build, device: str, given: Given, grid: Triple, block: Triple, shared: int, stream: Any) -> Any:
     """Run the kernel on `cpu`, `vgpu`, `vgpu:sm_NN`, `cuda` or `cuda:N`. Returns a virtual GPU's report, else None."""
     kind = device.partition(":")[0]
+    if not shared and any(op.name == "dynamic_shared" for op in build.func.walk()):
+        raise error("FX0335", f"{build.func.name} uses dynamic shared memory, and the launch gives none", loc=build.func.loc,
+                    help="say how many bytes a block needs: kernel[grid, block, nbytes](...)")  # fmt: skip
     f, table = build.reported
     report = empty_report() if table else None
     try:
