@@ -107,6 +107,7 @@ declare(
     The PTX uses an instruction, modifier or register that the virtual GPU does not execute. Everything fluxir emits is
     covered, so this concerns PTX from elsewhere: rewrite the instruction, or run the kernel on a real device.
     """,
+    hint="`fluxir vgpu instructions` lists what it runs, `fluxir vgpu check FILE.ptx` all that is missing for a file",
 )
 
 declare(
@@ -117,6 +118,7 @@ declare(
     The text given to the virtual GPU is not PTX that it can read, or it does not fit together: a name is used that is not
     declared, an operand has the wrong kind, a kernel is asked for that is not there. The message names the line.
     """,
+    hint="`fluxir vgpu check FILE.ptx` tries to load a file",
 )
 
 declare(

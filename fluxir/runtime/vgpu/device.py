@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fluxir.errors import error
+from fluxir.errors import FluxError, error, register_source
 from fluxir.target import GpuTarget, parse_target
 
 from .findings import Finding, SanitizerError
@@ -148,7 +149,8 @@ class Module:
 
     def __init__(self, device: Device, text: str) -> None:
         self.device = device
-        self.ptx = parse(text)
+        with _quoting(text):
+            self.ptx = parse(text)
         _check_target(self.ptx.target, device)
         self.places = allocate_variables(self.ptx, device.heap)
         self._kernels: dict[str, Kernel] = {}
@@ -214,7 +216,8 @@ class Kernel:
     @functools.cached_property
     def code(self) -> Code:
         """Linked when first used. FX0710 for an instruction that the virtual GPU lacks."""
-        return link(self.function, self.image)
+        with _quoting(self.module.ptx.text):
+            return link(self.function, self.image)
 
     @functools.cached_property
     def facts(self) -> Facts:
@@ -429,6 +432,16 @@ def _check_target(target: str, device: Device) -> None:
     if isinstance(t, GpuTarget) and not t.runs_on(device.target.capability):
         raise error("FX0707", f"the PTX is for {name}, and the device is {device.target.name}",
                     help=f'vgpu.Device("{name}") runs it')  # fmt: skip
+
+
+@contextmanager
+def _quoting(ptx: str) -> Iterator[None]:
+    """Errors at a line of the PTX show that line."""
+    try:
+        yield
+    except FluxError:
+        register_source("<ptx>", ptx)
+        raise
 
 
 def _checked(check: str) -> str:
