@@ -13,7 +13,8 @@ import pytest
 
 import tests.vgpu.cases_collective
 import tests.vgpu.cases_elementwise
-import tests.vgpu.planted_hostile  # noqa: F401  (declares its bugs)
+import tests.vgpu.planted_hostile
+import tests.vgpu.planted_hostile_90  # noqa: F401  (each declares its bugs)
 from fluxir.errors import FluxError
 from fluxir.runtime import vgpu
 from tests.vgpu.case import CASES, HERE, Launch, device_for, start, text

@@ -242,6 +242,7 @@ class Kernel:
         if calls:
             widths.append(1)
         strong = any({"release", "acquire", "acq_rel", "volatile"} & set(form.flags) for _, form, _ in every)
+        strong |= any(o.name == "barrier" and "cluster" in form.flags for o, form, _ in every)
         return Facts(
             min(widths),
             writes,
