@@ -80,18 +80,19 @@ class Launch:
         self.code: Code = kernel.code
         self.shared_bytes = shared_bytes
         image = kernel.image
-        self.shared_stride = -(-(image.dynamic_offset + shared_bytes) // 128) * 128
-        self.shared_shadow = np.zeros(self.shared_stride, np.uint8)
+        self.shared_stride: int = -(-(image.dynamic_offset + shared_bytes) // 128) * 128
+        self.shared_shadow: Array = np.zeros(self.shared_stride, np.uint8)
         for offset, size, _ in image.shared:
             self.shared_shadow[offset : offset + size] = ALLOCATED
         self.shared_shadow[image.dynamic_offset : image.dynamic_offset + shared_bytes] = ALLOCATED
         stack = STACK if kernel.facts.calls else 0
-        self.local_stride = -(-(self.code.local_bytes + stack) // 16) * 16
-        self.local_shadow = np.zeros(self.local_stride, np.uint8)
+        self.local_stride: int = -(-(self.code.local_bytes + stack) // 16) * 16
+        self.local_shadow: Array = np.zeros(self.local_stride, np.uint8)
         for offset, size, _ in self.code.locals:
             self.local_shadow[offset : offset + size] = ALLOCATED
-        self.shared_granule = kernel.facts.granule
-        self.parameter_address = self.workspace = 0
+        self.shared_granule: int = kernel.facts.granule
+        self.parameter_address: int = 0
+        self.workspace: int = 0
         self.allocated = self.allocations = 0
         self._order: Array | None = None
         self.clear()

@@ -38,9 +38,9 @@ _FIELDS = (
     # where we are
     "warps warp_bytes warp_state code enter threads block last_block ctaid.x ctaid.y ctaid.z ntid.x ntid.y ntid.z "
     "nctaid.x nctaid.y nctaid.z "
-    "grid first_thread clock multiprocessors dynamic_smem_size total_smem_size spins "
+    "first_thread clock multiprocessors dynamic_smem_size total_smem_size spins "
     # what stops us
-    "stop where steps step_limit "
+    "stop steps step_limit "
     # for instructions whose meaning is in Python, and for barriers: where who waits goes on, and what they brought
     "groups queues python scratch table resume popc and or seed noise "
     "exp2 exp2.data log2 log2.data sin sin.data cos cos.data tanh tanh.data "

@@ -18,7 +18,7 @@ from ..ptx import Address, Immediate, Symbol, type_bytes
 from .atomic import OPERATIONS
 from .block import BlockWriter, Unsupported, lane_bits
 from .context import DONE, FINDING, HEADER, WAITS_BLOCK, WAITS_WARP, field, field_address
-from .text import splat, vector, word
+from .text import scalar, splat, vector, word
 
 if TYPE_CHECKING:
     Maker = Callable[[BlockWriter, Form, Scope], None]
@@ -243,17 +243,11 @@ def _store(w: BlockWriter, form: Form, scope: Scope) -> None:
         v = w.read(o, kind if isinstance(o, Immediate) else bits, scope, x)
         have = vector(word(bits))
         if isinstance(o, Immediate):
-            v = f.cast("bitcast", vector(_scalar(kind)), v, have)
+            v = f.cast("bitcast", vector(scalar(kind)), v, have)
         f.store(have, v, _buffer(w, unit, k), 32)
     if space in ("shared", "generic"):
         w.tag()
     w.access("store", space, unit, len(values), _order(form) != "")
-
-
-def _scalar(kind: str) -> str:
-    from .text import scalar
-
-    return scalar(kind)
 
 
 @on("atom", "red")
@@ -274,7 +268,7 @@ def _atomic(w: BlockWriter, form: Form, scope: Scope) -> None:
         for k, o in enumerate(group):
             v = w.read(o, kind if isinstance(o, Immediate) else bits, scope, x)
             if isinstance(o, Immediate):
-                v = f.cast("bitcast", vector(_scalar(kind)), v, vector(word(bits)))
+                v = f.cast("bitcast", vector(scalar(kind)), v, vector(word(bits)))
             f.store(vector(word(bits)), v, _buffer(w, unit, k), 32)
         _set_addresses(w, f.op("add", vector("i64"), address, splat("i64", i * unit)) if i else address)
         w.access("atomic", _space(form), unit, 1, _order(form) != "", f"{name}.{kind}")
