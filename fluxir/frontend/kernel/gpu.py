@@ -10,8 +10,18 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from fluxir.frontend.kernel.calls import Calls, Intrinsic, Range
-from fluxir.frontend.kernel.values import Array, Num, as_type, describe, is_static, joined_dtype, lifted, literal_dtype
+from fluxir.frontend.kernel.calls import Calls, Intrinsic
+from fluxir.frontend.kernel.values import (
+    Array,
+    Num,
+    Range,
+    as_type,
+    describe,
+    is_static,
+    joined_dtype,
+    lifted,
+    literal_dtype,
+)
 from fluxir.ir.dims import floordiv, symbol
 from fluxir.ir.dtypes import DTYPES, dtype_of
 from fluxir.ir.simt import SHARED_BYTES

@@ -14,13 +14,14 @@ from typing import Any
 
 from fluxir.errors import FluxError
 from fluxir.frontend.kernel.arithmetic import BINARY
-from fluxir.frontend.kernel.calls import Calls, Range
+from fluxir.frontend.kernel.calls import Calls
 from fluxir.frontend.kernel.context import LocalFunction, Region
 from fluxir.frontend.kernel.escapes import VALUE, stops_of
 from fluxir.frontend.kernel.values import (
     Array,
     Form,
     Num,
+    Range,
     Undefined,
     at_run_time,
     describe,

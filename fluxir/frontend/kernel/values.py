@@ -81,6 +81,20 @@ class Struct:
 
 
 @dataclass(frozen=True, eq=False)
+class Range:
+    """A `range`. `static`: its iterations are written out; `unroll`: how often LLVM should unroll it, 0 for its choice."""
+
+    start: Any
+    stop: Any
+    step: Any
+    static: bool = False
+    unroll: int = 0
+
+    def numbers(self) -> range:
+        return range(self.start, self.stop, self.step)
+
+
+@dataclass(frozen=True, eq=False)
 class Undefined:
     """A variable that not every path has assigned."""
 
@@ -338,6 +352,7 @@ __all__ = [
     "Array",
     "Form",
     "Num",
+    "Range",
     "Struct",
     "Undefined",
     "as_struct",
