@@ -85,15 +85,15 @@ class Jit:
         self.signature, self.facts = signature, facts
         self.donate = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
         self._programs: dict[Any, Compiled] = {}
-        # How many arguments the last call had, its program, its results' structure, the device it ran on.
-        self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None, str] | None = None
+        # How many arguments the last call had, its program, its results' structure.
+        self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None] | None = None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         last = self._last
-        if last is not None and not kwargs and len(args) == last[0] and last[3] == (self.device or config.get().device):
+        if last is not None and not kwargs and len(args) == last[0]:
             results = last[1].call_same(list(args))  # None unless the arguments look like those of the last call
             if results is not None:
                 return results[0] if last[2] is None else last[2].unflatten(results)
@@ -119,8 +119,9 @@ class Jit:
         plain = not kwargs and all(hasattr(x, "dtype") for x in leaves)
         if plain and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
             flat = compiled.out_tree == tree.flatten(0)[1]
-            where = self.device or config.get().device
-            self._last = (len(args), compiled.program, None if flat else compiled.out_tree, where)
+            if self.device is None and self.target is None and hasattr(compiled.program, "follows_device"):
+                compiled.program.follows_device = True
+            self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
         else:
             self._last = None
         return compiled.out_tree.unflatten(results)

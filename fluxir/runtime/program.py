@@ -99,6 +99,8 @@ class Program:
         self._last: _Plan | None = None
         self._local = threading.local()
         self._config: config.Config | None = None
+        self.follows_device = False
+        """The caller chooses another program where the setting `device` is not the CPU: `call_same` leaves it to them."""
         self._context = 0
         self._recursive = bool(spec.get("recursive"))
         self._donated = {int(j): int(i) for j, i in spec.get("donated", ())}  # result: input
@@ -139,6 +141,8 @@ class Program:
         nothing done, where they do not."""
         settings = config.get()
         if settings is not self._config:
+            if self.follows_device and settings.device != "cpu":
+                return None
             self._configure(settings)
         if donated.DONATED:
             donated.check(arrays)
