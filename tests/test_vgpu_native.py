@@ -23,7 +23,7 @@ from fluxir.runtime.vgpu.approximate import seeded
 from fluxir.runtime.vgpu.driver import VirtualDriver
 from fluxir.runtime.vgpu.isa import Form, Opcode
 from fluxir.runtime.vgpu.native import compiled, run
-from fluxir.runtime.vgpu.native.approximations import FUNCTIONS, inner_loop
+from fluxir.runtime.vgpu.native.approximations import FUNCTIONS, inner_loop, loops_are_known
 from fluxir.runtime.vgpu.native.context import WORDS
 from fluxir.runtime.vgpu.native.lanewise import Spelling, spelling
 from fluxir.runtime.vgpu.native.text import Text, module, scalar, vector
@@ -145,6 +145,11 @@ def test_every_lanewise_spelling_means_what_numpy_says() -> None:
 @pytest.mark.deep
 def test_all_comparisons_and_conversions_mean_what_numpy_says() -> None:
     _compare_forms(_spelled(1))
+
+
+def test_numpys_functions_are_found() -> None:
+    """Where they are not, approximate functions call numpy, which is right and slow."""
+    assert loops_are_known()
 
 
 # ---- whole kernels

@@ -20,7 +20,7 @@ from ..memory import READING, Heap
 from ..values import Array, dtype
 from . import compiled
 from .accesses import READ_ONLY
-from .approximations import FUNCTIONS, inner_loop
+from .approximations import FUNCTIONS, inner_loop, loops_are_known
 from .block import SCRATCH, Emitted, Meaning, Unsupported
 from .context import COUNTED, DONE, HEADER, REGISTERS, STEPS, WORDS, count_word
 from .emit import emit
@@ -291,7 +291,7 @@ class _State:
         start = (0 if seed is None else seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
         self.words.view(np.uint64)[WORDS["seed"]] = start
         self.words.view(np.float64)[WORDS["noise"]] = 0.0 if seed is None else 1.0
-        for name in FUNCTIONS:
+        for name in FUNCTIONS if loops_are_known() else ():
             address, data = inner_loop(name)
             self._set(**{name: address, f"{name}.data": data})
 
