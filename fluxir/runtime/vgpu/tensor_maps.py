@@ -29,7 +29,13 @@ _LAYOUT = struct.Struct("<4s8BQ5I5Q5H5B3b3bHI")
 TYPES = ("u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "f32", "tf32", "tf32")
 """PTX types by the numbers of CUtensorMapDataType; the second f32 and tf32 flush subnormals to zero."""
 _BYTES = {"u8": 1, "u16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8, "f16": 2, "f32": 4, "f64": 8, "bf16": 2, "tf32": 4}
-_NAN = {"f16": 0x7FF7, "bf16": 0x7FF7, "f32": 0x7FF77FF7, "tf32": 0x7FF77FF7, "f64": 0x7FF77FF77FF77FF7}  # see `fma.oob`
+_NAN = {
+    "f16": 0x7FF7,
+    "bf16": 0x7FF7,
+    "f32": 0x7FF77FF7,
+    "tf32": 0x7FF77FF7,
+    "f64": 0x7FF77FF77FF77FF7,
+}  # see `fma.oob`
 SWIZZLES = (0, 32, 64, 128)
 """Bytes over which 16-byte chunks are exchanged, by the numbers of CUtensorMapSwizzle."""
 
