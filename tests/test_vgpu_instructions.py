@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fluxir.errors import FluxError
+from fluxir.runtime import vgpu
 from fluxir.runtime.vgpu import approximate, isa
 from fluxir.runtime.vgpu.isa import Form, Opcode, opcodes
 from fluxir.runtime.vgpu.parser import parse
@@ -512,3 +513,31 @@ def test_the_class_of_instructions_for_the_counters() -> None:
     ):
         opcode, form = isa.form_of(first_instruction(line))
         assert opcode.group(form) == group
+
+
+@pytest.mark.parametrize(("op", "combine"), [("or", np.logical_or), ("and", np.logical_and)])
+def test_lop3_tests_its_result(op: str, combine: np.ufunc) -> None:
+    """`d|p`, and `_|p` where nobody wants the bits: p = (a & b | c != 0) op q, with q odd threads."""
+    gpu = vgpu.Device("sm_90")
+    text = f""".version 8.2
+.target sm_90
+.address_size 64
+.visible .entry k(.param .u64 k_param_0, .param .u64 k_param_1)
+{{
+  .reg .pred %p<4>; .reg .b32 %r<8>; .reg .b64 %rd<6>;
+  ld.param.u64 %rd1, [k_param_0]; ld.param.u64 %rd2, [k_param_1];
+  mov.u32 %r1, %tid.x; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3;
+  ld.global.u32 %r2, [%rd4];
+  and.b32 %r3, %r1, 1; setp.ne.u32 %p1, %r3, 0;
+  lop3.{op}.b32 %r4|%p2, %r2, 6, 0, 0xEA, %p1;
+  lop3.{op}.b32 _|%p3, %r2, 6, 0, 0xEA, !%p1;
+  selp.u32 %r5, 256, 0, %p2; or.b32 %r4, %r4, %r5; selp.u32 %r5, 512, 0, %p3; or.b32 %r4, %r4, %r5;
+  st.global.u32 [%rd5], %r4;
+  ret;
+}}"""
+    x = np.arange(32, dtype=np.uint32) // 2
+    out = gpu.empty(32, np.uint32)
+    gpu.load(text)["k"].launch(1, 32, [gpu.array(x), out])
+    bits, odd = x & 6, np.arange(32) % 2 == 1
+    want = bits | combine(bits != 0, odd) * np.uint32(256) | combine(bits != 0, ~odd) * np.uint32(512)
+    np.testing.assert_array_equal(out.numpy(), want)

@@ -196,7 +196,7 @@ def machine(
     linked and returns a function of (wave, mask)."""
 
     def declare(meaning: Callable[..., Any]) -> Callable[..., Any]:
-        if name in _OPCODES:
+        if any(not o.forms for o in _OPCODES.get(name, ())):
             raise ValueError(f"the instruction {name} is declared twice")
         _add(Opcode(name, _group(group), _names(types), _names(flags), meaning, None, sync, section, _doc(meaning)))
         return meaning
@@ -253,9 +253,10 @@ def form_of(instruction: Instruction) -> tuple[Opcode, Form]:
     for t in types:
         if not any(t in o.types for o in declared):
             reject(instruction, f"`{instruction.name}` on the type `.{t}` is not executed")
-    if declared[0].forms:
+    whole = [o for o in declared if not o.forms]
+    if not whole:
         reject(instruction, f"`{instruction.name}` does not take these modifiers and types together")
-    return declared[0], form
+    return whole[0], form
 
 
 def _is_type(modifier: str, declared: Sequence[Opcode]) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..isa import Form, Signature, lanewise
+from ..isa import Form, Signature, lanewise, machine
 from ..ptx import Immediate
 from ..values import Array, dtype
 from .packed import in_blocks
+
+if TYPE_CHECKING:
+    from ..link import Scope, Step
+    from ..wave import Mask, Wave
 
 
 @lanewise("and.{pred b16 b32 b64}", "logic", section="9.7.8.1")
@@ -45,8 +49,6 @@ def cnot(form: Form) -> Any:
 
 # ---- any function of three bits
 def _lop3(form: Form) -> Signature:
-    if form.has("or") or form.has("and"):
-        return form.type, (form.type, form.type, form.type, "b32", "pred")
     return form.type, (form.type, form.type, form.type, "b32")
 
 
@@ -66,6 +68,30 @@ def lop3(form: Form) -> Any:
     if not isinstance(table, Immediate):
         form.reject("the table of lop3 is a constant")
     return lambda a, b, c, _: lookup(a, b, c, table.value & 0xFF)
+
+
+@machine("lop3", "logic", "b32", "or and", section="9.7.8.6")
+def lop3_and_test(form: Form, scope: Scope) -> Step:
+    """`lop3.op.b32 d|p, a, b, c, table, q`: as lop3, and p is whether d is not zero, combined with q."""
+    x = form.instruction
+    if form.has("or") == form.has("and"):
+        form.reject("`lop3` does not take these modifiers and types together")
+    combine = np.logical_or if form.has("or") else np.logical_and
+    (d, p), (a, b, c, table, q) = form.destinations, form.sources
+    if not isinstance(table, Immediate):
+        form.reject("the table of lop3 is a constant")
+    bits = table.value & 0xFF
+    first, second, third = (scope.read(o, "b32", x) for o in (a, b, c))
+    test = scope.read(q, "pred", x)
+    write, write_test = scope.write(d, "b32", x), scope.write(p, "pred", x)
+
+    def run(w: Wave, m: Mask) -> None:
+        result = lookup(first(w), second(w), third(w), bits)
+        tested = combine(result != 0, test(w))
+        write(w, result, m)
+        write_test(w, np.asarray(tested), m)
+
+    return run
 
 
 # ---- shifts
