@@ -45,8 +45,8 @@ class Run:
         return [
             self.task, self.who, str(len(self.reports)), f"{int(threads):,}", "/".join(str(u[0]) for u in used),
             "/".join(str(u[1]) for u in used), f"{c.warp_instructions:,}", f"{requests:,}", f"{c.sectors_per_request:.1f}",
-            f"{c.l2_bytes / 1024:,.0f}", f"{c.dram_bytes / 1024:,.0f}", f"{sum(c.wavefronts.values()):,}", f"{c.bank_conflicts:,}",
-            f"{100 * c.lane_use:.0f} %",
+            f"{c.l2_bytes / 1024:,.0f}", f"{c.dram_bytes / 1024:,.0f}", f"{sum(c.wavefronts.values()):,}",
+            f"{c.bank_conflicts:,}", f"{100 * c.lane_use:.0f} %",
         ]  # fmt: skip
 
 
@@ -180,7 +180,8 @@ def tasks(quick: bool) -> list[Run]:
     task = f"f32 matmul {n}x{n}x{n}"
     add(task, "fluxir", ours(lambda a, b: a @ b, [a, b], a @ b))
     add(task, "nvcc (tiles in shared memory)",
-        peer(nvcc / "elementwise.ptx", "sgemm_tiled", (-(-n // 64), -(-n // 64)), 256, [a, b, np.zeros_like(a), n, n, n], 2, a @ b))  # fmt: skip
+        peer(nvcc / "elementwise.ptx", "sgemm_tiled", (-(-n // 64), -(-n // 64)), 256,
+             [a, b, np.zeros_like(a), n, n, n], 2, a @ b))  # fmt: skip
     return found
 
 

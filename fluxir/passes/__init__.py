@@ -4,4 +4,17 @@ from __future__ import annotations
 
 from fluxir.passes import cleanup, conv, derive, expand, fuse, hoist, layout, lift, manager, merge, plan, simplify
 
-__all__ = ["cleanup", "conv", "derive", "expand", "fuse", "hoist", "layout", "lift", "manager", "merge", "plan", "simplify"]
+__all__ = [
+    "cleanup",
+    "conv",
+    "derive",
+    "expand",
+    "fuse",
+    "hoist",
+    "layout",
+    "lift",
+    "manager",
+    "merge",
+    "plan",
+    "simplify",
+]
