@@ -237,10 +237,8 @@ def form_of(instruction: Instruction) -> tuple[Opcode, Form]:
     declared = opcodes().get(instruction.name)
     if declared is None:
         reject(instruction, f"the virtual GPU has no instruction `{instruction.name}`")
-    types = tuple(m for m in instruction.modifiers if _is_type(m, declared))
-    flags = tuple(m for m in instruction.modifiers if not _is_type(m, declared))
+    types, flags, opcode = _sorted(instruction.name, instruction.modifiers)
     form = Form(instruction, types, flags)
-    opcode = _FORMS.get((instruction.name, frozenset(flags), types))
     if opcode is not None:
         wanted = len(opcode.signature(form)[1]) if opcode.signature else 0
         if len(form.sources) != wanted:
@@ -257,6 +255,15 @@ def form_of(instruction: Instruction) -> tuple[Opcode, Form]:
     if not whole:
         reject(instruction, f"`{instruction.name}` does not take these modifiers and types together")
     return whole[0], form
+
+
+@functools.cache
+def _sorted(name: str, modifiers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], Opcode | None]:
+    """Types, other modifiers, and the declaration that lists the form, if one does."""
+    declared = opcodes()[name]
+    types = tuple(m for m in modifiers if _is_type(m, declared))
+    flags = tuple(m for m in modifiers if not _is_type(m, declared))
+    return types, flags, _FORMS.get((name, frozenset(flags), types))
 
 
 def _is_type(modifier: str, declared: Sequence[Opcode]) -> bool:

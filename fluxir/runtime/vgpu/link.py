@@ -490,12 +490,16 @@ class _Linker:
         rank = {old: new for new, old in enumerate(ranks)}
         blocks: list[Block] = []
         loops = _loop_spins(runs, successors, rank)
+        direct = {name: rank[i] for name, i in labels.items()}
+        through_latches = {i for i, _ in latches}
         for old in ranks:
             if old in headers:
                 patience = max(loops[i] for (i, _), latch in latches.items() if latch == old)
                 blocks.append(_latch(runs[headers[old]][0][0], rank[headers[old]], patience))
                 continue
-            numbered = {name: rank[latches.get((old, i), i)] for name, i in labels.items()}
+            numbered = direct
+            if old in through_latches:
+                numbered = {name: rank[latches.get((old, i), i)] for name, i in labels.items()}
             after = rank[latches.get((old, old + 1), old + 1)] if old + 1 < len(runs) else -1
             block = self._block(runs[old], numbered, after)
             block.spins, block.patience = loops[old] > 0, loops[old]
