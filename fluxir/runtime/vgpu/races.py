@@ -137,12 +137,13 @@ class SharedRaces:
         live = self.wave.live.reshape(lanes.shape)
         whole = lanes.any(axis=2) & ~(live & ~lanes).any(axis=2)
         self.met = np.where(whole, self.clock, self.met)
-        for group, warp in np.argwhere(lanes.any(axis=2) & ~whole).tolist():
+        at = np.nonzero(lanes.any(axis=2) & ~whole)
+        if len(at[0]):
             if self.some_met is None:
                 self.some_met = np.zeros((*self.clock.shape, 32, 32), np.int32)
-            mine = lanes[group, warp]
-            seen = mine if sources is None else sources[group, warp]
-            self.some_met[group, warp][np.ix_(seen, mine)] = self.clock[group, warp]
+            seen = lanes[at] if sources is None else sources[at]
+            pairs = seen[:, :, None] & lanes[at][:, None, :]
+            self.some_met[at] = np.where(pairs, self.clock[at][:, None, None], self.some_met[at])
 
     def named_barrier(self, bits: Array, number: int, blocks: Array) -> None:
         """The threads `bits` of the blocks `blocks` (bool) have met at a barrier of some threads."""
