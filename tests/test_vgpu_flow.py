@@ -75,7 +75,12 @@ class _Program:
         n = rng.randint(2, 9)
         for _ in range(n):
             body = [
-                (rng.choice(self.OPS), rng.randrange(8), rng.randrange(8), rng.choice([rng.randrange(8), -rng.randrange(1, 40)]))
+                (
+                    rng.choice(self.OPS),
+                    rng.randrange(8),
+                    rng.randrange(8),
+                    rng.choice([rng.randrange(8), -rng.randrange(1, 40)]),
+                )
                 for _ in range(rng.randint(0, 5))
             ]
             kind = rng.choice(["if", "if", "if", "goto", "next", "exit_if"])
@@ -130,7 +135,8 @@ class _Program:
                 break
             for op, d, a, b in body:
                 x, y = r[a], r[b] if b >= 0 else -b
-                r[d] = {"add": x + y, "sub": x - y, "xor": x ^ y, "mul": x * y, "min": min(x, y), "shl": x << (y & 7)}[op] & m
+                done = {"add": x + y, "sub": x - y, "xor": x ^ y, "mul": x * y, "min": min(x, y), "shl": x << (y & 7)}
+                r[d] = done[op] & m
             taken = (r[reg] & 0xFFFFF) < c
             if (kind == "if" and taken) or kind == "goto":
                 at = target

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import isa
-from .link import Place, call_parts
+from .code import Place
+from .link import call_parts
 from .memory import ALLOCATED, WRITTEN
 from .ptx import Function, Instruction, Register, Symbol, type_bytes
 from .values import Array
 
 if TYPE_CHECKING:
-    from .link import Code, Scope, Step
+    from .code import Code, Step
+    from .scope import Scope
     from .wave import Mask, Wave
 
 __all__ = ["call_step"]

@@ -17,7 +17,7 @@ import numpy as np
 from .values import Array
 
 if TYPE_CHECKING:
-    from .link import Block
+    from .code import Block
     from .wave import Mask
 
 __all__ = ["SECTOR", "Counters", "Recorder"]

@@ -25,11 +25,12 @@ import numpy as np
 from fluxir.errors import FluxError, error, register_source
 from fluxir.target import GpuTarget, parse_target
 
+from .code import PATIENCE, Code
 from .findings import Finding, SanitizerError
 from .image import Image, allocate_variables, layout_arguments
 from .isa import Form, Opcode
 from .launch import Launch, Report, triple
-from .link import PATIENCE, Code, link
+from .link import link
 from .memory import Heap
 from .parser import parse
 from .ptx import Function, Instruction, Variable, type_bytes

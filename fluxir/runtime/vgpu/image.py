@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from .link import ZONE, Place
+from .code import ZONE, Place
 from .ptx import Address, Function, Group, Module, Negated, Operand, Pair, Symbol, Variable, Vector
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 
 from . import native
 from .approximate import seeded
+from .code import Code
 from .counters import Counters, Recorder
 from .findings import Finding, Findings, SanitizerError
 from .global_races import GlobalRaces
-from .link import Code
 from .memory import ALLOCATED
 from .values import Array
 from .wave import Stop, Wave

@@ -3,351 +3,49 @@
 `link(function, image)` flattens a kernel: direct calls are inlined (so that barriers in them work), each with its own names;
 calls of a function from itself and calls through pointers stay calls, with frames of their own. Blocks are numbered in the
 order of `flow`, so the executor runs the one with the lowest number. What an instruction means is said in `instructions/`;
-here its operands become readers and writers.
+how it reads and writes, in `scope`.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import isa
-from .copying import Carriers, carriers
+from .code import PATIENCE, Block, Code, Frame, Place, Step
+from .copying import Carriers
 from .flow import order
-from .memory import LOCAL_BASE, SHARED_BASE
 from .ptx import (
     Address,
     Function,
     Group,
-    Immediate,
     Instruction,
     Label,
     Negated,
     Operand,
     Register,
-    Sink,
-    Special,
     Symbol,
     Variable,
-    Vector,
     type_bytes,
 )
-from .values import dtype, register_dtype
+from .scope import Joined, Scope, number_of, register_writer
 from .warpgroups import watched
 
 if TYPE_CHECKING:
     from .image import Image
     from .wave import Mask, Wave
 
-__all__ = ["Block", "Code", "Place", "Scope", "Step", "call_parts", "immediate", "link"]
-
-Step = Callable[["Wave", "Mask"], None]
-Read = Callable[["Wave"], Any]
-Write = Callable[["Wave", Any, "Mask"], None]
+__all__ = ["call_parts", "link"]
 
 INLINE_LIMIT = 100_000  # instructions after inlining; beyond it calls stay calls
-ZONE = 128  # bytes that belong to nothing between two variables of shared or local memory
-CALL_ZONE = 16  # and between two arguments of a call
 FLOPS = {"fma": 2, "mad": 2}
-PATIENCE = 256  # rounds of a loop that reads what others write, before others run
 _SPIN = frozenset(("atom", "nanosleep"))
 _REGISTER = re.compile(r"%[\w$]+")
-
-
-@dataclass(eq=False)
-class Block:
-    """A basic block. `end` sends the threads on; `classes` counts its instructions by class; `spins`: it closes a loop that
-    reads what other threads write, and others run after `patience` rounds of it.
-    `after`: the block that those go on to who do not branch; `labels`: the blocks that labels stand for here."""
-
-    first: Instruction
-    steps: list[Step]
-    end: Step
-    instructions: list[tuple[isa.Opcode, isa.Form, Scope]]
-    classes: dict[str, int] = field(default_factory=dict)
-    flops: int = 0
-    spins: bool = False
-    patience: int = 0
-    after: int = -1
-    labels: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        return len(self.instructions)
-
-
-@dataclass
-class Code:
-    """A function ready to run. `registers`: the type of each slot. `local_bytes`: the stack frame of one thread.
-    `arguments`: where a call puts its arguments, and `results` where it finds them."""
-
-    name: str
-    blocks: list[Block]
-    registers: list[str]
-    locals: list[tuple[int, int, str]]  # (offset, bytes, name) of local variables
-    local_bytes: int
-    arguments: list[tuple[str, int]] = field(default_factory=list)
-    results: list[tuple[str, int]] = field(default_factory=list)
-
-    def fresh(self) -> list[Any]:
-        """Registers nobody has written: a pattern that shows."""
-        return [np.bool_(False) if k == "pred" else register_dtype(k).type(0xDEADBEEF_DEADBEEF & (256 ** type_bytes(k) - 1))
-                for k in self.registers]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a variable lies: "shared", "local", "global", "argument" (of the kernel) or "function", and its offset there."""
-
-    space: str
-    offset: int
-
-
-class _Frame:
-    """What one `Code` has: register slots and local variables."""
-
-    def __init__(self) -> None:
-        self.registers: list[str] = []
-        self.locals: list[tuple[int, int, str]] = []
-        self.top = 0
-        self.carry = -1
-
-    def slot(self, kind: str) -> int:
-        self.registers.append(kind)
-        return len(self.registers) - 1
-
-    def local(self, v: Variable) -> Place:
-        align = max(v.align, 8)
-        offset = -(-self.top // align) * align
-        self.locals.append((offset, v.nbytes, v.name))
-        self.top = offset + -(-v.nbytes // 16) * 16 + (CALL_ZONE if v.space == "param" else ZONE)
-        return Place("local", offset)
-
-
-class Scope:
-    """The names of one inlined copy of a function: what instruction meanings use to read and write operands."""
-
-    def __init__(self, linker: _Linker, frame: _Frame, function: Function, prefix: str) -> None:
-        self.linker, self.frame, self.function, self.prefix = linker, frame, function, prefix
-        self.image = linker.image
-        self.slots = {name: frame.slot(kind) for name, kind in function.registers.items()}
-        self.places: dict[str, Place] = {}
-        self.labels: dict[str, int] = {}  # of the whole code: shared by all scopes
-        self.next = -1  # the block after the one that is being linked
-        for v in function.variables:
-            if v.space in ("local", "param"):
-                self.places[v.name] = frame.local(v)
-            elif v.space == "reg":
-                self.slots[v.name] = frame.slot(v.type)
-
-    @property
-    def reads_in(self) -> Scope:
-        """The scope of the operands that are read."""
-        return self
-
-    @property
-    def writes_in(self) -> Scope:
-        """The scope of the registers that are written."""
-        return self
-
-    def carries(self, operand: Operand) -> int | None:
-        """The slot of the register that a value was loaded into, where it is only carried from one place to another."""
-        if not isinstance(operand, Register) or self.slots.get(operand.name) is None:
-            return None
-        root = self._carriers.loaded.get(operand.name)
-        return None if root is None else self.slots[root]
-
-    def is_field(self, operand: Operand) -> bool:
-        """Whether a loaded word is one of which a part is replaced where it lies."""
-        return isinstance(operand, Register) and operand.name in self._carriers.fields
-
-    @property
-    def _carriers(self) -> Carriers:
-        known = self.linker.carriers.get(self.function.name)
-        if known is None:
-            known = self.linker.carriers[self.function.name] = carriers(self.function)
-        return known
-
-    # ---- names
-    def place(self, name: str, instruction: Instruction) -> Place:
-        found = self.places.get(name) or self.image.places.get(name)
-        if found is None:
-            isa.reject(instruction, f"`{name}` is not declared", "FX0711")
-        return found
-
-    def slot(self, r: Register, instruction: Instruction) -> int:
-        found = self.slots.get(r.name)
-        if found is None:
-            isa.reject(instruction, f"the register `{r.name}` is not declared", "FX0711")
-        return found
-
-    def target(self, operand: Operand, instruction: Instruction) -> int:
-        """The number of the block that a label begins."""
-        assert isinstance(operand, Symbol)
-        return _label(self, operand, self.labels, instruction)
-
-    def label(self, name: str) -> str:
-        """The full name of a label; those the linker makes (`#call1`) belong to no copy."""
-        return name if name[0] == "#" else self.prefix + name
-
-    def table(self, name: str, instruction: Instruction) -> tuple[str, ...]:
-        """The names in a `.branchtargets` or `.calltargets` list."""
-        found = self.function.tables.get(name)
-        if found is None:
-            isa.reject(instruction, f"there is no list of targets `{name}`", "FX0711")
-        return found
-
-    # ---- reading
-    def read(self, operand: Operand, kind: str, instruction: Instruction) -> Read:
-        """A function of the wave: the operand as numbers of the type `kind`, an array over all threads or a scalar."""
-        want = dtype(kind)
-        if isinstance(operand, Register):
-            return _register_reader(
-                self.slot(operand, instruction), self.frame.registers[self.slot(operand, instruction)], want
-            )
-        if isinstance(operand, Negated):
-            slot = self.slot(operand.register, instruction)
-            return lambda w: ~w.registers[slot]
-        if isinstance(operand, Immediate):
-            value = immediate(operand, kind)
-            return lambda w: value
-        if isinstance(operand, Special):
-            return _special_reader(operand.name[1:], want)
-        if isinstance(operand, Symbol):
-            place, extra = self.place(operand.name, instruction), operand.offset
-            return lambda w: want.type((w.address(place) + extra) & (256**want.itemsize - 1))
-        isa.reject(instruction, f"`{operand}` cannot be read", "FX0711")
-
-    def address(self, operand: Operand, space: str, instruction: Instruction) -> Read:
-        """A function of the wave: the address that `[base + offset]` means in a space, as uint64."""
-        if isinstance(operand, Symbol):
-            operand = Address(operand)
-        if isinstance(operand, Register):
-            operand = Address(operand)
-        if not isinstance(operand, Address):
-            isa.reject(instruction, f"`{operand}` is no address", "FX0711")
-        base, offset = operand.base, operand.offset
-        if isinstance(base, Immediate):
-            value = np.uint64((base.value + offset) & (2**64 - 1))
-            return lambda w: value
-        if isinstance(base, Symbol):
-            place, extra = self.place(base.name, instruction), base.offset + offset
-            window = {"shared": SHARED_BASE, "local": LOCAL_BASE}.get(place.space, 0) if space == "generic" else 0
-            return lambda w: np.uint64(w.address(place) + extra + window)
-        slot = self.slot(base, instruction)
-        if type_bytes(self.frame.registers[slot]) == 8:
-            add = np.uint64(offset & (2**64 - 1))
-            return (lambda w: w.registers[slot] + add) if offset else (lambda w: w.registers[slot])
-        small = np.uint32(offset & (2**32 - 1))
-        return lambda w: (w.registers[slot].astype(np.uint32) + small).astype(np.uint64)
-
-    def space_of(self, operand: Operand, declared: str, instruction: Instruction) -> str:
-        """The space an access goes to: the declared one, except that call arguments are local variables."""
-        base = operand.base if isinstance(operand, Address) else operand
-        if isinstance(base, Symbol):
-            place = self.place(base.name, instruction)
-            if declared == "param" or place.space == "argument":
-                return place.space
-        return declared
-
-    # ---- writing
-    def write(self, operand: Operand, kind: str, instruction: Instruction) -> Write:
-        """A function of (wave, value, threads) that puts a value of the type `kind` into a register."""
-        if isinstance(operand, Sink):
-            return lambda w, value, m: None
-        if not isinstance(operand, Register):
-            isa.reject(instruction, f"`{operand}` cannot be written", "FX0711")
-        slot = self.slot(operand, instruction)
-        return _register_writer(slot, self.frame.registers[slot], dtype(kind))
-
-    def guard(self, instruction: Instruction) -> tuple[int, bool] | None:
-        g = instruction.guard
-        if g is None:
-            return None
-        r = g.register if isinstance(g, Negated) else g
-        assert isinstance(r, Register)
-        slot = self.slot(r, instruction)
-        if self.frame.registers[slot] != "pred":
-            isa.reject(instruction, f"the guard `{r.name}` is no predicate", "FX0711")
-        return slot, isinstance(g, Negated)
-
-    def items(self, operand: Operand) -> tuple[Operand, ...]:
-        """The elements of `{...}`, or the operand alone."""
-        return operand.items if isinstance(operand, Vector) else (operand,)
-
-
-def immediate(x: Immediate, kind: str) -> Any:
-    """A number of the PTX text as a numpy scalar of a type."""
-    want = dtype(kind)
-    if kind == "pred":
-        return np.bool_(x.value != 0)
-    size = want.itemsize
-    if x.bits == -64:
-        real = struct.unpack("<d", struct.pack("<Q", x.value))[0]
-        if want.kind == "f":
-            return want.type(real)
-        raw = struct.pack({2: "<e", 4: "<f", 8: "<d"}[size], real)
-    else:
-        value = x.value
-        if want.kind == "f" and x.bits not in (0, 8 * size):
-            real = struct.unpack(
-                *(("<f", struct.pack("<I", value)) if x.bits == 32 else ("<d", struct.pack("<Q", value)))
-            )[0]
-            return want.type(real)
-        if want.kind == "f" and x.bits == 0 and size > 2:  # an integer where a float is expected
-            return want.type(value)
-        raw = (value & (256**size - 1)).to_bytes(size, "little")
-    return np.frombuffer(raw, want)[0]
-
-
-def _register_reader(slot: int, kind: str, want: np.dtype[Any]) -> Read:
-    have = register_dtype(kind)
-    if have == want:
-        return lambda w: w.registers[slot]
-    if have.itemsize == want.itemsize and want.kind != "b" and have.kind != "b":
-        return lambda w: w.registers[slot].view(want)
-    if want.kind == "b":
-        return lambda w: w.registers[slot] != 0
-    narrow = np.dtype(f"u{want.itemsize}")  # the low bits, or zeros above
-    return lambda w: w.registers[slot].astype(narrow).view(want)
-
-
-def _register_writer(slot: int, kind: str, have: np.dtype[Any]) -> Write:
-    want = register_dtype(kind)
-
-    def write(w: Wave, value: Any, m: Mask) -> None:
-        if value.dtype != want:
-            value = (
-                value.view(want)
-                if value.dtype.itemsize == want.itemsize and value.dtype != np.bool_
-                else value.astype(want)
-            )
-        if m.full:
-            w.registers[slot] = value
-        else:
-            w.registers[slot] = np.where(m.bits, value, w.registers[slot])
-
-    if have.itemsize < want.itemsize and have.kind == "i":  # a narrow signed result extends its sign
-
-        def extend(w: Wave, value: Any, m: Mask) -> None:
-            write(w, value.astype(f"i{want.itemsize}"), m)
-
-        return extend
-    return write
-
-
-def _special_reader(name: str, want: np.dtype[Any]) -> Read:
-    def read(w: Wave) -> Any:
-        v = w.special_register(name)
-        return v if v.dtype == want else v.astype(f"u{want.itemsize}").view(want)
-
-    return read
 
 
 # ---- linking ------------------------------------------------------------------------------------------------------------
@@ -359,10 +57,10 @@ _Item = tuple[Instruction, Scope] | str
 
 def link(function: Function, image: Image) -> Code:
     """A kernel ready to run. FX0710 and FX0711 for what it cannot be made of."""
-    return _Linker(image).code(function, kernel=True)
+    return Linker(image).code(function, kernel=True)
 
 
-class _Linker:
+class Linker:
     def __init__(self, image: Image) -> None:
         self.image = image
         self.copies = 0
@@ -370,7 +68,7 @@ class _Linker:
         self.watches = False  # the function multiplies matrices asynchronously
 
     def code(self, function: Function, kernel: bool) -> Code:
-        frame = _Frame()
+        frame = Frame()
         scope = Scope(self, frame, function, "")
         out = Code(function.name, [], frame.registers, frame.locals, 0)
         if kernel:
@@ -386,7 +84,7 @@ class _Linker:
         out.local_bytes = frame.top
         return out
 
-    def _formal(self, scope: Scope, frame: _Frame, v: Variable) -> tuple[str, int]:
+    def _formal(self, scope: Scope, frame: Frame, v: Variable) -> tuple[str, int]:
         """A parameter or result of a function that is really called: ("register", slot) or ("local", offset)."""
         if v.space == "reg":
             scope.slots[v.name] = frame.slot(v.type)
@@ -445,12 +143,12 @@ class _Linker:
         items.append(skip)
         for v, r in zip(target.results, results):
             if v.space == "reg":
-                items.append((_move(x, r, Register(v.name), v.type), _Joined(scope, inner)))
+                items.append((_move(x, r, Register(v.name), v.type), Joined(scope, inner)))
             elif not isinstance(r, Symbol):
                 load = Instruction(
                     "ld", ("local", v.type), (r, Address(Symbol(v.name))), x.guard, x.line, x.text, x.location
                 )
-                items.append((load, _Joined(inner, scope, writes=True)))
+                items.append((load, Joined(inner, scope, writes=True)))
 
     def _bind(
         self, x: Instruction, scope: Scope, inner: Scope, formals: Sequence[Variable], actuals: Sequence[Operand],
@@ -461,7 +159,7 @@ class _Linker:
         for v, a in zip(formals, actuals):
             if v.space == "reg":
                 inner.slots[v.name] = scope.frame.slot(v.type)
-                items.append((_move(x, Register(v.name), a, v.type), _Joined(inner, scope)))
+                items.append((_move(x, Register(v.name), a, v.type), Joined(inner, scope)))
             elif isinstance(a, Symbol):
                 inner.places[v.name] = scope.place(a.name, x)
             else:  # a register or a number for a parameter in memory
@@ -475,7 +173,7 @@ class _Linker:
                     x.text,
                     x.location,
                 )
-                items.append((store, _Joined(inner, scope)))
+                items.append((store, Joined(inner, scope)))
 
     # ---- blocks
     def _blocks(self, items: list[_Item], scope: Scope) -> list[Block]:
@@ -531,51 +229,6 @@ class _Linker:
                 w.go(after, m.bits)
 
         return Block(run[0][0], steps, end, found, dict(classes), flops, after=after, labels=labels)
-
-
-class _Joined(Scope):
-    """Reads in one scope and writes in another: the arguments and results of an inlined call. With `writes` it is only the
-    registers that are written which belong to the other scope."""
-
-    def __init__(self, to: Scope, source: Scope, writes: bool = False) -> None:
-        self.writes = writes
-        self.linker, self.frame, self.function, self.prefix = to.linker, to.frame, to.function, to.prefix
-        self.image = to.image
-        self.slots, self.places = to.slots, to.places
-        self.labels, self.next = {}, -1
-        self.source = source
-
-    @property
-    def _carriers(self) -> Carriers:
-        return Carriers()
-
-    @property
-    def reads_in(self) -> Scope:
-        return self if self.writes else self.source
-
-    @property
-    def writes_in(self) -> Scope:
-        return self.source if self.writes else self
-
-    def read(self, operand: Operand, kind: str, instruction: Instruction) -> Read:
-        return super().read(operand, kind, instruction) if self.writes else self.source.read(operand, kind, instruction)
-
-    def write(self, operand: Operand, kind: str, instruction: Instruction) -> Write:
-        return (
-            self.source.write(operand, kind, instruction) if self.writes else super().write(operand, kind, instruction)
-        )
-
-    def guard(self, instruction: Instruction) -> tuple[int, bool] | None:
-        g = instruction.guard
-        if g is None:
-            return None
-        if _register(g).name in self.source.slots:
-            return self.source.guard(instruction)
-        return super().guard(instruction)
-
-
-def _register(g: Register | Negated) -> Register:
-    return g.register if isinstance(g, Negated) else g
 
 
 def _move(x: Instruction, to: Operand, source: Operand, kind: str) -> Instruction:
@@ -642,26 +295,17 @@ def _successors(run: list[tuple[Instruction, Scope]], i: int, labels: dict[str, 
     if x.name in ("bra", "brx") and not x.operands:
         isa.reject(x, "a label is expected", "FX0711")
     if x.name == "bra":
-        out.append(_label(scope, x.operands[0], labels, x))
+        out.append(number_of(scope, x.operands[0], labels, x))
     elif x.name == "brx":
         table = x.operands[-1]
         if not isinstance(table, Symbol):
             isa.reject(x, "a list of targets is expected", "FX0711")
-        out += [_label(scope, Symbol(n), labels, x) for n in scope.table(table.name, x)]
+        out += [number_of(scope, Symbol(n), labels, x) for n in scope.table(table.name, x)]
     elif x.name in ("ret", "exit", "trap"):
         return [i + 1] if x.guard is not None else []
     if x.name not in ("bra", "brx") or x.guard is not None:
         out.append(i + 1)
     return out
-
-
-def _label(scope: Scope, operand: Operand, labels: dict[str, int], x: Instruction) -> int:
-    if not isinstance(operand, Symbol):
-        isa.reject(x, "a label is expected", "FX0711")
-    name = scope.label(operand.name)
-    if name not in labels:
-        isa.reject(x, f"there is no label `{operand.name}`", "FX0711")
-    return labels[name]
 
 
 def _latches(successors: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
@@ -762,7 +406,7 @@ def _lanewise(opcode: isa.Opcode, form: isa.Form, scope: Scope) -> Step:
         if opcode.reads_carry:
             reads.append(lambda w: w.registers[carry])
         if form.has("cc"):
-            writes.append(_register_writer(carry, "pred", np.dtype(bool)))
+            writes.append(register_writer(carry, "pred", np.dtype(bool)))
     if len(writes) > 1:
 
         def several(w: Wave, m: Mask) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from .code import Block, Code
 from .isa import Form
-from .link import Block, Code, Scope, call_parts
+from .link import call_parts
 from .ptx import Address, Group, Instruction, Negated, Operand, Pair, Register, Symbol, Vector, type_bytes
+from .scope import Scope
 
 __all__ = ["estimate", "parse_ptxas", "pressure"]
 

@@ -18,7 +18,8 @@ from .ptx import Instruction, Operand, Register
 from .values import Array
 
 if TYPE_CHECKING:
-    from .link import Scope, Step
+    from .code import Step
+    from .scope import Scope
     from .wave import Mask, Wave
 
 __all__ = ["Warpgroups", "watched"]

@@ -29,8 +29,8 @@ from .values import Array
 from .warpgroups import Warpgroups
 
 if TYPE_CHECKING:
+    from .code import Code, Place
     from .launch import Launch
-    from .link import Code, Place
 
 __all__ = ["WARP", "Mask", "Stop", "Wave"]
 

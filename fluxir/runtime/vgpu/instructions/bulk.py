@@ -24,7 +24,8 @@ from ..values import Array
 from .memory import operation
 
 if TYPE_CHECKING:
-    from ..link import Read, Scope, Step
+    from ..code import Step
+    from ..scope import Read, Scope
     from ..wave import Mask, Wave
 
 __all__ = ["arrive_when_copied", "bulk_step", "send_step"]

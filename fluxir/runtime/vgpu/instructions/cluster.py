@@ -12,8 +12,9 @@ from ..ptx import Address, Operand, Symbol
 from ..values import Array, dtype
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
     from ..ptx import Instruction
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 _OFFSET = (1 << RANK_SHIFT) - 1

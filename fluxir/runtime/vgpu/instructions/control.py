@@ -15,7 +15,8 @@ from ..ptx import Immediate, Symbol
 from ..values import Array
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 

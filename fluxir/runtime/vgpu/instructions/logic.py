@@ -12,7 +12,8 @@ from ..values import Array, dtype
 from .packed import in_blocks
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 

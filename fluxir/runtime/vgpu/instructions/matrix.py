@@ -18,8 +18,9 @@ from ..memory import ALLOCATED, WRITTEN
 from ..values import Array
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
     from ..ptx import Instruction
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 # ---- products

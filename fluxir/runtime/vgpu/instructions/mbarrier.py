@@ -12,7 +12,8 @@ from ..ptx import Immediate
 from ..values import Array
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 _SPACES = ("shared", "shared::cta", "shared::cluster")

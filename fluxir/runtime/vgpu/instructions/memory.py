@@ -13,7 +13,8 @@ from ..ptx import Address, Immediate, Instruction, Operand, Symbol, type_bytes
 from ..values import Array, bf16_to_f32, dtype, f32_to_bf16, is_float, split
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 _SPACES = (

@@ -15,8 +15,9 @@ from ..ptx import Pair
 from ..values import Array
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
     from ..ptx import Instruction
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 

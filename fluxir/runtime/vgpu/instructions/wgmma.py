@@ -24,8 +24,9 @@ from ..values import Array
 from .matrix import accumulator_type, shape_of, tensor_class
 
 if TYPE_CHECKING:
-    from ..link import Read, Scope, Step
+    from ..code import Step
     from ..ptx import Instruction, Operand
+    from ..scope import Read, Scope
     from ..wave import Mask, Wave
 
 _SHAPES = " ".join(f"m64n{n}k{k}" for k in (8, 16, 32, 256) for n in range(8, 257, 8))

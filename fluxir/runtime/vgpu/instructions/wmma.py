@@ -17,7 +17,8 @@ from ..values import Array
 from .matrix import accumulator_type, shape_of, tensor_class
 
 if TYPE_CHECKING:
-    from ..link import Scope, Step
+    from ..code import Step
+    from ..scope import Scope
     from ..wave import Mask, Wave
 
 _SHAPES = "m16n16k16 m32n8k16 m8n32k16 m16n16k8 m8n8k4 m8n8k32 m8n8k128"

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from dataclasses import field as new
 from typing import Any
 
+from ..code import Block, Code
 from ..isa import Form, Opcode
-from ..link import Block, Code, Scope, immediate
 from ..memory import LOCAL_BASE, SHARED_BASE
 from ..ptx import Address, Immediate, Instruction, Negated, Operand, Register, Sink, Special, Symbol
+from ..scope import Scope, immediate
 from ..values import dtype, is_signed
 from .accesses import Access
 from .context import HEADER, STEPS, WORDS, field, field_address

@@ -7,7 +7,7 @@ the warp's state at the end of the block, for the lanes that ran it (`block`).
 
 from __future__ import annotations
 
-from ..link import Code
+from ..code import Code
 from ..ptx import type_bytes
 from .block import BlockWriter, Emitted, Unsupported
 from .context import REGISTERS, field, field_address

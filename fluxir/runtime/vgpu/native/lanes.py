@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..isa import Form
-from ..link import Scope
 from ..ptx import Immediate, Instruction, Operand, Pair, type_bytes
+from ..scope import Scope
 from .block import BlockWriter, Unsupported, lane_bits
 from .context import DONE, HEADER
 from .machine import object_to, on

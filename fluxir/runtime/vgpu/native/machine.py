@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from ..image import layout_arguments
 from ..instructions.memory import _BITS, _order, _space
 from ..isa import Form
-from ..link import Scope
 from ..memory import GLOBAL_BASE, LOCAL_BASE, SHARED_BASE
 from ..ptx import Address, Immediate, Symbol, type_bytes
+from ..scope import Scope
 from .atomic import OPERATIONS
 from .block import BlockWriter, Unsupported, lane_bits
 from .context import DONE, FINDING, HEADER, WAITS_BLOCK, WAITS_WARP, field, field_address

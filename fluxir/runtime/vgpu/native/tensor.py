@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from .. import fragments as fr
 from ..instructions.matrix import _space, _tiles, accumulator_type, shape_of
 from ..isa import Form
-from ..link import Scope
 from ..memory import ALLOCATED, GLOBAL_BASE, PENDING, READING, WRITTEN
 from ..ptx import Immediate, Instruction, Operand
+from ..scope import Scope
 from ..values import Array
 from .block import BlockWriter, Unsupported, lane_bits
 from .context import FINDING, count_word, field, field_address
