@@ -220,7 +220,12 @@ def test_a_real_interrupt_ends_the_process_quietly() -> None:
     code = "import time, fluxir.cli.version as v; v.versions = lambda: (print('on', flush=True), time.sleep(30)); "
     code += "import sys; from fluxir.cli import main; sys.exit(main(['version']))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where the suite runs in the background
     )
     assert process.stdout is not None and process.stdout.readline() == "on\n"
     process.send_signal(signal.SIGINT)
