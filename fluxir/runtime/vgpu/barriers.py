@@ -14,7 +14,7 @@ import numpy as np
 
 from .isa import reject
 from .ptx import Instruction
-from .values import Array
+from .values import Array, lane_bits
 
 if TYPE_CHECKING:
     from .wave import Mask, Wave
@@ -98,8 +98,8 @@ class Barriers:
         if not records:
             return False
         there = np.logical_or.reduce([r.bits for r in records])
-        present = _lane_bits(there)
-        live = _lane_bits(w.live)
+        present = lane_bits(there)
+        live = lane_bits(w.live)
         for r in records:
             assert r.member is not None
             needed = r.member & np.repeat(live, 32)
@@ -221,8 +221,3 @@ class Barriers:
                 lanes,
             )
         raise Stop
-
-
-def _lane_bits(bits: Array) -> Array:
-    """bool[threads] as uint32[warps]."""
-    return np.packbits(bits.reshape(-1, 32), axis=1, bitorder="little").view("<u4").reshape(-1)

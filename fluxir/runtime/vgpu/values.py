@@ -21,6 +21,7 @@ __all__ = [
     "f32_to_bf16",
     "is_float",
     "is_signed",
+    "lane_bits",
     "register_dtype",
     "split",
     "unsigned",
@@ -94,3 +95,9 @@ def split(kind: str) -> tuple[str, int]:
     if "x" in kind and kind[-2] == "x":
         return kind[:-2], int(kind[-1])
     return kind, 1
+
+
+def lane_bits(bits: Array) -> Array:
+    """bool[threads], warp by warp, as uint32[warps], lane 0 lowest."""
+    packed: Array = np.packbits(bits.reshape(-1, 32), axis=1, bitorder="little").view("<u4").reshape(-1)
+    return packed

@@ -76,14 +76,14 @@ def brx(form: Form, scope: Scope) -> Step:
     return run
 
 
-@machine("ret", "control", flags="uni", sync="end", section="9.7.12.6")
-def ret(form: Form, scope: Scope) -> Step:
-    """Return; a kernel's threads end."""
+def _end(form: Form, scope: Scope) -> Step:
+    """`exit`: end the thread. `ret`: return, which ends the threads of a kernel."""
     guard, after = scope.guard(form.instruction), scope.next
+    returns = form.instruction.name == "ret"
 
     def run(w: Wave, m: Mask) -> None:
         done, rest = _parts(w, guard, m)
-        if w.depth == 0 and done.any():
+        if done.any() and not (returns and w.depth):
             w.exit(w.mask(done))
         if rest is not None and rest.any():
             w.go(after, rest)
@@ -91,19 +91,8 @@ def ret(form: Form, scope: Scope) -> Step:
     return run
 
 
-@machine("exit", "control", sync="end", section="9.7.12.7")
-def exit_(form: Form, scope: Scope) -> Step:
-    """End the thread."""
-    guard, after = scope.guard(form.instruction), scope.next
-
-    def run(w: Wave, m: Mask) -> None:
-        done, rest = _parts(w, guard, m)
-        if done.any():
-            w.exit(w.mask(done))
-        if rest is not None and rest.any():
-            w.go(after, rest)
-
-    return run
+machine("ret", "control", flags="uni", sync="end", section="9.7.12.6")(_end)
+machine("exit", "control", sync="end", section="9.7.12.7")(_end)
 
 
 @machine("trap", "control", sync="end", section="9.7.19.5")

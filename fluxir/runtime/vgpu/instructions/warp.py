@@ -12,7 +12,7 @@ import numpy as np
 
 from ..isa import Form, machine
 from ..ptx import Pair
-from ..values import Array
+from ..values import Array, lane_bits
 
 if TYPE_CHECKING:
     from ..code import Step
@@ -36,11 +36,6 @@ def _members(w: Wave, m: Mask, member: Any, x: Instruction) -> Array:
     if alone.any():
         w.report("absent-lanes", "the thread is not in its own mask", x, np.flatnonzero(alone))
     return mask
-
-
-def lane_bits(bits: Array) -> Array:
-    """bool[threads] as uint32[warps], lane 0 lowest."""
-    return np.packbits(bits.reshape(-1, 32), axis=1, bitorder="little").view("<u4").reshape(-1)
 
 
 def _lanes(bits: int) -> str:
