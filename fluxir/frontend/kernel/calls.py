@@ -201,7 +201,7 @@ class Calls(Expressions):
             except ValueError:
                 raise self.mixed(name, numbers[0], x, nums[0], n) from None
         if d.is_integer and "float" in _kinds(name):
-            raise self.wrong(f"{name} takes floats, not {d}", f"convert it: fx.f32(x)")  # noqa: F541
+            raise self.wrong(f"{name} takes floats, not {d}", "convert it: fx.f32(x)")
         lanes = max(n.lanes for n in nums)
         t = VectorType(d, lanes) if lanes else TensorType(d)
         values = [as_type(self.b, n if isinstance(x, Num) else x, t) for x, n in zip(numbers, nums, strict=True)]
