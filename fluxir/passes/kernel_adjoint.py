@@ -324,7 +324,7 @@ class _Reverse(Tape):
             leaving = list(
                 dict.fromkeys(v for _, own, made in sides for v in own.parts if v not in made and v in self.active)
             )
-            if not leaving and not any(_has_effects(inner) for inner, _, _ in sides):
+            if not leaving and not any(_writes(o) for inner, _, _ in sides for o in inner.ops):
                 return
             blocks = [Block((), inner.ops, _wholes(inner, own, leaving)) for inner, own, _ in sides]
             for v, ct in zip(leaving, b.emit("if", operands[0], blocks=blocks, loc=op.loc), strict=True):
@@ -383,16 +383,17 @@ class _Reverse(Tape):
         totals = [Value(v.type, None, 0, "") for v in leaving]
         before = _wholes(inner, own, [unknown[k] for k in floats])
         sums = [inner.add(t, x) for t, x in zip(totals, _wholes(inner, own, leaving), strict=True)]
-        self._known(op, inner, [*before, *sums], unknown)
+        yielded = [*before, *sums]
+        ops = _needed(inner.ops, yielded)
+        self._known(op, ops, yielded, unknown)
         args = [count, *moving, *totals]
         for n, v in enumerate(args):
             v.index = n
-        block = Block(args, _needed(inner.ops, [*before, *sums]), [*before, *sums])
-        return _Round(block, leaving, all(x is m for x, m in zip(before, moving, strict=True)))
+        return _Round(Block(args, ops, yielded), leaving, all(x is m for x, m in zip(before, moving, strict=True)))
 
-    def _known(self, op: Op, inner: Builder, outs: Sequence[Value], unknown: Sequence[Value]) -> None:
+    def _known(self, op: Op, ops: Sequence[Op], outs: Sequence[Value], unknown: Sequence[Value]) -> None:
         """FX0416 where the reverse of a round needs what the loop carries at that time."""
-        used = {v for o in _needed(inner.ops, outs) for x in (o, *_inside(o)) for v in x.operands} | set(outs)
+        used = {v for o in ops for x in (o, *_inside(o)) for v in x.operands} | set(outs)
         for v in unknown:
             if v in used:
                 name = f" ({v.name})" if v.name else ""
@@ -425,20 +426,19 @@ def _inside(op: Op) -> list[Op]:
     return [o for k in op.blocks for o in k.walk()]
 
 
-def _has_effects(b: Builder) -> bool:
-    return any(o.name in ("store", "atomic_rmw") for op in b.ops for o in (op, *_inside(op)))
+def _writes(op: Op) -> bool:
+    return any(o.name in ("store", "atomic_rmw") for o in (op, *_inside(op)))
 
 
 def _needed(ops: Sequence[Op], outs: Sequence[Value]) -> list[Op]:
     """The ops that write, or that `outs` or those need, in order."""
     wanted, kept = set(outs), []
     for op in reversed(ops):
-        every = (op, *_inside(op))
-        if any(r in wanted for r in op.results) or any(o.name in ("store", "atomic_rmw") for o in every):
+        if any(r in wanted for r in op.results) or _writes(op):
             kept.append(op)
+            every = (op, *_inside(op))
             for o in every:
                 wanted.update(o.operands)
-            wanted.update(v for k in op.blocks for v in k.outs)
             wanted.update(v for o in every for k in o.blocks for v in k.outs)
     return kept[::-1]
 

@@ -105,9 +105,7 @@ class Memory:
                 here = window == base >> 40 if kind != "global" else rest
                 rest = rest & ~here
                 if here.any():
-                    bits = np.zeros(self.wave.size, bool)
-                    bits[m.index[here]] = True
-                    part, at = self.wave.mask(bits), (a[here] - np.uint64(base)).view(np.int64)
+                    part, at = m.only(here), (a[here] - np.uint64(base)).view(np.int64)
                     if kind == "shared" and self.cluster > 1:
                         yield from self._blocks(part, at)
                     else:
@@ -131,9 +129,7 @@ class Memory:
             yield "cluster", m, place
             return
         for kind, here, where in (("shared", ~far, offset), ("cluster", far, place)):
-            bits = np.zeros(w.size, bool)
-            bits[m.index[here]] = True
-            yield kind, w.mask(bits), where[here]
+            yield kind, m.only(here), where[here]
 
     def offsets(self, m: Mask, address: Any, align: int) -> Array:
         """Where addresses of global memory are in the heap; -1 for those that are nowhere or no multiples of `align`."""
@@ -350,9 +346,7 @@ class Memory:
             if good is not None:
                 if not good.any():
                     continue
-                bits = np.zeros(self.wave.size, bool)
-                bits[part.index[good]] = True
-                part, at = self.wave.mask(bits), at[good]
+                part, at = part.only(good), at[good]
                 mine = [v if v.ndim == 0 else v[good] for v in mine]
             if kind == "global" and self.checks:
                 self._writable(part, at, instruction)
@@ -455,9 +449,7 @@ class Memory:
             if good is not None:
                 if not good.any():
                     continue
-                bits = np.zeros(self.wave.size, bool)
-                bits[part.index[good]] = True
-                part, at = self.wave.mask(bits), at[good]
+                part, at = part.only(good), at[good]
             if kind == "global" and self.checks:
                 self._writable(part, at, instruction)
             where = self.place(kind, part, at)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .races import differing_stores, granules
 from .values import Array
 
 if TYPE_CHECKING:
@@ -121,13 +122,8 @@ class GlobalRaces:
             self.order = BlockOrder(launch.block_count, -(-bx * by * bz // 32))
 
     # ---- accesses
-    def _granules(self, at: Array, width: int) -> Array:
-        first = at // self.granule
-        n = max(1, width // self.granule)
-        return first[:, None] + np.arange(n) if n > 1 else first[:, None]
-
     def load(self, at: Array, width: int, block: Array, warp: Array, report: Any) -> None:
-        g = self._granules(at, width)
+        g = granules(at, width, self.granule)
         self._compare(self.writer, "written", g, block, warp, ("w", "r"), report)
         if self.adder is not None:
             self._compare(self.adder, "added", g, block, warp, ("w", "r"), report)
@@ -138,7 +134,7 @@ class GlobalRaces:
         self, at: Array, width: int, block: Array, warp: Array, report: Any, atomic: bool = False, swap: bool = False
     ) -> None:
         """`swap`: an atomic that compares. A loop around it begins with a plain read, which may be late and does no harm."""
-        g = self._granules(at, width)
+        g = granules(at, width, self.granule)
         self._compare(self.writer, "written", g, block, warp, ("w", "w"), report)
         if not swap:
             self._compare(self.reader, "read", g, block, warp, ("r", "w"), report)
@@ -192,17 +188,12 @@ class GlobalRaces:
 
     def same_instruction(self, at: Array, width: int, block: Array, values: list[Array], report: Any) -> None:
         """Blocks of one wave store to one place in one step: a race unless they store the same."""
-        g = self._granules(at, width)
+        g = granules(at, width, self.granule)
         lost = (self.writer[g] != (block.astype(np.int32) + np.int32(1))[:, None]).any(axis=1)
         if not lost.any():
             return
-        order = np.argsort(at, kind="stable")
-        same = (at[order][1:] == at[order][:-1]) & (block[order][1:] != block[order][:-1])
-        differ = np.zeros_like(same)
-        for v in values:
-            x = np.broadcast_to(v, at.shape)[order]
-            differ |= x[1:] != x[:-1]
-        bad = np.flatnonzero(same & differ)
+        order, differ = differing_stores(at, values)
+        bad = np.flatnonzero(differ & (block[order][1:] != block[order][:-1]))
         if len(bad):
             report(order[bad + 1], ("w", "w"), int(block[order[bad[0]]]))
 

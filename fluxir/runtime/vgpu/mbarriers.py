@@ -97,9 +97,7 @@ class Mbarriers:
         if not len(lanes):
             return None
         order = np.argsort(lanes)
-        bits = np.zeros(w.size, bool)
-        bits[lanes] = True
-        return (m if len(lanes) == m.count else w.mask(bits)), where[order]
+        return (m if len(lanes) == m.count else w.mask_of(lanes)), where[order]
 
     @property
     def _words(self) -> Array:
@@ -241,12 +239,9 @@ class Mbarriers:
         if ended.all():
             self._touch(m, where, x, False, acquire)
             return ended
-        w = self.wave
         self.failed = (x, np.unique(where[~ended]))
         if ended.any():
-            bits = np.zeros(w.size, bool)
-            bits[m.index[ended]] = True
-            self._touch(w.mask(bits), where[ended], x, False, acquire)
+            self._touch(m.only(ended), where[ended], x, False, acquire)
         return ended
 
     def explain(self) -> str:

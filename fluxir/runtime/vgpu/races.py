@@ -27,6 +27,24 @@ __all__ = ["SharedRaces", "words"]
 _WORDS = {("r", "w"): "write after read", ("w", "r"): "read after write", ("w", "w"): "write after write"}
 
 
+def granules(at: Array, width: int, granule: int) -> Array:
+    """[lanes, granules] of accesses of `width` bytes at the offsets `at`."""
+    first = at // granule
+    n = max(1, width // granule)
+    return first[:, None] + np.arange(n) if n > 1 else first[:, None]
+
+
+def differing_stores(at: Array, values: list[Array]) -> tuple[Array, Array]:
+    """Stores of one instruction, in the order of their places: (that order, whether each but the first goes to the place of the
+    one before it with another value)."""
+    order = np.argsort(at, kind="stable")
+    differ = np.zeros(max(len(at) - 1, 0), bool)
+    for v in values:
+        x = np.broadcast_to(v, at.shape)[order]
+        differ |= x[1:] != x[:-1]
+    return order, (at[order][1:] == at[order][:-1]) & differ
+
+
 class SharedRaces:
     """The order of a wave's accesses to shared memory."""
 
@@ -197,17 +215,11 @@ class SharedRaces:
             self._lanes_met(mine, np.ones_like(mine))
 
     # ---- accesses
-    def granules(self, at: Array, width: int) -> Array:
-        """[lanes, granules] of the accesses of `width` bytes at the offsets `at` in the region."""
-        first = at // self.granule
-        n = max(1, width // self.granule)
-        return first[:, None] + np.arange(n) if n > 1 else first[:, None]
-
     def load(self, at: Array, width: int, m: Mask, instruction: Instruction, convergent: bool = False) -> None:
         """`at`: offsets of the threads of `m`, in order. `convergent`: all lanes of a warp read together (ldmatrix)."""
         if not self.on:
             return
-        g = self.granules(at, width)
+        g = granules(at, width, self.granule)
         thread = m.pick(self.thread)[:, None] + np.int32(1)
         block = m.pick(self.group)[:, None]
         self._compare(self.writer[g], self.written[g], thread, block, convergent, ("w", "r"), m, instruction, at)
@@ -247,7 +259,7 @@ class SharedRaces:
     ) -> None:
         if not self.on:
             return
-        g = self.granules(at, width)
+        g = granules(at, width, self.granule)
         thread = m.pick(self.thread)[:, None] + np.int32(1)
         block = m.pick(self.group)[:, None]
         self._compare(self.writer[g], self.written[g], thread, block, False, ("w", "w"), m, instruction, at)
@@ -269,17 +281,12 @@ class SharedRaces:
         self.written[g] = np.broadcast_to(self.clock[block, (thread - 1) >> 5], g.shape)
         lost = (self.writer[g] != who).any(axis=1)
         if lost.any() and values is not None:
-            self._same_instruction(at, values, lost, m, instruction)
+            self._same_instruction(at, values, m, instruction)
 
-    def _same_instruction(self, at: Array, values: list[Array], lost: Array, m: Mask, instruction: Instruction) -> None:
+    def _same_instruction(self, at: Array, values: list[Array], m: Mask, instruction: Instruction) -> None:
         """Several threads store to one place in one step: a race unless they store the same."""
-        order = np.argsort(at, kind="stable")
-        same = at[order][1:] == at[order][:-1]
-        differ = np.zeros_like(same)
-        for v in values:
-            x = np.broadcast_to(v, at.shape)[order]
-            differ |= x[1:] != x[:-1]
-        bad = np.flatnonzero(same & differ)
+        order, differ = differing_stores(at, values)
+        bad = np.flatnonzero(differ)
         if len(bad):
             first, second = order[bad[0]], order[bad[0] + 1]
             lanes = m.index[order[bad + 1]]

@@ -96,6 +96,10 @@ class Mask:
         out[self.index] = values
         return out
 
+    def only(self, chosen: Array) -> Mask:
+        """Those of these threads for which `chosen` (bool, one for each of them, in order) holds."""
+        return self.wave.mask_of(self.index[chosen])
+
 
 class Wave:
     """Blocks `first` to `last - 1` of a launch, in linear order."""
@@ -157,6 +161,12 @@ class Wave:
 
     # ---- masks
     def mask(self, bits: Array) -> Mask:
+        return Mask(self, bits)
+
+    def mask_of(self, threads: Array) -> Mask:
+        """The threads with these numbers."""
+        bits = np.zeros(self.size, bool)
+        bits[threads] = True
         return Mask(self, bits)
 
     def guard(self, slot: int, negated: bool, m: Mask) -> Mask | None:

@@ -29,6 +29,16 @@ def _parts(w: Wave, guard: tuple[int, bool] | None, m: Mask) -> tuple[Array, Arr
     return m.bits & p, m.bits & ~p
 
 
+def _those(w: Wave, guard: tuple[int, bool] | None, m: Mask, after: int) -> Mask | None:
+    """The threads that the instruction is for, None where there are none; the others go on."""
+    here, rest = _parts(w, guard, m)
+    if rest is None:
+        return m
+    if rest.any():
+        w.go(after, rest)
+    return w.mask(here) if here.any() else None
+
+
 @machine("bra", "control", flags="uni", sync="end", section="9.7.12.2")
 def bra(form: Form, scope: Scope) -> Step:
     """Go to a label."""
@@ -185,12 +195,10 @@ def _barrier(form: Form, scope: Scope) -> Step:
     count = scope.read(operands[1], "u32", x) if len(operands) > 1 else lambda w: np.uint32(0)
 
     def run(w: Wave, m: Mask) -> None:
-        here, rest = _parts(w, guard, m)
-        if rest is not None and rest.any():
-            w.go(after, rest)
-        if not here.any():
+        mine = _those(w, guard, m, after)
+        if mine is None:
             return
-        mine = m if guard is None else w.mask(here)
+        here = mine.bits
         w.counters.count("barriers", mine.warp_count)
         if kind == "sync" and write is None and w.barriers.meet_at_once(mine, number(w), count(w)):
             w.go(after, here)
@@ -215,11 +223,10 @@ def _warp_barrier(form: Form, scope: Scope) -> Step:
     member = scope.read(x.operands[0], "b32", x)
 
     def run(w: Wave, m: Mask) -> None:
-        here, rest = _parts(w, guard, m)
-        if rest is not None and rest.any():
-            w.go(after, rest)
-        if not here.any():
+        mine = _those(w, guard, m, after)
+        if mine is None:
             return
+        here = mine.bits
         mask = np.broadcast_to(member(w), here.shape)
         outside = here & (((mask >> w.lane) & 1) == 0)
         if outside.any():
@@ -239,12 +246,10 @@ def _cluster_barrier(form: Form, scope: Scope) -> Step:
     x, guard, after, waits = form.instruction, scope.guard(form.instruction), scope.next, form.has("wait")
 
     def run(w: Wave, m: Mask) -> None:
-        here, rest = _parts(w, guard, m)
-        if rest is not None and rest.any():
-            w.go(after, rest)
-        if not here.any():
+        mine = _those(w, guard, m, after)
+        if mine is None:
             return
-        mine = m if guard is None else w.mask(here)
+        here = mine.bits
         if form.has("aligned"):
             check_warps(w, mine, x)
         if waits:

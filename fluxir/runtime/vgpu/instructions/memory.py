@@ -369,9 +369,7 @@ def _copy(form: Form, scope: Scope) -> Step:
         sources = np.full(m.count, -1)
         reads = count > 0
         if reads.any():
-            bits = np.zeros(w.size, bool)
-            bits[m.index[reads]] = True
-            some = m if reads.all() else w.mask(bits)
+            some = m if reads.all() else m.only(reads)
             address = source(w)
             unit = min(nbytes, 8)
             if (count[reads] == nbytes).all():
@@ -382,16 +380,12 @@ def _copy(form: Form, scope: Scope) -> Step:
             else:  # fewer bytes than the copy has: only those are read, the rest is zero
                 for k in range(nbytes):
                     there = reads & (count > k)
-                    bits = np.zeros(w.size, bool)
-                    bits[m.index[there]] = True
-                    one = w.mask(bits)
+                    one = m.only(there)
                     data[there, k] = one.pick(w.memory.load(one, "global", address + np.uint64(k), 1, 1, x)[0])
         for kind, part, at in w.memory.parts("shared", to(w), m):
             good = w.memory.good(kind, part, at, nbytes, 1, x)
             if good is not None and not good.all():
-                bits = np.zeros(w.size, bool)
-                bits[part.index[good]] = True
-                part, at, data, sources = w.mask(bits), at[good], data[good], sources[good]
+                part, at, data, sources = part.only(good), at[good], data[good], sources[good]
             where = w.memory.place(kind, part, at)
             w.counters.access(kind, "store", part, at, nbytes)
             w.races.store(where, nbytes, part, x)
