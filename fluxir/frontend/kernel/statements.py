@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fluxir.errors import FluxError
 from fluxir.frontend.kernel.arithmetic import BINARY
@@ -36,6 +36,7 @@ from fluxir.ir.dtypes import DType
 from fluxir.ir.types import INDEX
 
 TRIES = 8  # guesses of what a loop carries
+T = TypeVar("T")
 UNROLLED = 1024  # iterations of a loop that is written out
 
 
@@ -205,26 +206,18 @@ class Statements(Calls):
 
     def loop_while(self, condition: Callable[[], Any], body: Callable[[], None], assigned: set[str]) -> None:
         outer = dict(self.frame.names)
-        forms = self.starting(assigned)
-        for _ in range(TRIES):
-            inits = self.carried(forms)
+
+        def attempt(forms: dict[str, Form]) -> tuple[Region, tuple[Block, list[Value]]]:
             with self.region() as head:
                 args = self.enter(forms)
                 go = self.bool_(condition())
             with self.region() as inside:
                 body_args = self.enter(forms)
                 body()
-            found = self.joined(forms, inside)
-            if found == forms:
-                break
-            forms = found
-            self.frame.names = dict(outer)
-        else:
-            raise self.wrong(
-                "the types of this loop's variables do not settle", "give them their types before the loop"
-            )
-        outs = self.leaving(forms, inside)
-        blocks = [Block(args, head.builder.ops, [go]), Block(body_args, inside.builder.ops, outs)]
+            return inside, (Block(args, head.builder.ops, [go]), body_args)
+
+        forms, inits, inside, (test, body_args) = self.settled(self.starting(assigned), outer, attempt)
+        blocks = [test, Block(body_args, inside.builder.ops, self.leaving(forms, inside))]
         results = self.b.emit("while", *inits, blocks=blocks, carry=len(inits))
         self.after(forms, results, assigned, outer)
 
@@ -248,24 +241,16 @@ class Statements(Calls):
             self.stopped(s, start, count, step if forward else 1, number, stops, assigned)
             return
         outer = dict(self.frame.names)
-        forms = self.starting(assigned - _names([s.target]))
-        args: list[Value] = []
-        for _ in range(TRIES):
-            inits = self.carried(forms)
+
+        def attempt(forms: dict[str, Form]) -> tuple[Region, list[Value]]:
             with self.region() as inside:
                 i = Value(INDEX, None, 0, s.target.id if isinstance(s.target, ast.Name) else "i")
                 args = [i, *self.enter(forms, 1)]
                 self.assign(s.target, number(i))
                 self.block(s.body)
-            found = self.joined(forms, inside)
-            if found == forms:
-                break
-            forms = found
-            self.frame.names = dict(outer)
-        else:
-            raise self.wrong(
-                "the types of this loop's variables do not settle", "give them their types before the loop"
-            )
+            return inside, args
+
+        forms, inits, inside, args = self.settled(self.starting(assigned - _names([s.target])), outer, attempt)
         block = Block(args, inside.builder.ops, self.leaving(forms, inside))
         lo, hi, by = (start, count, self.index(step)) if forward else (self.b.index(0), count, self.b.index(1))
         results = self.b.emit("for", lo, hi, by, *inits, blocks=[block], unroll=x.unroll)
@@ -344,6 +329,20 @@ class Statements(Calls):
             self.frame.names[VALUE] = Undefined(VALUE, "")
             out[VALUE] = form_of(names[VALUE])
         return out
+
+    def settled(
+        self, forms: dict[str, Form], outer: dict[str, Any], attempt: Callable[[dict[str, Form]], tuple[Region, T]]
+    ) -> tuple[dict[str, Form], list[Value], Region, T]:
+        """Compile a loop until what it carries keeps its types: (these, what enters, the body, what else `attempt` made)."""
+        for _ in range(TRIES):
+            inits = self.carried(forms)
+            inside, made = attempt(forms)
+            found = self.joined(forms, inside)
+            if found == forms:
+                return forms, inits, inside, made
+            forms = found
+            self.frame.names = dict(outer)
+        raise self.wrong("the types of this loop's variables do not settle", "give them their types before the loop")
 
     def carried(self, forms: dict[str, Form]) -> list[Value]:
         names = self.frame.names
