@@ -15,6 +15,7 @@ from fluxir.frontend.api_indexing import one_hot
 from fluxir.frontend.api_linalg import matmul
 from fluxir.frontend.api_manipulation import moveaxis, reshape
 from fluxir.frontend.api_reduce import axes_of, logsumexp
+from fluxir.frontend.attention import attention, scaled_dot_product_attention
 from fluxir.frontend.tensor import Tensor, as_tensor, cast, constant, emit, promote_operands
 from fluxir.frontend.trace import here, public
 from fluxir.ir.dims import Dim
@@ -369,28 +370,6 @@ def embedding(indices: Any, table: Any, /) -> Tensor:
     from fluxir.frontend.api_indexing import take
 
     return take(table, indices, axis=0)
-
-
-@public
-def scaled_dot_product_attention(
-    q: Any, k: Any, v: Any, /, mask: Any = None, *, is_causal: bool = False, scale: float | None = None
-) -> Tensor:
-    """softmax(q k^T * scale + mask) v (Vaswani et al. 2017): q [..., S, D], k [..., T, D], v [..., T, E] -> [..., S, E].
-
-    `scale` is 1 / sqrt(D) by default. A bool mask is true where attention is allowed, a float mask is added; it
-    broadcasts to [..., S, T]. Leading axes of q, k, v broadcast.
-    """
-    a, b, c = (float_operand("attention", t) for t in promote_operands(q, k, v))
-    from fluxir.ops.rules import broadcast_shapes
-
-    batch = broadcast_shapes("attention", [t.shape[:-2] for t in (a, b, c)])
-    a, b, c = (t if t.shape[:-2] == batch else emit("broadcast", t, shape=(*batch, *t.shape[-2:])) for t in (a, b, c))
-    masks = [] if mask is None else [as_tensor(mask)]
-    masks = [m if m.dtype.is_bool else cast(m, a.dtype) for m in masks]
-    return emit("attention", a, b, c, *masks, causal=is_causal, scale=scale)
-
-
-attention = scaled_dot_product_attention
 
 
 @public

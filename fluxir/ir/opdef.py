@@ -79,6 +79,7 @@ class OpDef:
     effects: bool = False  # writes memory or otherwise must not be removed or duplicated
     regions: int = 0  # number of blocks
     expand: Callable[..., Any] | None = None  # expand(b, op) -> value(s): a composite in terms of simpler ops
+    whole: Callable[[Op, str], bool] | None = None  # whole(op, target kind): has a kernel, and so is not expanded there
     element: Callable[..., Any] | None = None  # element(cx, op, index) -> scalar(s): one element at loop level
     approx: Callable[..., Any] | None = (
         None  # approx(b, *scalars) -> scalar: in simpler arithmetic, where LLVM has no spelling

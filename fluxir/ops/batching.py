@@ -196,6 +196,22 @@ def _conv(b: Builder, op: Op, xs: Sequence[Value], flags: Flags, size: Dim) -> R
     return [moved(b, b.reshape(r, shape=(n, size, out, *places)), 1, 0)]
 
 
+def _attention(b: Builder, op: Op, xs: Sequence[Value], flags: Flags, size: Dim) -> Results:
+    """One more batch axis. Keys and values that all lanes share broadcast along it, except where their cotangents are asked
+    for; masks broadcast from the right."""
+    rank = len(op.operands[0].shape)
+    masks = 3 if op.name == "attention" else 6
+    made = []
+    for i, (x, f) in enumerate(zip(xs, flags, strict=True)):
+        if i >= masks:
+            made.append(aligned(b, x, rank) if f else x)
+        elif not f and op.name == "attention" and i > 0:
+            made.append(b.reshape(x, shape=(1, *x.shape)))
+        else:
+            made.append(whole(b, x, f, size))
+    return b.clone(op, made)
+
+
 # ---- random bits --------------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +251,8 @@ _OWN: dict[str, Rule] = {
     "reduce_window": _window,
     "dot": _dot,
     "conv": _conv,
+    "attention": _attention,
+    "attention_grad": _attention,
     "random_bits": _random_bits,
 }
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fluxir.ops import activation, norm, softmax, special
+from fluxir.ops import activation, attention, norm, softmax, special
 
-__all__ = ["activation", "norm", "softmax", "special"]
+__all__ = ["activation", "attention", "norm", "softmax", "special"]

@@ -1,12 +1,10 @@
-"""Softmax and what is made of it: log-softmax, log-sum-exp, cross entropy, attention.
+"""Softmax and what is made of it: log-softmax, log-sum-exp, cross entropy.
 
-All subtract the largest element first, so that nothing overflows. The two products of `attention` take their operands
-in the given type, so that tensor cores can do them; the softmax between them is f32.
+All subtract the largest element first, so that nothing overflows.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,7 @@ from fluxir.ops.composite import (
     wide,
 )
 from fluxir.ops.nest import cast
-from fluxir.ops.rules import broadcast_shapes, check_dtype, normal_axes, normal_axis, tensor_operands
+from fluxir.ops.rules import check_dtype, normal_axes, normal_axis, tensor_operands
 
 # ---- softmax and its kin ---------------------------------------------------------------------------------------------
 
@@ -196,114 +194,4 @@ composite(
         sample("f32[0,4]", "i32[0]", low=0, high=3),
     ),
     doc="-log(softmax(logits)[label]) for each example; labels out of range are clamped.",
-)
-
-# ---- attention -------------------------------------------------------------------------------------------------------
-
-
-def _attention_type(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
-    if len(t) not in (3, 4):
-        raise error("FX0108", f"attention takes q, k, v and optionally a mask, {len(t)} operands given")
-    q, key, v = tensor_operands("attention", t[:3], 3)
-    check_dtype("attention", q.dtype, "float")
-    if not q.dtype == key.dtype == v.dtype:
-        raise error("FX0201", f"attention: q, k, v are {q}, {key}, {v}", help="cast them to one type")
-    if not q.rank == key.rank == v.rank or q.rank < 2:
-        raise error(
-            "FX0220",
-            f"attention: q[...,S,D], k[...,T,D], v[...,T,E] have the same rank of at least 2, not {q}, {key}, {v}",
-        )
-    pairs = [(q.shape[i], x.shape[i]) for x in (key, v) for i in range(q.rank - 2)]
-    pairs += [(q.shape[-1], key.shape[-1]), (key.shape[-2], v.shape[-2])]
-    for d, e in pairs:
-        if not require_equal(d, e):
-            raise error(
-                "FX0203",
-                f"attention: {d} is not {e} in q: {q}, k: {key}, v: {v}",
-                help="q[...,S,D], k[...,T,D], v[...,T,E]",
-            )
-    scores = (*q.shape[:-1], key.shape[-2])
-    if len(t) == 4:
-        (mask,) = tensor_operands("attention", t[3:], 1)
-        if not (mask.dtype.is_bool or mask.dtype == q.dtype):
-            raise error("FX0209", f"attention: the mask must be bool or {q.dtype}, not {mask}")
-        if broadcast_shapes("attention", [mask.shape, scores]) != scores:
-            raise error(
-                "FX0202", f"attention: the mask {mask} does not broadcast to the scores [{','.join(map(str, scores))}]"
-            )
-    return [q.with_shape((*q.shape[:-1], v.shape[-1]))]
-
-
-def _attention_scale(scale: float | None, depth: int) -> float:
-    return 1.0 / math.sqrt(max(depth, 1)) if scale is None else scale
-
-
-def _attention(b: Builder, o: Op) -> Any:
-    """Scores, mask, softmax in f32, and the weighted sum. A row with nothing to attend to has the sum 0, not NaN."""
-    q, k, v, *masks = o.operands
-    rank, dtype = len(q.type.shape), q.type.dtype
-    batch = tuple(range(rank - 2))
-    s = wide(b, b.dot(q, k, lhs_contract=(rank - 1,), rhs_contract=(rank - 1,), lhs_batch=batch, rhs_batch=batch))
-    depth = q.type.shape[-1]
-    if o.attrs.scale is not None or isinstance(depth, int):
-        s = b.mul(s, _attention_scale(o.attrs.scale, depth if isinstance(depth, int) else 1))
-    else:
-        some = b.maximum(b.dim(value=depth), b.index(1))
-        s = b.mul(s, b.rsqrt(b.cast(some, dtype=s.type.dtype)))
-    for mask in masks:
-        s = select(b, mask, s, -INF) if mask.type.dtype.is_bool else b.add(s, wide(b, mask))
-    if o.attrs.causal:
-        shape = s.type.shape[-2:]
-        row, column = (b.iota(shape=shape, axis=i, dtype="i64") for i in (0, 1))
-        s = select(b, b.le(column, row), s, -INF)
-    top = b.max(s, axes=(rank - 1,), keepdims=True)
-    e = b.exp(b.sub(s, select(b, b.eq(top, -INF), 0.0, top)))
-    total = b.sum(e, axes=(rank - 1,), keepdims=True)
-    p = cast(b, b.div(e, select(b, b.eq(total, 0.0), 1.0, total)), dtype)
-    return b.dot(p, v, lhs_contract=(rank - 1,), rhs_contract=(rank - 2,), lhs_batch=batch, rhs_batch=batch)
-
-
-def _attention_ref(a: Attrs, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
-    wide = [np.asarray(x).astype(np.float64) for x in (q, k, v)]
-    depth = wide[0].shape[-1]
-    s = wide[0] @ np.swapaxes(wide[1], -1, -2) * _attention_scale(a.scale, depth)
-    if mask is not None:
-        m = np.asarray(mask)
-        s = np.where(m, s, -np.inf) if m.dtype == np.bool_ else s + m.astype(np.float64)
-    if a.causal:
-        s = np.where(np.tri(*s.shape[-2:], dtype=np.bool_), s, -np.inf)
-    top = np.max(s, axis=-1, keepdims=True, initial=-np.inf)
-    e = np.exp(s - np.where(np.isneginf(top), 0.0, top))
-    total = e.sum(axis=-1, keepdims=True)
-    return (e / np.where(total == 0, 1.0, total) @ wide[2]).astype(np.asarray(q).dtype)
-
-
-composite(
-    "attention",
-    _attention_type,
-    _attention,
-    _attention_ref,
-    attrs={"causal": ("bool", False), "scale": ("float", None)},
-    samples=(
-        sample("f32[2,3,4]", "f32[2,5,4]", "f32[2,5,6]"),
-        sample("f32[4,4]", "f32[4,4]", "f32[4,4]", causal=True),
-        sample("f32[2,2,3,4]", "f32[2,2,3,4]", "f32[2,2,3,4]", "bool[3,3]", scale=0.5),
-        sample("f64[3,4]", "f64[5,4]", "f64[5,2]", "f64[3,5]"),
-        sample("f16[2,3,8]", "f16[2,3,8]", "f16[2,3,8]", causal=True, low=-1, high=1),
-        sample("bf16[3,8]", "bf16[3,8]", "bf16[3,8]", low=-1, high=1),
-        sample("f32[0,3,4]", "f32[0,3,4]", "f32[0,3,4]"),
-        sample(
-            "f32[2,3]",
-            "f32[2,3]",
-            "f32[2,3]",
-            "bool[2,2]",
-            make=lambda rng: [
-                *rng.uniform(-1, 1, (3, 2, 3)).astype(np.float32),
-                np.array([[True, False], [False, False]]),
-            ],
-        ),
-    ),
-    doc="softmax(q k^T * scale + mask) v for q[...,S,D], k[...,T,D], v[...,T,E]. A bool mask keeps where true, a float "
-    "one is added; `causal` lets row s see "
-    "columns up to s. `scale` defaults to 1/sqrt(D). A row that may see nothing gives 0.",
 )

@@ -162,7 +162,7 @@ class _Derived:
                     reach[n] = self.resolved(n)
                     todo += [o.attrs["callee"] for o in reach[n].walk() if o.attrs.get("callee")]
             m = inline_calls(Module(name, reach, self.module.facts), self.cx)
-            f = expand(m.funcs[name], self.cx, keep=_differentiable_composites())
+            f = expand(m.funcs[name], self.cx, keep=_differentiable_composites(), whole=False)
             cx = PassContext(m, self.cx.target, self.cx.rules)
             for run in (simplify, cse, dce):
                 f = run(f, cx)

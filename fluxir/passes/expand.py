@@ -11,12 +11,16 @@ from fluxir.passes.manager import PassContext, pass_
 
 
 @pass_("expand")
-def expand(func: Func, cx: PassContext, *, keep: str = "") -> Func:
-    """Replace each op that has an `expand` rule by its definition; `keep` names ops to leave, joined by '+'."""
+def expand(func: Func, cx: PassContext, *, keep: str = "", whole: bool = True) -> Func:
+    """Replace each op that has an `expand` rule by its definition; `keep` names ops to leave, joined by '+'. With `whole`
+    the ops are left too for which the target has kernels of their own."""
     kept = set(keep.split("+")) if keep else set()
+    kind = cx.target.kind if cx.target is not None and whole else ""
 
     def visit(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
         if op.defn.expand is None or op.name in kept:
+            return None
+        if op.defn.whole is not None and op.defn.whole(op, kind):
             return None
         cx.rules[f"expand {op.name}"] += 1
         inner = Builder(op.loc)
