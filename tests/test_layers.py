@@ -37,6 +37,7 @@ EVERYTHING = (
         "linalg",
         "report",
         "errors_catalog",
+        "roofline",
     }
 )
 LIBRARY = {"nn", "optim", "data", "train", "ode"}
@@ -47,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "target": {"errors"},
     "report": {"errors"},
+    "roofline": LEAVES | {"codegen", "runtime"},
     "ir": LEAVES,
     "ops": LEAVES | {"ir"},
     **{room: LEAVES | {"ir", "ops"} for room in COMPILER},
