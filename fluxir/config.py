@@ -104,6 +104,10 @@ def _integer(low: int, high: int) -> Callable[[object], object]:
     return parse
 
 
+def _workers(value: object) -> object:
+    return value if value == "auto" else _integer(0, 64)(value)
+
+
 def _seconds(value: object) -> float:
     try:
         number = float(str(value))
@@ -191,6 +195,10 @@ class Config:
         0, "0..1024", _integer(0, 1024),
         "Threads a compiled program may use; 0 means every core this process may run on. Results do not depend on it.",
     )  # fmt: skip
+    compile_workers: str | int = _setting(
+        "auto", "auto or 0..64", _workers,
+        "Processes that translate kernels to machine code beside this one; 0: this process does. The code is the same.",
+    )  # fmt: skip
     verify: str = _one_of(
         "changed", ("off", "changed", "numeric"),
         "Checks after each pass: none, the type rules of what changed, or also that the answer stays the same.",
@@ -259,10 +267,19 @@ class Config:
 
     def threads(self) -> int:
         """``num_threads`` with 0 resolved to the number of cores this process may run on (at least 1)."""
-        if self.num_threads:
-            return self.num_threads
-        affinity = getattr(os, "sched_getaffinity", None)
-        return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+        return self.num_threads or _cores()
+
+    def workers(self) -> int:
+        """``compile_workers`` with auto resolved: a process for each core up to 8, and none where there is one core."""
+        if isinstance(self.compile_workers, int):
+            return self.compile_workers
+        return 0 if _cores() == 1 else min(_cores(), 8)
+
+
+def _cores() -> int:
+    """The number of cores this process may run on, at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
 
 
 SETTINGS: dict[str, Setting] = {

@@ -1,8 +1,10 @@
-"""LLVM for x86: text in, optimised module and machine code out. The only file of the CPU path that knows llvmlite.
+"""LLVM for CPUs: text in, optimised module and machine code out. The only file of the CPU path that knows llvmlite.
 
 Most of LLVM's time goes into its optimisation pipeline, which does nothing for kernels that are written on vector
-registers already (measured: equal speed, half the compile time). So a program comes as two texts: `main` is optimised,
+registers already (measured: equal speed, half the compile time). So code comes as two texts: `main` is optimised,
 `plain` only translated; they are linked before code generation, which optimises both.
+
+Processes beside this one translate too (see workers.py): this file loads next to nothing, and a `Machine` is plain data.
 """
 
 from __future__ import annotations
@@ -10,15 +12,32 @@ from __future__ import annotations
 import functools
 import re
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxir.errors import error
-from fluxir.target import CpuTarget
 
-__all__ = ["asm_of", "host_name", "llvm_of", "object_of"]
+if TYPE_CHECKING:
+    from fluxir.target import CpuTarget
+
+__all__ = ["HOST", "Machine", "asm_of", "llvm_of", "machine_of", "object_of", "translate"]
 
 LEVELS = {0: 1, 1: 1, 2: 2, 3: 3}
 """LLVM's speed level for each `opt_level`. Code generation below its default level halves the speed of the code."""
+
+
+class Machine(NamedTuple):
+    """What code is generated for: LLVM's names. It has exactly the features of the target, which the runtime checks
+    before it loads code."""
+
+    triple: str
+    cpu: str
+    features: str
+
+
+def machine_of(target: CpuTarget) -> Machine:
+    cpu = "x86-64" if target.native else target.llvm_cpu
+    return Machine(target.triple, cpu, ",".join("+" + f for f in target.features))
 
 
 @functools.cache
@@ -30,65 +49,77 @@ def _llvm() -> Any:
     return llvm
 
 
-def host_name() -> str:
-    """LLVM's name of this machine's processor, which code is tuned for."""
-    return str(_llvm().get_host_cpu_name())
+HOST = "this-host"
+"""Stands in texts for LLVM's name of this machine's processor, which code is tuned for: only who translates needs LLVM."""
 
 
 @functools.cache
-def _machine(target: CpuTarget) -> Any:
-    """The target machine. It has exactly the features of the target: what the runtime checks before it loads code."""
-    llvm = _llvm()
-    cpu = "x86-64" if target.native else target.llvm_cpu
-    features = ",".join("+" + f for f in target.features)
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=cpu, features=features, opt=2, reloc="pic", codemodel="small"
+def _target_machine(m: Machine) -> Any:
+    return (
+        _llvm()
+        .Target.from_triple(m.triple)
+        .create_target_machine(cpu=m.cpu, features=m.features, opt=2, reloc="pic", codemodel="small")
     )
 
 
-def object_of(main: str, plain: str, target: CpuTarget, level: int, times: dict[str, float]) -> bytes:
-    """Object code; adds the seconds of its steps to `times`. FX0503 where LLVM rejects the text."""
-    m = _optimised(main, plain, target, level, times)
-    start = time.perf_counter()
-    data = bytes(_machine(target).emit_object(m))
-    times["codegen"] = time.perf_counter() - start
+def translate(main: str, plain: str, machine: Machine, level: int, times: dict[str, float]) -> bytes:
+    """Object code of the two texts; adds the CPU seconds of its steps to `times`. FX0503 where LLVM rejects them."""
+    m = _optimised(main, plain, machine, level, times)
+    start = time.thread_time()
+    data = bytes(_target_machine(machine).emit_object(m))
+    times["codegen"] = times.get("codegen", 0.0) + time.thread_time() - start
     return data
 
 
-def llvm_of(main: str, plain: str, target: CpuTarget, level: int) -> str:
-    """The optimised LLVM IR as text."""
-    return str(_optimised(main, plain, target, level, {}))
+def object_of(main: str, plain: str, target: CpuTarget, level: int, times: dict[str, float]) -> bytes:
+    """`translate` for a target."""
+    return translate(main, plain, machine_of(target), level, times)
 
 
-def asm_of(main: str, plain: str, target: CpuTarget, level: int) -> str:
-    """The assembly text."""
-    return str(_machine(target).emit_assembly(_optimised(main, plain, target, level, {})))
+def llvm_of(parts: Sequence[tuple[str, str]], target: CpuTarget, level: int) -> str:
+    """The optimised LLVM IR of several pairs of texts, joined, as text."""
+    return str(_joined(parts, target, level))
 
 
-def _optimised(main: str, plain: str, target: CpuTarget, level: int, times: dict[str, float]) -> Any:
-    llvm = _llvm()
-    start = time.perf_counter()
-    m = _parsed(main)
+def asm_of(parts: Sequence[tuple[str, str]], target: CpuTarget, level: int) -> str:
+    """The assembly text of several pairs of texts, joined."""
+    return str(_target_machine(machine_of(target)).emit_assembly(_joined(parts, target, level)))
+
+
+def _joined(parts: Sequence[tuple[str, str]], target: CpuTarget, level: int) -> Any:
+    first, *rest = [_optimised(main, plain, machine_of(target), level, {}) for main, plain in parts]
+    for m in rest:
+        first.link_in(m)
+    return first
+
+
+def _optimised(main: str, plain: str, machine: Machine, level: int, times: dict[str, float]) -> Any:
+    """The module of both texts, one of which may be empty."""
+    start = time.thread_time()
+    m = _parsed(main) if main else None
     rest = _parsed(plain) if plain else None
-    times["parse"] = time.perf_counter() - start
-    start = time.perf_counter()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=LEVELS[level])
-    tuning.loop_vectorization = level >= 1
-    tuning.slp_vectorization = level >= 2
-    # Interleaving doubles the code and its compile time, and changes nothing measurable: the processor overlaps
-    # iterations itself. Loops with a carry ask for it, because there it breaks the chain.
-    tuning.loop_interleaving = False
-    builder = llvm.create_pass_builder(_machine(target), tuning)
-    builder.getModulePassManager().run(m, builder)
-    if rest is not None:
-        m.link_in(rest)
-    times["optimise"] = time.perf_counter() - start
-    return m
+    parsed = time.thread_time()
+    if m is not None:
+        llvm = _llvm()
+        tuning = llvm.create_pipeline_tuning_options(speed_level=LEVELS[level])
+        tuning.loop_vectorization = level >= 1
+        tuning.slp_vectorization = level >= 2
+        # Interleaving doubles the code and its compile time, and changes nothing measurable: the processor overlaps
+        # iterations itself. Loops with a carry ask for it, because there it breaks the chain.
+        tuning.loop_interleaving = False
+        builder = llvm.create_pass_builder(_target_machine(machine), tuning)
+        builder.getModulePassManager().run(m, builder)
+        if rest is not None:
+            m.link_in(rest)
+    times["parse"] = times.get("parse", 0.0) + parsed - start
+    times["optimise"] = times.get("optimise", 0.0) + time.thread_time() - parsed
+    return rest if m is None else m
 
 
 def _parsed(text: str) -> Any:
     try:
-        m = _llvm().parse_assembly(text)
+        llvm = _llvm()
+        m = llvm.parse_assembly(text.replace(HOST, llvm.get_host_cpu_name()))
         m.verify()
     except RuntimeError as reason:
         raise error(

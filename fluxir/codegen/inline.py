@@ -12,11 +12,13 @@ all other kernels they are copied, or LLVM could not vectorise the loop around t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fluxir.codegen.emit import Dialect, Emitter, Unit
 from fluxir.codegen.legalize import expansion, needs_of, rule_of
+from fluxir.codegen.part import CODE, Part
 from fluxir.ir.core import Op
 from fluxir.ir.types import VectorType
 from fluxir.target import Target
@@ -38,16 +40,19 @@ class _Template:
 class Recipes:
     """The templates of one module."""
 
-    def __init__(self, target: Target, dialect: Dialect, fast: bool, attributes: str) -> None:
+    def __init__(
+        self, target: Target, dialect: Dialect, fast: bool, attributes: str, publish: Callable[[Part, str], str]
+    ) -> None:
         self.needs = needs_of(target)
         self.dialect, self.fast, self.attributes = dialect, fast, attributes
+        self._publish = publish  # has a part translated and returns its name
         self._templates: dict[Any, _Template] = {}
         self._functions: dict[Any, str] = {}
 
     def expand(self, e: Emitter, op: Op, call: bool = False) -> str | None:
         """Write `op` into `e` by its recipe and return the register; None where the op has a spelling of its own.
 
-        With `call` a long recipe becomes a function of `e`'s unit.
+        With `call` a long recipe becomes a function.
         """
         rule = rule_of(op, self.needs)
         if rule is None:
@@ -74,16 +79,19 @@ class Recipes:
         return _NAME.sub(fill, template.result)
 
     def _function(self, e: Emitter, op: Op, key: Any, template: _Template) -> str:
-        """The name of the function that holds a template, defined in the unit of `e` when first called."""
-        name = self._functions.get((e.unit, key))
+        """The name of the function that holds a template, a part of its own."""
+        result = e.register(op.result.type)
+        types = [e.register(v.type) for v in op.operands]
+        name = self._functions.get(key)
         if name is None:
-            name = self._functions[(e.unit, key)] = e.unit.unique(f"recipe.{op.name}.{e.suffix(op.operands[0].type)}")
-            result = e.register(op.result.type)
-            params = ", ".join(f"{e.register(v.type)} %x{i}" for i, v in enumerate(op.operands))
-            e.unit.defines.append(
-                f"define internal {result} @{name}({params}) noinline {self.attributes} {{\n"
-                f"{template.body}\n  ret {result} {template.result}\n}}\n"
-            )
+            part = Part(self.dialect, self.attributes)
+            part.plain.declares.update(template.declares)
+            params = [f"{t} %x{i}" for i, t in enumerate(types)]
+            body = f"{template.body}\n  ret {result} {template.result}"
+            part.define(part.plain, result, CODE, params, body, shared=True)
+            name = self._publish(part, f"recipe.{op.name}.{e.suffix(op.operands[0].type)}")
+            self._functions[key] = name
+        e.unit.declare(name, f"hidden {result}", types)
         return name
 
     def _make(self, op: Op) -> _Template:

@@ -1,12 +1,14 @@
-"""A lowered module (host functions and kernels) to x86-64 object code: one LLVM module, one native entry.
+"""A lowered module (host functions and kernels) to x86-64 object code with one native entry.
 
 `compile_cpu(module, target)` is the only door. Invariants:
 
 - The object refers to nothing outside but the C library's memory functions (checked): no libm, no compiler runtime.
 - Host level is native: launches are direct calls, `if`/`for`/`while`/`call` are branches and calls. Functions on a call
   cycle check their depth. Memory that `alloc` asks for at run time is freed when its region ends, errors included.
-- Kernels equal in structure are emitted once. A launch whose output shares memory with an input (`inplace`) gets a
-  variant of the kernel that takes one pointer for both, so that LLVM sees the dependence and still vectorises.
+- Every kernel is translated by itself, in processes beside this one (see workers.py), and the objects are joined.
+- Kernels equal in structure, or in what is written for them, are translated once. A launch whose output shares memory
+  with an input (`inplace`) gets a variant of the kernel that takes one pointer for both, so that LLVM sees the dependence
+  and still vectorises.
 - `parallel` becomes a function over a range of its index, called directly when one thread is enough, else by the pool that
   the runtime context names (see abi.py).
 - Code uses exactly the features in `target.features`; the machine's own name only tunes it.
@@ -16,16 +18,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fluxir.codegen import abi, backend, checks
+from fluxir.codegen import abi, backend, checks, workers
 from fluxir.codegen.atomics import expand_atomics
 from fluxir.codegen.emit import Dialect, Unit
 from fluxir.codegen.hosts import host_symbols, reachable, reachable_from
 from fluxir.codegen.inline import Recipes
 from fluxir.codegen.legalize import legalize
+from fluxir.codegen.link import join_objects
+from fluxir.codegen.part import CODE, Part, Piece
 from fluxir.codegen.x86_host import HostEmitter
 from fluxir.codegen.x86_kernel import KernelEmitter
 from fluxir.ir.core import Func, Module, array_digest
@@ -43,24 +47,33 @@ class CompiledCode:
     spec: dict[str, Any]
     constants: list[Any]
     """Arrays in the order of `spec["constants"]`."""
-    source: str
-    """The LLVM IR as we wrote it, but for kernels on vectors."""
-    vector_source: str
-    """The LLVM IR of kernels that are written on vectors, which LLVM's optimiser is spared."""
+    pieces: list[Piece]
+    """What was translated by itself: kernels, recipes that are called, and last the host functions."""
     target: CpuTarget
     level: int
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time by step: emit (IR to text), parse, optimise, codegen."""
+    """Time by step: emit (IR to text; translation goes on meanwhile), wait (for the translation), link; of the
+    translation: parse, optimise, codegen, CPU time added up over processes."""
+
+    @functools.cached_property
+    def source(self) -> str:
+        """The LLVM IR as we wrote it, but for kernels on vectors."""
+        return "\n".join(p.named().main for p in self.pieces if p.main)
+
+    @functools.cached_property
+    def vector_source(self) -> str:
+        """The LLVM IR of kernels that are written on vectors, which LLVM's optimiser is spared."""
+        return "\n".join(p.named().plain for p in self.pieces if p.plain)
 
     @functools.cached_property
     def llvm(self) -> str:
         """The optimised LLVM IR (computed when first read)."""
-        return backend.llvm_of(self.source, self.vector_source, self.target, self.level)
+        return backend.llvm_of([p.named()[1:] for p in self.pieces], self.target, self.level)
 
     @functools.cached_property
     def asm(self) -> str:
         """The assembly text (computed when first read)."""
-        return backend.asm_of(self.source, self.vector_source, self.target, self.level)
+        return backend.asm_of([p.named()[1:] for p in self.pieces], self.target, self.level)
 
 
 def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy: str = "standard") -> CompiledCode:
@@ -68,16 +81,19 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
 
     `opt_level` 0 to 3 as in the settings; `accuracy="fast"` lets LLVM contract multiplications and additions everywhere.
     Raises FX0502 for an op without code, FX0503 where LLVM rejects our text, FX0508 for local memory of unknown size,
-    FX0514 where the object would need a library function, FX0604 where the inputs do not determine a size.
+    FX0514 where the object would need a library function, FX0517 where LLVM crashes, FX0604 where the inputs do not
+    determine a size.
     """
-    times: dict[str, float] = {}
     start = time.perf_counter()
-    with assuming(module.facts):
-        unit = ModuleEmitter(module, target, accuracy == "fast")
-        source, vector_source = unit.main.text(), unit.plain.text()
-    times["emit"] = time.perf_counter() - start
-    code = backend.object_of(source, vector_source, target, opt_level, times)
+    with workers.Translation(backend.machine_of(target), opt_level) as translation, assuming(module.facts):
+        unit = ModuleEmitter(module, target, accuracy == "fast", translation.add)
+        written = time.perf_counter()
+        objects = translation.objects()
+    done = time.perf_counter()
+    code = join_objects([(o, (CODE, p.name)) for o, p in zip(objects, unit.pieces, strict=True)])
     checks.check_object(code)
+    times = {"emit": written - start, "wait": done - written, "link": time.perf_counter() - done}
+    times |= translation.seconds()
     spec = abi.entry_spec(module, unit.symbols)
     spec["target"] = {"name": target.name, "kind": "cpu", "triple": target.triple, "features": list(target.features)}
     spec["recursive"] = bool(unit.cyclic)
@@ -85,7 +101,7 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
     spec["constants"] = [
         {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
     ]
-    return CompiledCode(code, spec, unit.constants, source, vector_source, target, opt_level, times)
+    return CompiledCode(code, spec, unit.constants, unit.pieces, target, opt_level, times)
 
 
 # ---- the module -----------------------------------------------------------------------------------------------------
@@ -94,27 +110,41 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
 class ModuleEmitter:
     """Everything of one module that is shared between its functions."""
 
-    def __init__(self, module: Module, target: CpuTarget, fast: bool) -> None:
+    def __init__(self, module: Module, target: CpuTarget, fast: bool, publish: Callable[[Piece], None]) -> None:
         self.module, self.target, self.fast = module, target, fast
         half = "half" if target.has("f16c") else "i16"
-        dialect = Dialect(triple=target.triple, half=half)
-        self.main, self.plain = Unit(dialect, module.name), Unit(dialect, module.name)
+        self.dialect = Dialect(triple=target.triple, half=half)
         self.constants: list[Any] = []
         self.failures: dict[str, tuple[str, str]] = {}
+        self.pieces: list[Piece] = []
+        self._publish = publish
+        self._names = Unit(self.dialect, module.name)
         self._constant_index: dict[str, int] = {}
         self._kernels: dict[Any, str] = {}
-        self._sizes: dict[str, tuple[str, ...]] = {}
+        self._known: dict[tuple[str, str], str] = {}  # texts of pieces and their names
         self.hosts = reachable(module)
         self.host_symbols = host_symbols(module, self.hosts)
         self.cyclic = {n for n in self.hosts if n in reachable_from(module, n)}
-        self.names = {n: self.main.unique("host." + n) for n in self.hosts}
-        tune = backend.host_name() if target.native else "generic"
-        self.attributes = f'nounwind "tune-cpu"="{tune}"'
-        self.recipes = Recipes(target, dialect, fast, self.attributes)
+        self.attributes = f'nounwind "tune-cpu"="{backend.HOST if target.native else "generic"}"'
+        self.recipes = Recipes(target, self.dialect, fast, self.attributes, self.publish)
         self.symbols = self.host_symbols[module.entry.name]
+        self.host = Part(self.dialect, self.attributes)
+        self.plain = self.host.plain
+        self.names = {n: self.plain.unique("host." + n) for n in self.hosts}
         for name in self.hosts:
             self._host(legalize(module.funcs[name], target, defer=True))
         self._entry()
+        self.publish(self.host, "host")
+
+    def publish(self, part: Part, name: str) -> str:
+        """Have a finished part translated; returns its name in the program, that of an equal one if there is one."""
+        texts = part.texts()
+        if texts not in self._known:
+            piece = Piece(self._names.unique(name), *texts)
+            self._known[texts] = piece.name
+            self.pieces.append(piece)
+            self._publish(piece)
+        return self._known[texts]
 
     def failure(self, code: str, message: str) -> str:
         """The number that the entry returns for an error of this program, beside those of `abi.ERRORS`."""
@@ -134,9 +164,10 @@ class ModuleEmitter:
         """The LLVM name of kernel `f` with the arguments paired in `shared` being the same memory."""
         key = (f.digest, shared)
         if key not in self._kernels:
-            name = self._kernels[key] = self.main.unique("kernel." + f.name)
+            part = Part(self.dialect, self.attributes)
             legal = legalize(expand_atomics(f, self.target), self.target, defer=True)
-            KernelEmitter.write(self, name, legal, dict(shared))
+            KernelEmitter.write(self, part, legal, dict(shared))
+            self._kernels[key] = self.publish(part, "kernel." + f.name)
         return self._kernels[key]
 
     def _host(self, f: Func) -> None:
@@ -149,7 +180,7 @@ class ModuleEmitter:
         params += [f"i64 %s{i}" for i in range(len(symbols))]
         params += ["ptr %consts", "ptr %rt", "i64 %depth"]
         e.function(f, f.name in self.cyclic)
-        self.define(self.plain, "i32", self.names[f.name], params, e.text_of_body())
+        self.host.define(self.plain, "i32", self.names[f.name], params, e.text_of_body())
 
     def _entry(self) -> None:
         f = self.module.entry
@@ -170,16 +201,4 @@ class ModuleEmitter:
             f"define i32 @{abi.ENTRY}(ptr %args, ptr %dims, ptr %arena, ptr %rt) {self.attributes} {{\n"
             + "\n".join(lines)
             + "\n}\n"
-        )
-
-    def define(
-        self, unit: Unit, result: str, name: str, params: Sequence[str], body: str, shared: bool = False
-    ) -> None:
-        """A function of this module. One that is `shared` is called from both units."""
-        if shared:
-            other = self.main if unit is self.plain else self.plain
-            other.declare(name, f"hidden {result}", [p.rsplit(" ", 1)[0] for p in params])
-        linkage = "hidden" if shared else "internal"
-        unit.defines.append(
-            f"define {linkage} {result} @{name}({', '.join(params)}) noinline {self.attributes} {{\n{body}\n}}\n"
         )

@@ -169,6 +169,7 @@ class HostEmitter(Emitter):
         name = self.owner.kernel(f, shared)
         given = [self.typed(v) for v in op.operands]
         given += [f"i64 {self.symbol(s)}" for s in f.symbols] + ["ptr %rt"]
+        self.unit.declare(name, "hidden void", [g.rsplit(" ", 1)[0] for g in given])
         self.do(f"call void @{name}({', '.join(given)})")
         self.launches += 1
         if self.launches % _BLOCK == 0:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxir.codegen.emit import Emitter, Unit
 from fluxir.codegen.idioms import Move, move_of
+from fluxir.codegen.part import CODE, Part
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.types import MemType, VectorType
 
@@ -29,24 +30,24 @@ class KernelEmitter(Emitter):
     """A kernel on the CPU: plain loops; `parallel` is outlined."""
 
     def __init__(
-        self, owner: ModuleEmitter, unit: Unit, name: str, symbols: Mapping[str, str], code: Unit | None = None
+        self, owner: ModuleEmitter, part: Part, unit: Unit, symbols: Mapping[str, str], code: Unit | None = None
     ) -> None:
         super().__init__(unit, symbols, owner.fast)
-        self.owner, self.name = owner, name
+        self.owner, self.part = owner, part
         self.code = code or unit  # where the bodies of `parallel` go
         self.parameters: dict[str, str] = {}  # register -> "ptr noalias ..." as it is declared
 
     def recipe(self, op: Op) -> Any:
-        return self.owner.recipes.expand(self, op, call=self.unit is self.owner.plain)
+        return self.owner.recipes.expand(self, op, call=self.unit is self.part.plain)
 
     @classmethod
-    def write(cls, owner: ModuleEmitter, name: str, f: Func, shared: Mapping[int, int]) -> None:
-        """Define kernel `f` as @`name`; `shared` maps output argument positions to the input they coincide with."""
+    def write(cls, owner: ModuleEmitter, part: Part, f: Func, shared: Mapping[int, int]) -> None:
+        """Define kernel `f` in `part`; `shared` maps output argument positions to the input they coincide with."""
         written = _written(f)
         symbols = {s: f"%s{i}" for i, s in enumerate(f.symbols)}
-        code = owner.plain if is_vector_code(f) else owner.main
-        unit = owner.plain if _only_distributes(f) else code
-        e = cls(owner, unit, name, symbols, code)
+        code = part.plain if is_vector_code(f) else part.main
+        unit = part.plain if _only_distributes(f) else code
+        e = cls(owner, part, unit, symbols, code)
         params = []
         for i, a in enumerate(f.args):
             r = f"%a{shared.get(i, i)}"
@@ -69,7 +70,7 @@ class KernelEmitter(Emitter):
         params += [f"i64 %s{i}" for i in range(len(f.symbols))] + ["ptr noundef %rt"]
         e.run(f.block)
         e.do("ret void")
-        owner.define(unit, "void", name, params, e.text_of_body(), shared=True)
+        part.define(unit, "void", CODE, params, e.text_of_body(), shared=True)
 
     def op_halt_unless(self, op: Op) -> None:
         on, stop = self.new_label("on"), self.new_label("halt")
@@ -83,7 +84,7 @@ class KernelEmitter(Emitter):
 
     def op_for(self, op: Op) -> list[str]:
         move = move_of(op)
-        return super().op_for(op) if move is None or self.unit is self.owner.main else self.move(op, move)
+        return super().op_for(op) if move is None or self.unit is self.part.main else self.move(op, move)
 
     def move(self, op: Op, move: Move) -> list[str]:
         """A loop that only moves memory, as memcpy or memset from where its first element lies."""
@@ -119,15 +120,15 @@ class KernelEmitter(Emitter):
             captured.setdefault(r, "i64")
         inside = {r: f"%c{i}" for i, r in enumerate(captured)}
         types = [d.split(" ", 1)[0] if d.startswith("ptr") else d for d in captured.values()]
-        name = self.owner.main.unique(self.name + ".range")
-        e = KernelEmitter(self.owner, self.code, self.name, {s: inside[r] for s, r in self.symbols.items()})
+        name = self.part.main.unique(CODE + ".range")
+        e = KernelEmitter(self.owner, self.part, self.code, {s: inside[r] for s, r in self.symbols.items()})
         for v in _free_values(block):
             e.values[v] = inside.get(self.get(v), self.get(v))
         e.parameters = {inside[r]: d for r, d in captured.items()}
         e.loop("%lo", "%hi", "1", [], block, "")
         e.do("ret void")
         params = [f"{d} {inside[r]}" for r, d in captured.items()] + ["i64 %lo", "i64 %hi"]
-        self.owner.define(self.code, "void", name, params, e.text_of_body(), shared=self.code is not self.unit)
+        self.part.define(self.code, "void", name, params, e.text_of_body(), shared=self.code is not self.unit)
         frame = f"{{ {', '.join(types)} }}" if types else "{ i64 }"
         thunk = self._thunk(name, frame, types)
         direct, pooled, join = self.new_label("direct"), self.new_label("pooled"), self.new_label("join")
@@ -162,7 +163,7 @@ class KernelEmitter(Emitter):
             ]
         given = [f"{t} %c{i}" for i, t in enumerate(types)] + ["i64 %lo", "i64 %hi"]
         lines += [f"  call void @{name}({', '.join(given)})", "  ret void"]
-        self.owner.define(self.unit, "void", thunk, ["ptr %context", "i64 %lo", "i64 %hi"], "\n".join(lines))
+        self.part.define(self.unit, "void", thunk, ["ptr %context", "i64 %lo", "i64 %hi"], "\n".join(lines))
         return thunk
 
 

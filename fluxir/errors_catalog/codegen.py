@@ -129,3 +129,14 @@ declare(
     shuffle. For loop IR made by fluxir this is a defect: please report the program.
     """,
 )
+
+declare(
+    "FX0517",
+    "LLVM crashed",
+    "internal",
+    """
+    The process that translated a kernel died in LLVM: of an assertion, or of an access to memory that is not its own. Your
+    process is not harmed. This is a defect of fluxir or of LLVM. The reproducer is a test with the LLVM IR beside it; please
+    report it. `FLUXIR_OPT_LEVEL=0` may get round it.
+    """,
+)
