@@ -15,7 +15,6 @@ SUBJECTS = {
     "compile": "compile time against program size, with the fitted exponent",
     "cpu": "every row of work beside numpy, torch, jax, onnxruntime and numba, on 1 and 2 threads (its own --help)",
     "startup": "import fluxir, fluxir --version",
-    "train": "training steps: MLP, LSTM, ResNet-18, beside PyTorch and JAX where they are installed",
     "grad": "differentiation: run time, ops, compile time, time to the first gradient",
     "gpu_kernels": "our GPU kernels beside Triton's and nvcc's, counted on the virtual GPU",
     "size": "size of the base install",

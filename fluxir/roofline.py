@@ -2,8 +2,8 @@
 
 The loops are LLVM IR text of our own, translated like any kernel: `peak` keeps independent chains of multiply-adds in
 registers; `read` adds an array up; `copy` is b = a; `triad` is c = a + a * b. Writing is measured with plain and with
-non-temporal stores, and the better one counts: which that is depends on whether the arrays fit the caches, so bandwidth is
-measured for the size that is asked for. With several threads each works on a part of its own.
+non-temporal stores, in one and in several places at a time, and the best counts: which that is depends on whether the arrays
+fit the caches, so bandwidth is measured for the size that is asked for. Each thread works on a part of its own.
 The best of some repetitions counts: a limit is what can be reached, not what is usual.
 
 `roofline(threads)` is the machine's, with arrays that no cache holds; it is kept in the cache folder for each machine.
@@ -97,29 +97,44 @@ def _peak(target: CpuTarget) -> str:
     return text + (f"declare {v} @llvm.fma.v{lanes}f32({v}, {v}, {v})\n" if target.has("fma") else "")
 
 
-def _traffic(kind: str, stream: bool, target: CpuTarget) -> str:
-    """One of the loops over memory; n is in bytes, a multiple of an iteration's, and the arrays are aligned."""
+def _traffic(kind: str, streams: int, direct: bool, target: CpuTarget) -> str:
+    """One of the loops over memory, on `streams` parts of the arrays side by side, with `direct` (non-temporal) or plain
+    stores; n is in bytes, a multiple of streams times an iteration's bytes, and the arrays are aligned."""
     lanes, v = _vector(target)
-    width = lanes * 4
+    width, unroll = lanes * 4, UNROLL // streams
+    parts = ["  %part = sdiv i64 %n, " + str(streams)]
     body = []
-    sources = "ab" if kind == "triad" else "a"
-    for k in range(UNROLL):
-        body.append(f"  %o{k} = add nuw nsw i64 %i, {k * width}")
-        for s in sources:
-            body += [f"  %p{s}{k} = getelementptr i8, ptr %{s}, i64 %o{k}",
-                     f"  %v{s}{k} = load {v}, ptr %p{s}{k}, align {width}"]  # fmt: skip
-        if kind == "read":
-            body.append(f"  %y{k} = fadd {v} %x{k}, %va{k}")
-            continue
-        value = f"%va{k}"
-        if kind == "triad":
-            body += [f"  %m{k} = fmul {v} %vb{k}, %va{k}", f"  %s{k} = fadd {v} %m{k}, %va{k}"]
-            value = f"%s{k}"
-        to = "c" if kind == "triad" else "b"
-        body += [f"  %q{k} = getelementptr i8, ptr %{to}, i64 %o{k}",
-                 f"  store {v} {value}, ptr %q{k}, align {width}" + (", !nontemporal !0" if stream else "")]  # fmt: skip
-    name = kind + ("_stream" if stream else "")
-    return _loop(name, body, UNROLL if kind == "read" else 0, v, "%n", UNROLL * width)
+    to = "c" if kind == "triad" else "b"
+    for s in range(streams):
+        for array in "abc":
+            parts.append(f"  %at{array}{s} = mul i64 %part, {s}")
+            parts.append(f"  %{array}{s} = getelementptr i8, ptr %{array}, i64 %at{array}{s}")
+        for u in range(unroll):
+            k = s * unroll + u
+            body.append(f"  %o{k} = add nuw nsw i64 %i, {u * width}")
+            for array in "ab" if kind == "triad" else "a":
+                body.append(f"  %p{array}{k} = getelementptr i8, ptr %{array}{s}, i64 %o{k}")
+                body.append(f"  %v{array}{k} = load {v}, ptr %p{array}{k}, align {width}")
+            if kind == "read":
+                body.append(f"  %y{k} = fadd {v} %x{k}, %va{k}")
+                continue
+            value = f"%va{k}"
+            if kind == "triad":
+                body += [f"  %m{k} = fmul {v} %vb{k}, %va{k}", f"  %s{k} = fadd {v} %m{k}, %va{k}"]
+                value = f"%s{k}"
+            body.append(f"  %q{k} = getelementptr i8, ptr %{to}{s}, i64 %o{k}")
+            body.append(f"  store {v} {value}, ptr %q{k}, align {width}" + (", !nontemporal !0" if direct else ""))
+    text = _loop(_name(kind, streams, direct), body, UNROLL if kind == "read" else 0, v, "%part", unroll * width)
+    return text.replace("entry:\n", "entry:\n" + "\n".join(parts) + "\n")
+
+
+def _name(kind: str, streams: int, direct: bool) -> str:
+    return f"{kind}_{streams}{'_direct' if direct else ''}"
+
+
+def _variants(kind: str) -> list[tuple[int, bool]]:
+    """(streams, direct) of the loops for a kind of traffic. A processor looks ahead in several streams at a time."""
+    return [(streams, direct) for streams in (1, 4) for direct in ((False,) if kind == "read" else (False, True))]
 
 
 @functools.cache
@@ -130,13 +145,13 @@ def _functions() -> tuple[Any, dict[str, Callable[..., None]]]:
 
     target = parse_target("cpu")
     assert isinstance(target, CpuTarget)
-    text = f'target triple = "{target.triple}"\n' + _peak(target) + _traffic("read", False, target)
-    names = ["peak", "read"]
-    for kind in ("copy", "triad"):
-        for stream in (False, True):
-            text += _traffic(kind, stream, target)
-            names.append(kind + ("_stream" if stream else ""))
-    code = load_object(backend.object_of("", text + "!0 = !{i32 1}\n", target, 2, {}))
+    names, texts = ["peak"], [f'target triple = "{target.triple}"', _peak(target)]
+    for kind in KINDS:
+        for streams, direct in _variants(kind):
+            texts.append(_traffic(kind, streams, direct, target))
+            names.append(_name(kind, streams, direct))
+    text = "\n".join([*texts, "!0 = !{i32 1}", ""])
+    code = load_object(backend.object_of("", text, target, 2, {}))
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64)
     return code, {n: signature(code.address(n)) for n in names}
 
@@ -199,7 +214,7 @@ def peak_flops(threads: int = 1, repetitions: int = 7, seconds: float = 0.01) ->
 def bandwidth(kind: str, nbytes: int = LARGE, threads: int = 1, repetitions: int = 7, seconds: float = 0.01) -> float:
     """Bytes a second, read and written, of a `kind` of traffic (`read`, `copy`, `triad`) on arrays of `nbytes` bytes each."""
     _, functions = _functions()
-    step = 4096
+    step = 8192
     part = max(step, nbytes // threads // step * step)
     reads, writes = KINDS[kind]
     areas = [
@@ -212,7 +227,7 @@ def bandwidth(kind: str, nbytes: int = LARGE, threads: int = 1, repetitions: int
         a, b, c = (m.data for m in area)
         return lambda: f(a, b, c, part, repeat)
 
-    names = [n for n in functions if n.removesuffix("_stream") == kind]
+    names = [_name(kind, *variant) for variant in _variants(kind)]
     best = min(_best([call(functions[n], area) for area in areas], repetitions) for n in names)
     return float(threads * repeat * part * (reads + writes) / best)
 

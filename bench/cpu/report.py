@@ -125,12 +125,21 @@ def markdown(results: Sequence[Result], limits: dict[int, Limits], about: str) -
             table(("work", *names), rows),
             "",
         ]
+    parts += _memory(results)
     parts += [
         "- a ratio is the best peer's median time by ours: above 1 ours is faster; medians are over interleaved rounds",
         "- share: the least time the row can take on this machine (operations or bytes, measured in the same run) by ours",
         "- a row is marked as noisy where rounds differ or the machine had other work",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _memory(results: Sequence[Result]) -> list[str]:
+    """Bytes beside weights, optimiser state and data; ours and JAX's as planned, PyTorch's the most that a step allocates."""
+    found = {r.row.name: r.memory for r in results if r.memory}
+    names = sorted({n for m in found.values() for n in m})
+    rows = [[row, *(f"{m[n] / 2**20:.1f} MiB" if n in m else "" for n in names)] for row, m in found.items()]
+    return ["## Memory of a step beside its arguments", "", table(("work", *names), rows), ""] if rows else []
 
 
 def as_json(results: Sequence[Result], limits: dict[int, Limits]) -> list[dict[str, Any]]:
