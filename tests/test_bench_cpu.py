@@ -20,12 +20,11 @@ ROWS = load()
 KEYS = {FUNCTIONS.get(name, name) for name in LIBRARIES}
 
 
-def test_every_row_has_ours_and_a_peer_and_says_what_it_costs():
+def test_every_row_has_ours_and_a_peer():
     for row in ROWS.values():
         assert set(row.functions) <= KEYS and set(row.workers) <= set(LIBRARIES), row.name
         assert "ours" in row.functions or "fluxir" in row.workers, row.name
         assert len(row.functions) + len(row.workers) >= 2, row.name
-        assert {"flops": row.flops, "bytes": row.reads + row.writes, "": 1}[row.limit] > 0, row.name
     assert {r.kind for r in ROWS.values() if r.held_out} | {"model", "training"} == {r.kind for r in ROWS.values()} | {
         "model"
     }
@@ -69,7 +68,7 @@ def test_a_worker_that_fails_is_named_and_the_next_row_goes_on(monkeypatch):
 
 
 def _result(**times: list[float]) -> Result:
-    return Result(ROWS["matmul 256"], 1, {k: v for k, v in times.items()})
+    return Result(ROWS["matmul 256"], 1, times)
 
 
 def test_who_computes_something_else_is_taken_out():
@@ -83,6 +82,7 @@ def test_who_computes_something_else_is_taken_out():
 
 def test_ratios_shares_goals_and_noise():
     limits = Limits(1)
+    limits.rates["triad"] = 1e12
     limits.flops = 2.0 * 256**3 / 1e-3  # the row takes a millisecond at least
     result = _result(fluxir=[1.1e-3, 1.1e-3, 1.1e-3], numpy=[2.2e-3, 2.2e-3, 2.2e-3], torch=[9.0, 9.0, 9.0])
     assert result.best_peer() == "numpy" and result.ratio() == pytest.approx(2)
@@ -95,7 +95,7 @@ def test_ratios_shares_goals_and_noise():
 
 def test_the_kind_of_traffic_is_that_of_the_arrays():
     def kind(name: str) -> Any:
-        return traffic(ROWS[name])[0]
+        return traffic(ROWS[name])
 
     assert kind("softmax 4096x1024") == "copy"
     assert kind("arithmetic chain, 4M") == "triad"

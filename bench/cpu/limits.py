@@ -1,6 +1,7 @@
 """What bounds a row on this machine, measured in the same run by our own native loops (`fluxir.roofline`).
 
-Bandwidth is that of arrays of the row's size: a row whose arrays fit a cache is compared with what the cache gives.
+The limit is the larger of two times: the row's operations at the peak of multiply-adds, and its bytes at the bandwidth of main
+memory. A row whose arrays stay in the caches may pass it.
 """
 
 from __future__ import annotations
@@ -9,37 +10,30 @@ from bench.cpu.row import Row
 
 
 class Limits:
-    """Peak operations and bandwidths for one number of threads; each is measured when first needed, and best of all counts."""
+    """The peak of operations and the bandwidths for one number of threads, per second. The best of all measurements counts."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.flops = 0.0
-        self.rates: dict[tuple[str, int], float] = {}
+        self.rates: dict[str, float] = {}
 
     def measure(self, row: Row) -> None:
         """Measure (again) what bounds the row."""
         from fluxir import roofline
 
-        if row.limit == "flops":
+        if row.flops:
             self.flops = max(self.flops, roofline.peak_flops(self.threads))
-        elif row.limit == "bytes":
-            key = traffic(row)
-            self.rates[key] = max(
-                self.rates.get(key, 0.0), roofline.bandwidth(*key, threads=self.threads, repetitions=5)
-            )
+        if row.reads + row.writes:
+            kind = traffic(row)
+            rate = roofline.bandwidth(kind, threads=self.threads, repetitions=3)
+            self.rates[kind] = max(self.rates.get(kind, 0.0), rate)
 
     def seconds(self, row: Row) -> float:
         """The least time of the row; 0 where it has no limit."""
-        if row.limit == "flops":
-            return row.flops / self.flops
-        if row.limit == "bytes":
-            return (row.reads + row.writes) / self.rates[traffic(row)]
-        return 0.0
+        moved = row.reads + row.writes
+        return max(row.flops / self.flops if row.flops else 0.0, moved / self.rates[traffic(row)] if moved else 0.0)
 
 
-def traffic(row: Row) -> tuple[str, int]:
-    """The kind of traffic that is most like the row's, and the size of each of its arrays, rounded to a power of two."""
-    kind = "read" if row.writes * 8 < row.reads else "copy" if row.reads < 1.5 * row.writes else "triad"
-    arrays = {"read": 1, "copy": 2, "triad": 3}[kind]
-    size = max(1.0, (row.reads + row.writes) / arrays)
-    return kind, 1 << min(26, max(13, round(size).bit_length() - 1))
+def traffic(row: Row) -> str:
+    """The kind of traffic that is most like the row's."""
+    return "read" if row.writes * 8 < row.reads else "copy" if row.reads < 1.5 * row.writes else "triad"

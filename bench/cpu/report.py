@@ -100,9 +100,7 @@ def markdown(results: Sequence[Result], limits: dict[int, Limits], about: str) -
     parts = ["# CPU speed beside other libraries", "", about, "", *[f"- {s}" for s in summary(results, limits)], ""]
     for threads in sorted({r.threads for r in results}):
         limit = limits[threads]
-        rates = ", ".join(
-            f"{kind} {rate / 1e9:.1f} GB/s of {size >> 10} KiB" for (kind, size), rate in sorted(limit.rates.items())
-        )
+        rates = ", ".join(f"{kind} {rate / 1e9:.1f} GB/s" for kind, rate in sorted(limit.rates.items()))
         parts += [f"## {threads} thread{'s' if threads > 1 else ''}", ""]
         parts += [f"Limits: {limit.flops / 1e9:.1f} GFLOP/s f32; {rates}.", ""]
         for label, chosen in (("", False), ("Held out: other shapes of the same classes", True)):

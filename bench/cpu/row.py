@@ -37,9 +37,9 @@ class Goal:
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """`flops`, `reads` and `writes` (bytes) are what the work needs at least: a multiply-add is two, every input is read
-    and every result written once. `limit` says which of the two bounds it: "flops", "bytes", or "" where no share is shown.
-    `functions` has the keys ours, numpy, torch, jax, onnx and numba; that of numba is called once and returns the
-    compiled function. `workers` holds what makes the calls itself: library -> (row, library, threads) -> Call."""
+    and every result written once; a row of neither has no limit. `functions` has the keys ours, numpy, torch, jax, onnx and
+    numba; that of numba is called once and returns the compiled function. `workers` holds what makes the calls itself:
+    library -> (row, library, threads) -> Call."""
 
     name: str
     kind: str
@@ -50,7 +50,6 @@ class Row:
     flops: float = 0.0
     reads: float = 0.0
     writes: float = 0.0
-    limit: str = ""
     goal: Goal = Goal()
     tolerance: float = 1e-4
     held_out: bool = False
@@ -61,14 +60,14 @@ ROWS: dict[str, Row] = {}
 
 def row(name: str, kind: str, inputs: Callable[[], tuple[Any, ...]], *, workers: dict[str, Function] | None = None,
         share: float = 0.0, ratio: float = 0.95, seconds: float = 0.0, moved: tuple[float, float] = (0, 0),
-        weights: int = 0, flops: float = 0.0, limit: str = "", tolerance: float = 1e-4, held_out: bool = False,
+        weights: int = 0, flops: float = 0.0, tolerance: float = 1e-4, held_out: bool = False,
         **functions: Function) -> None:  # fmt: skip
     """Declare a row: `functions` by library; `moved` is (bytes read, bytes written); `share`, `ratio`, `seconds` its goal."""
     if name in ROWS:
         raise ValueError(f"the row {name!r} is declared twice")
     ROWS[name] = Row(
         name=name, kind=kind, inputs=inputs, functions=functions, workers=workers or {}, weights=weights, flops=flops,
-        reads=moved[0], writes=moved[1], limit=limit, goal=Goal(share, ratio, seconds), tolerance=tolerance, held_out=held_out,
+        reads=moved[0], writes=moved[1], goal=Goal(share, ratio, seconds), tolerance=tolerance, held_out=held_out,
     )  # fmt: skip
 
 

@@ -51,13 +51,13 @@ def _onnx(causal: bool, sizes: tuple[int, int, int], g: Any, q: Any, k: Any, v: 
 
 
 def attention(b: int, h: int, s: int, t: int, d: int, causal: bool, *, name: str = "", share: float = 0.8,
-              limit: str = "flops", held_out: bool = False) -> None:  # fmt: skip
+              held_out: bool = False) -> None:  # fmt: skip
     """b sequences, h heads, s queries, t keys of depth d. Only the half that a causal mask leaves counts."""
     how = functools.partial
     part = (t + 1) / (2 * t) if causal else 1.0
     row(
         name or f"attention{' causal' if causal else ''} b{b} h{h} s{s} t{t} d{d}", "attention",
-        lambda: (normal(b, h, s, d), normal(b, h, t, d, seed=1), normal(b, h, t, d, seed=2)), share=share, limit=limit,
+        lambda: (normal(b, h, s, d), normal(b, h, t, d, seed=1), normal(b, h, t, d, seed=2)), share=share,
         flops=4.0 * b * h * s * t * d * part, moved=(F * b * h * (s + 2 * t) * d, F * b * h * s * d), held_out=held_out,
         ours=how(_ours, causal), numpy=how(_numpy, causal), torch=how(_torch, causal), jax=how(_jax, causal),
         onnx=how(_onnx, causal, (s, t, d)),
@@ -67,7 +67,7 @@ def attention(b: int, h: int, s: int, t: int, d: int, causal: bool, *, name: str
 attention(1, 12, 1024, 1024, 64, True, name="causal attention h12 s1024 d64")
 attention(1, 12, 128, 128, 64, False, held_out=True)
 attention(2, 8, 501, 501, 80, True, held_out=True)
-attention(1, 32, 1, 2048, 128, False, name="decode: 1 query, 2048 keys, h32 d128", limit="bytes", held_out=True)
+attention(1, 32, 1, 2048, 128, False, name="decode: 1 query, 2048 keys, h32 d128", held_out=True)
 attention(16, 4, 33, 33, 32, True, held_out=True)
 
 
@@ -93,7 +93,7 @@ def _gradient_torch(q: Any, k: Any, v: Any) -> Any:
 
 row(
     "gradient of causal attention h8 s512 d64", "attention", lambda: tuple(normal(1, 8, 512, 64, seed=i) for i in range(3)),
-    share=0.6, limit="flops", flops=(4.0 + 10.0) * 8 * 512 * 512 * 64 / 2, held_out=True, tolerance=1e-3,
+    share=0.6, flops=(4.0 + 10.0) * 8 * 512 * 512 * 64 / 2, held_out=True, tolerance=1e-3,
     ours=_gradient_ours, jax=_gradient_jax, torch=_gradient_torch,
 )  # fmt: skip
 
@@ -213,7 +213,7 @@ def encoder(d: int, s: int, heads: int, share: float, held_out: bool = False) ->
     ff = 4 * d
     row(
         f"encoder block d{d} s{s}", "attention", lambda: (normal(s, d), _weights(d, ff)), weights=1, share=share,
-        flops=2.0 * s * d * (4 * d + 2 * ff) + 4.0 * s * s * d, limit="flops", held_out=held_out, tolerance=1e-3,
+        flops=2.0 * s * d * (4 * d + 2 * ff) + 4.0 * s * s * d, held_out=held_out, tolerance=1e-3,
         ours=lambda x, p: _block(_Ours(), heads, x, p), torch=lambda x, p: _block(_Torch(), heads, x, p),
         jax=lambda x, p: _block(_Jax(), heads, x, p), onnx=lambda g, x, p: _block(_Onnx(g, s, d), heads, x, p),
     )  # fmt: skip

@@ -82,7 +82,7 @@ def _arithmetic_numba() -> Any:
 def pair(name: str, n: int, *, share: float, ratio: float = 0.95, held_out: bool = False, **functions: Any) -> None:
     """A row of two inputs and one output of n numbers."""
     row(
-        name, "elementwise", lambda: (normal(n), normal(n, seed=1)), share=share, ratio=ratio, limit="bytes",
+        name, "elementwise", lambda: (normal(n), normal(n, seed=1)), share=share, ratio=ratio,
         moved=(2 * F * n, F * n), held_out=held_out, **functions,
     )  # fmt: skip
 
@@ -160,7 +160,7 @@ def _bias_jax(x: Any, s: Any, b: Any) -> Any:
 
 row(
     "relu(x * s + b) by channel, 8x64x56x57", "elementwise",
-    lambda: (normal(8, 64, 56, 57), normal(64, 1, 1), normal(64, 1, 1, seed=1)), held_out=True, share=0.9, limit="bytes",
+    lambda: (normal(8, 64, 56, 57), normal(64, 1, 1), normal(64, 1, 1, seed=1)), held_out=True, share=0.9,
     moved=(F * 8 * 64 * 56 * 57, F * 8 * 64 * 56 * 57),
     ours=_bias_ours, numpy=lambda x, s, b: np.maximum(x * s + b, 0), torch=lambda x, s, b: (x * s + b).relu(), jax=_bias_jax,
     onnx=lambda g, x, s, b: g.op("Relu", g.op("Add", g.op("Mul", x, s), b)),

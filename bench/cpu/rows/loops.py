@@ -67,7 +67,7 @@ def ode(d: int, hidden: int, batch: int, steps: int, *, ratio: float, held_out: 
     field = 2.0 * batch * (2 * d * hidden)
     row(
         f"neural ODE gradient (RK4 x{steps}, {d}-{hidden}-{d}, batch {batch})", "loop",
-        lambda: (normal(batch, d, shift=0.5, scale=0.5), _weights(d, hidden)), flops=3 * 4 * steps * field, limit="flops",
+        lambda: (normal(batch, d, shift=0.5, scale=0.5), _weights(d, hidden)), flops=3 * 4 * steps * field,
         ratio=ratio, held_out=held_out, tolerance=1e-3,
         ours=lambda y, p: _ours(y, p, steps), jax=lambda y, p: _jax(y, p, steps), torch=lambda y, p: _torch(y, p, steps),
     )  # fmt: skip
@@ -156,7 +156,7 @@ def mandelbrot(n: int, m: int, ratio: float, held_out: bool = False) -> None:
     cx, cy = _grid(n, m)
     steps = float(_mandelbrot_numpy(cx, cy).sum())
     row(
-        f"data-dependent loop (Mandelbrot {n}x{m}, {MOST} steps)", "loop", lambda: _grid(n, m), flops=7 * steps, limit="flops",
+        f"data-dependent loop (Mandelbrot {n}x{m}, {MOST} steps)", "loop", lambda: _grid(n, m), flops=7 * steps,
         ratio=ratio, held_out=held_out, tolerance=0.02,  # points at the border take another step where a sum is rounded once
         ours=_mandelbrot_ours, numpy=_mandelbrot_numpy, numba=_mandelbrot_numba, jax=_mandelbrot_jax,
     )  # fmt: skip

@@ -28,9 +28,8 @@ def product(
     m: int, k: int, n: int, *, kind: str = "matmul", name: str = "", share: float = 0.9, held_out: bool = False
 ) -> None:
     """x[m, k] @ y[k, n], both arguments."""
-    limit = "bytes" if kind == "vector" else "flops"
     row(
-        name or f"matmul {m}x{k} @ {k}x{n}", kind, lambda: (normal(m, k), normal(k, n, seed=1)), share=share, limit=limit,
+        name or f"matmul {m}x{k} @ {k}x{n}", kind, lambda: (normal(m, k), normal(k, n, seed=1)), share=share,
         held_out=held_out, **_product(m, k, n),
         ours=lambda x, y: x @ y, numpy=lambda x, y: x @ y, torch=lambda x, y: x @ y, jax=lambda x, y: x @ y,
         onnx=lambda g, x, y: g.op("MatMul", x, y), numba=numba_dot,
@@ -50,20 +49,20 @@ for m, k, n in ((1, 1000, 1001), (2048, 2048, 1), (2, 4096, 4096)):
 
 row(
     "x^T @ y, 512x384 and 512x640", "matmul", lambda: (normal(512, 384), normal(512, 640)), held_out=True, share=0.9,
-    limit="flops", **_product(384, 512, 640),
+    **_product(384, 512, 640),
     ours=lambda x, y: x.T @ y, numpy=lambda x, y: x.T @ y, torch=lambda x, y: x.T @ y, jax=lambda x, y: x.T @ y,
     onnx=lambda g, x, y: g.op("MatMul", g.op("Transpose", x, perm=[1, 0]), y),
 )  # fmt: skip
 row(
     "x @ y^T, 300x700 and 500x700", "matmul", lambda: (normal(300, 700), normal(500, 700)), held_out=True, share=0.9,
-    limit="flops", **_product(300, 700, 500),
+    **_product(300, 700, 500),
     ours=lambda x, y: x @ y.T, numpy=lambda x, y: x @ y.T, torch=lambda x, y: x @ y.T, jax=lambda x, y: x @ y.T,
     onnx=lambda g, x, y: g.op("MatMul", x, g.op("Transpose", y, perm=[1, 0])),
 )  # fmt: skip
 for b, m, k, n in ((256, 32, 32, 32), (96, 17, 65, 33), (8, 256, 64, 256)):
     row(
         f"batched {b} of {m}x{k} @ {k}x{n}", "matmul", lambda b=b, m=m, k=k, n=n: (normal(b, m, k), normal(b, k, n)),
-        held_out=True, share=0.9, limit="flops", flops=2.0 * b * m * k * n, moved=(F * b * (m * k + k * n), F * b * m * n),
+        held_out=True, share=0.9, flops=2.0 * b * m * k * n, moved=(F * b * (m * k + k * n), F * b * m * n),
         ours=lambda x, y: x @ y, numpy=lambda x, y: x @ y, torch=lambda x, y: x @ y, jax=lambda x, y: x @ y,
         onnx=lambda g, x, y: g.op("MatMul", x, y),
     )  # fmt: skip
@@ -104,7 +103,7 @@ def linear_gelu(m: int, k: int, n: int, approximate: bool, held_out: bool = Fals
     peers = {"numpy": lambda x, w, b: _gelu(x @ w + b)} if approximate else {}
     row(
         f"matmul + bias + gelu{'' if approximate else ' (erf)'} {m}x{k}x{n}", "linear",
-        lambda: (normal(m, k), normal(k, n, scale=k**-0.5), normal(n, scale=0.1)), weights=2, share=0.92, limit="flops",
+        lambda: (normal(m, k), normal(k, n, scale=k**-0.5), normal(n, scale=0.1)), weights=2, share=0.92,
         held_out=held_out, **_product(m, k, n),
         ours=how(_gelu_ours, approximate), torch=how(_gelu_torch, approximate), jax=how(_gelu_jax, approximate),
         onnx=how(_gelu_onnx, approximate), **peers,
@@ -130,7 +129,7 @@ def _relu_jax(x: Any, w: Any, b: Any) -> Any:
 
 row(
     "relu(x @ w + b) 1000x300x777", "linear", lambda: (normal(1000, 300), normal(300, 777, scale=0.05), normal(777)),
-    weights=2, share=0.9, limit="flops", held_out=True, **_product(1000, 300, 777),
+    weights=2, share=0.9, held_out=True, **_product(1000, 300, 777),
     ours=_relu_ours, numpy=lambda x, w, b: np.maximum(x @ w + b, 0), jax=_relu_jax,
     torch=lambda x, w, b: (x @ w + b).relu(),
     onnx=lambda g, x, w, b: g.op("Relu", g.op("Gemm", x, w, b)),

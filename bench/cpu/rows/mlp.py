@@ -68,12 +68,11 @@ def _onnx(g: Any, x: Any, p: Any) -> Any:
 
 def mlp(sizes: tuple[int, ...], batch: int, *, share: float = 0.0, ratio: float = 0.95, held_out: bool = False) -> None:
     products = sum(a * b for a, b in itertools.pairwise(sizes))
-    small = batch < 8  # a weight is used so seldom that reading it is what takes time
     row(
         f"MLP {'-'.join(map(str, sizes))}, batch {batch}", "mlp",
         lambda: (normal(batch, sizes[0]), _weights(sizes)), weights=1, flops=2.0 * batch * products,
         moved=(F * (products + sum(sizes[1:]) + batch * sizes[0]), F * batch * sizes[-1]),
-        limit="bytes" if small else "flops", share=share, ratio=ratio, held_out=held_out,
+        share=share, ratio=ratio, held_out=held_out,
         ours=_ours, numpy=_numpy, torch=_torch, jax=_jax, onnx=_onnx,
     )  # fmt: skip
 

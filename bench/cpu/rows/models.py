@@ -155,7 +155,7 @@ def network(
     name: str, model: Any, weights: Any, shape: tuple[int, ...], flops: float, share: float, held_out: bool
 ) -> None:
     row(
-        name, "model", lambda: (normal(*shape), weights()), weights=1, flops=flops, limit="flops", share=share,
+        name, "model", lambda: (normal(*shape), weights()), weights=1, flops=flops, share=share,
         held_out=held_out, tolerance=2e-3, ours=lambda x, p: model(_Ours(), x, p), torch=lambda x, p: model(_Torch(), x, p),
         jax=lambda x, p: model(_Jax(), x, p), onnx=lambda g, x, p: model(_Onnx(g), x, p),
     )  # fmt: skip

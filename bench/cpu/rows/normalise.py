@@ -51,7 +51,7 @@ def _softmax_numba() -> Any:
 
 def softmax(m: int, n: int, held_out: bool = False) -> None:
     row(
-        f"softmax {m}x{n}", "row", lambda: (normal(m, n),), share=0.75, limit="bytes", moved=(F * m * n, F * m * n),
+        f"softmax {m}x{n}", "row", lambda: (normal(m, n),), share=0.75, moved=(F * m * n, F * m * n),
         held_out=held_out, ours=_softmax_ours, numpy=_softmax_numpy, torch=lambda x: x.softmax(-1), jax=_softmax_jax,
         onnx=lambda g, x: g.op("Softmax", x, axis=-1), numba=_softmax_numba,
     )  # fmt: skip
@@ -84,7 +84,7 @@ def _norm_jax(x: Any, s: Any, b: Any) -> Any:
 def layer_norm(m: int, n: int, held_out: bool = False) -> None:
     row(
         f"layer norm {m}x{n}", "row", lambda: (normal(m, n), normal(n, shift=1.0), normal(n, seed=1)), share=0.75,
-        limit="bytes", moved=(F * m * n, F * m * n), held_out=held_out, ours=_norm_ours, numpy=_norm_numpy,
+        moved=(F * m * n, F * m * n), held_out=held_out, ours=_norm_ours, numpy=_norm_numpy,
         torch=_norm_torch, jax=_norm_jax,
         onnx=lambda g, x, s, b: g.op("LayerNormalization", x, s, b, axis=-1, epsilon=1e-5),
     )  # fmt: skip
@@ -121,7 +121,7 @@ def reduction(name: str, axis: int | None, m: int, n: int) -> None:
 
     row(
         f"{name} {'of all' if axis is None else f'over axis {axis}'}, {m}x{n}", "row", lambda: (normal(m, n, shift=0.5),),
-        share=0.75, limit="bytes", moved=(F * m * n, F * out), held_out=True,
+        share=0.75, moved=(F * m * n, F * out), held_out=True,
         ours=with_module("fluxir"), numpy=with_module("numpy"), jax=with_module("jax.numpy"), torch=torch_, onnx=onnx,
     )  # fmt: skip
 

@@ -114,7 +114,7 @@ def _onnxruntime(row: Any, library: str, threads: int) -> Any:
 def lstm(n: int, t: int, b: int, share: float, held_out: bool = False) -> None:
     row(
         f"LSTM {n} seq {t} batch {b}, forward", "recurrent", lambda: (normal(t, b, n), _weights(n)), weights=1, share=share,
-        flops=2.0 * t * b * n * 8 * n, moved=(F * (t * b * n + 8 * n * n), F * t * b * n), limit="flops", held_out=held_out,
+        flops=2.0 * t * b * n * 8 * n, moved=(F * (t * b * n + 8 * n * n), F * t * b * n), held_out=held_out,
         ours=_ours, numpy=_numpy, jax=_jax, workers={"torch": _torch, "onnxruntime": _onnxruntime},
     )  # fmt: skip
 
@@ -167,6 +167,6 @@ def _rnn_numpy(x: Any, p: Any) -> Any:
 row(
     "RNN 32 seq 50 batch 8, forward", "recurrent",
     lambda: (normal(50, 8, 32), {"w": normal(32, 32, scale=0.2), "u": normal(32, 32, scale=0.15, seed=1)}), weights=1,
-    flops=2.0 * 50 * 8 * 64 * 32, limit="flops", held_out=True, ours=_rnn_ours, numpy=_rnn_numpy, jax=_rnn_jax,
+    flops=2.0 * 50 * 8 * 64 * 32, held_out=True, ours=_rnn_ours, numpy=_rnn_numpy, jax=_rnn_jax,
     torch=_rnn_torch,
 )  # fmt: skip

@@ -60,7 +60,7 @@ def _resnet_flops() -> float:
 def training(case: str, name: str, flops: float, share: float) -> None:
     # Convolutions through 18 layers with signs of activations near zero: in f32 gradients differ by some thousandths.
     row(
-        name, "training", tuple, flops=flops, limit="flops", share=share, tolerance=1e-2,
+        name, "training", tuple, flops=flops, share=share, tolerance=1e-2,
         workers={library: _worker(case) for library in CONTENDERS},
     )  # fmt: skip
 
