@@ -8,10 +8,13 @@ print, parse back, verify and interpret; `Lowered.as_text(stage)` prints one, `d
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import json
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
     from fluxir.runtime.program import Program
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
-DERIVE = "derive"
-SIMPLIFY = "inline,expand,conv,simplify,fold,cse,merge,hoist,lift,dce"
-FUSE = "layout,simplify,cse,fuse,dce"
-LOOPS = "plan"
+DERIVE = "find_attention,derive"
+SIMPLIFY = "inline,find_attention,expand,conv,simplify,fold,cse,merge,hoist,lift,dce"
+FUSE = "layout,simplify,cse,gather_attention,fuse,dce"
+LOOPS = "nest,plan"
+_YOUNG = 200_000  # new objects after which Python looks for garbage while a program is compiled
 STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "llvm", "asm", "ptx")
 
 
@@ -74,6 +78,13 @@ def build(
     dump_dir: str | Path | None = None,
 ) -> Build:
     """Take a tensor module through every stage to planned loop IR. `passes` replaces the tensor-level pipeline."""
+    with few_collections():
+        return _build(module, target, passes, verify, dump_dir)
+
+
+def _build(
+    module: Module, target: Target, passes: str | None, verify: str | None, dump_dir: str | Path | None
+) -> Build:
     from fluxir.schedule import lower
 
     out = Build(module, target, {"traced": module})
@@ -98,6 +109,28 @@ def build(
     out.records += records
     out.stages["loops"] = module
     return out
+
+
+_lock = threading.Lock()
+_compiling: list[int] = []  # of each compilation in progress: the collector's threshold when it began
+
+
+@contextlib.contextmanager
+def few_collections() -> Iterator[None]:
+    """Let Python look for cyclic garbage seldom: programs are many small objects that stay, and looking at all of them
+    again and again was a fifth of the time it takes to compile."""
+    with _lock:
+        young, *rest = gc.get_threshold()
+        _compiling.append(_compiling[0] if _compiling else young)
+        if young:  # 0: somebody has switched it off
+            gc.set_threshold(max(young, _YOUNG), *rest)
+    try:
+        yield
+    finally:
+        with _lock:
+            before = _compiling.pop()
+            if not _compiling:
+                gc.set_threshold(before, *gc.get_threshold()[1:])
 
 
 # ---- a traced program -------------------------------------------------------------------------------------------------
@@ -291,8 +324,13 @@ def compile_module(
     if store is not None and (found := _from_cache(store.get(key), t, in_tree, out_tree)) is not None:
         found.device = device
         return found
-    b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir)
-    code = generate(b.stages["loops"], t)
+    if isinstance(t, CpuTarget):
+        from fluxir.codegen import backend, workers
+
+        workers.prepare(backend.machine_of(t))
+    with few_collections():
+        b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir)
+        code = generate(b.stages["loops"], t)
     data = code.object if t.kind == "cpu" else code.ptx.encode()
     spec = {**code.spec, "digest": module.digest}
     if in_tree is not None and out_tree is not None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fluxir import config
-from fluxir.driver import Compiled, Lowered
+from fluxir.driver import Compiled, Lowered, few_collections
 from fluxir.errors import error
 from fluxir.frontend import tree
 from fluxir.ir.core import Attrs, Module
@@ -40,7 +40,8 @@ def lower_function(
     fn = (
         functools.partial(staged(fn.func), *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else staged(fn)
     )
-    t = trace(fn, args, kwargs, name=name, facts=facts)
+    with few_collections():
+        t = trace(fn, args, kwargs, name=name, facts=facts)
     module = _with_donated(t.module, args, donate) if donate else t.module
     verify_module(module)
     return Lowered(module, t.in_tree, t.out_tree)

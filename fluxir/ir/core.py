@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluxir.errors import Location
-from fluxir.ir.dims import Facts, symbols_of
+from fluxir.ir.dims import Facts, facts, symbols_of
 from fluxir.ir.types import MemType, TensorType, Type, VectorType
 
 if TYPE_CHECKING:
@@ -61,9 +61,12 @@ class Attrs(dict[str, Any]):
 
 
 class Op:
-    """One operation. Result types come from the type rule of its definition; nobody states them."""
+    """One operation. Result types come from the type rule of its definition; nobody states them.
 
-    __slots__ = ("defn", "operands", "attrs", "blocks", "loc", "results")
+    `inferred`: the facts about sizes under which the rule gave these types; None where somebody did state them.
+    """
+
+    __slots__ = ("defn", "operands", "attrs", "blocks", "loc", "results", "inferred")
 
     def __init__(
         self,
@@ -76,9 +79,11 @@ class Op:
     ) -> None:
         self.defn, self.operands, self.blocks, self.loc = defn, tuple(operands), tuple(blocks), loc
         self.attrs = attrs if isinstance(attrs, Attrs) else Attrs(attrs)
+        self.inferred: Facts | None = None
         if result_types is None:
-            result_types = defn.infer(tuple(v.type for v in self.operands), self.attrs, self.blocks)
-        self.results = tuple(Value(t, self, i) for i, t in enumerate(result_types))
+            result_types = defn.infer(tuple([v.type for v in self.operands]), self.attrs, self.blocks)
+            self.inferred = facts()
+        self.results = tuple([Value(t, self, i) for i, t in enumerate(result_types)])
 
     @property
     def name(self) -> str:

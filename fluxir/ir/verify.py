@@ -1,4 +1,5 @@
-"""The verifier replays the type rules: a program is well formed when building it again gives the same types.
+"""The verifier replays the type rules: a program is well formed when building it again gives the same types. An op whose
+types the rule gave under the facts in force has been built that way, and never changes: it is not built again.
 
 Checks: values defined before use and inside the right region (closed at tensor level), declared result types equal
 the type rule's, attributes fit the schema, the op belongs to the level, called functions exist and their signatures
@@ -15,7 +16,7 @@ import numpy as np
 
 from fluxir.errors import FluxError, Location, combine, error
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
-from fluxir.ir.dims import Dim, Poly, assuming, prove_equal, substitute
+from fluxir.ir.dims import Dim, Poly, assuming, facts, prove_equal, substitute
 from fluxir.ir.dtypes import DType
 from fluxir.ir.opdef import REGISTRY, OpDef
 from fluxir.ir.printer import format_op
@@ -124,13 +125,11 @@ def infer(d: OpDef, types: Sequence[Type], attrs: Attrs, blocks: Sequence[Block]
         ) from None
 
 
-def check_result_types(name: str, inferred: Sequence[Type], declared: Sequence[Type], level: str) -> None:
-    """FX0105 unless the types are the same for all sizes; FX0108 for a value that the level cannot hold."""
+def check_result_types(name: str, inferred: Sequence[Type], declared: Sequence[Type]) -> None:
+    """FX0105 unless the types are the same for all sizes."""
     if len(inferred) != len(declared) or not all(map(same_type, inferred, declared)):
         want, got = ", ".join(map(str, inferred)) or "none", ", ".join(map(str, declared)) or "none"
         raise error("FX0105", f"{name}: the type rule gives {want}, the program says {got}")
-    for t in declared:
-        check_value_type(t, level)
 
 
 def check_value_type(t: Type, level: str) -> None:
@@ -146,7 +145,9 @@ def check_op(d: OpDef, operands: Sequence[Value], attrs: Attrs, blocks: Sequence
     """The op, with the declared result types, if it is well formed on its own."""
     check_attrs(d, attrs)
     check_level(d, level, blocks)
-    check_result_types(d.name, infer(d, [v.type for v in operands], attrs, blocks), declared, level)
+    check_result_types(d.name, infer(d, [v.type for v in operands], attrs, blocks), declared)
+    for t in declared:
+        check_value_type(t, level)
     return Op(d, operands, attrs, blocks, loc, declared)
 
 
@@ -283,6 +284,7 @@ class _Verifier:
     def __init__(self, func: Func, module: Module | None) -> None:
         self.func, self.module = func, module
         self.closed = func.level == "tensor"
+        self.facts = facts()
         self.defined: set[Value] = set()
         self.errors: list[FluxError] = []
 
@@ -291,7 +293,10 @@ class _Verifier:
         if f.level not in ("tensor", "kernel", "host"):
             return [error("FX0108", f"{path}: there is no level {f.level!r}", loc=f.loc)]
         for a in f.args:
-            self.attempt(path, None, check_value_type, a.type, f.level)
+            try:
+                check_value_type(a.type, f.level)
+            except FluxError as e:
+                self.errors.append(self.placed(e, path, None))
         if f.result_names and len(f.result_names) != len(f.outs):
             self.errors.append(
                 error("FX0111", f"{path}: {len(f.result_names)} result names for {len(f.outs)} results", loc=f.loc)
@@ -306,16 +311,14 @@ class _Verifier:
         self.block(f.block, set(), path, 0)
         return self.errors
 
-    def attempt(self, here: str, op: Op | None, check: Callable[..., None], *args: Any) -> None:
-        try:
-            check(*args)
-        except FluxError as e:
-            e.loc = e.loc or (op.loc if op else self.func.loc)
-            e.message = f"{here}: {e.message}"
-            e.args = (e.message,)
-            if op is not None:
-                e.notes.append(format_op(op))
-            self.errors.append(e)
+    def placed(self, e: FluxError, here: str, op: Op | None) -> FluxError:
+        """An error with the place it is at."""
+        e.loc = e.loc or (op.loc if op else self.func.loc)
+        e.message = f"{here}: {e.message}"
+        e.args = (e.message,)
+        if op is not None:
+            e.notes.append(format_op(op))
+        return e
 
     def block(self, block: Block, visible: set[Value], path: str, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -324,33 +327,38 @@ class _Verifier:
         scope: set[Value] = set() if self.closed else visible
         own: list[Value] = []
         for v in block.args:
-            self.define(v, scope, own, path, None)
+            self.define(v, scope, own, path)
         for i, op in enumerate(block.ops):
-            here = f"{path}/{i}:{op.name}"
             for v in op.operands:
-                self.use(v, scope, f"{here}: operand", op)
+                if v not in scope:
+                    self.undefined(v, f"{path}/{i}:{op.name}: operand", op)
             for j, inner in enumerate(op.blocks):
-                self.block(inner, scope, f"{here}.{j}", depth + 1)
-            self.attempt(here, op, self.op, op)
+                self.block(inner, scope, f"{path}/{i}:{op.name}.{j}", depth + 1)
+            try:
+                self.op(op)
+            except FluxError as e:
+                self.errors.append(self.placed(e, f"{path}/{i}:{op.name}", op))
             for r in op.results:
-                self.define(r, scope, own, here, op)
+                self.define(r, scope, own, path, op, i)
         for v in block.outs:
-            self.use(v, scope, f"{path}: yielded value", None)
+            if v not in scope:
+                self.undefined(v, f"{path}: yielded value", None)
         scope.difference_update(own)
 
-    def use(self, v: Value, scope: set[Value], what: str, op: Op | None) -> None:
-        if v in scope:
-            return
+    def undefined(self, v: Value, what: str, op: Op | None) -> None:
         help = None
         if v in self.defined and self.closed:
             help = "regions of tensor programs are closed: pass the value as an operand"
         self.errors.append(error("FX0103", f"{what} {v!r} is not defined here", loc=op.loc if op else self.func.loc,
                                  notes=[format_op(op)] if op else [], help=help))  # fmt: skip
 
-    def define(self, v: Value, scope: set[Value], own: list[Value], path: str, op: Op | None) -> None:
+    def define(
+        self, v: Value, scope: set[Value], own: list[Value], path: str, op: Op | None = None, index: int = 0
+    ) -> None:
         if v in self.defined:
+            here = f"{path}/{index}:{op.name}" if op else path
             self.errors.append(
-                error("FX0104", f"{path}: value {v!r} is defined twice", loc=op.loc if op else self.func.loc)
+                error("FX0104", f"{here}: value {v!r} is defined twice", loc=op.loc if op else self.func.loc)
             )
         self.defined.add(v)
         scope.add(v)
@@ -362,8 +370,10 @@ class _Verifier:
             raise error("FX0102", f"{op.name!r} is not a registered op")
         check_attrs(d, op.attrs)
         check_level(d, level, op.blocks)
-        check_result_types(
-            d.name, infer(d, [v.type for v in op.operands], op.attrs, op.blocks), [r.type for r in op.results], level
-        )
+        types = [r.type for r in op.results]
+        if op.inferred is not self.facts:
+            check_result_types(d.name, infer(d, [v.type for v in op.operands], op.attrs, op.blocks), types)
+        for t in types:
+            check_value_type(t, level)
         if self.module is not None:
             check_references(op, self.module)

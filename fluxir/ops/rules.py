@@ -129,7 +129,9 @@ def elementwise(
     def infer(operands: tuple[Type, ...], a: Attrs, blocks: tuple[Block, ...]) -> list[Type]:
         if len(operands) != arity:
             raise error("FX0108", f"{name} takes {arity} operands, {len(operands)} given")
-        t = elementwise_type(name, operands)
+        t = operands[0]
+        if isinstance(t, MemType) or any(o is not t and o != t for o in operands[1:]):
+            t = elementwise_type(name, operands)
         check_dtype(name, t.dtype, types)
         return [t if result == "same" else t.with_dtype(DTYPES[result])]
 
