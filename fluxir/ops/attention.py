@@ -61,7 +61,7 @@ def _operand_types(name: str, t: Sequence[Type], masks: Sequence[Type]) -> tuple
             raise error(
                 "FX0202", f"{name}: the mask {mask} does not broadcast to the scores [{','.join(map(str, scores))}]"
             )
-    if len(masks) > 2 or (len(masks) == 2 and [m.dtype.is_bool for m in masks] != [False, True]):  # type: ignore[union-attr]
+    if len(masks) > 2 or (len(masks) == 2 and [m.dtype.is_bool for m in masks] != [False, True]):
         raise error("FX0108", f"{name} takes a float mask, a bool mask, or one of each in this order")
     return q, key, v
 
@@ -291,7 +291,7 @@ def in_one_kernel(o: Op, kind: str) -> bool:
     q, k, v = (x.type for x in o.operands[:3])
     widths = (q.shape[-1], v.shape[-1])
     some = all(isinstance(d, int) and 0 < d <= WIDEST for d in widths)
-    return kind == "cpu-soon" and some and 0 not in (*q.shape, *k.shape)
+    return kind == "cpu" and some and 0 not in (*q.shape, *k.shape)
 
 
 def _cost(products: int) -> Any:
@@ -357,7 +357,6 @@ composite(
     _gradient,
     _gradient_ref,
     attrs=_ATTRS,
-    whole=in_one_kernel,
     cost=_cost(5),
     samples=(
         sample("f32[2,3,4]", "f32[2,5,4]", "f32[2,5,4]", "f32[2,3,4]", "f32[2,3]", "f32[2,3]",

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from fluxir.passes import cleanup, conv, derive, expand, fuse, hoist, layout, lift, manager, merge, plan, simplify
+from fluxir.passes import (
+    attention,
+    cleanup,
+    conv,
+    derive,
+    expand,
+    find_attention,
+    fuse,
+    hoist,
+    layout,
+    lift,
+    manager,
+    merge,
+    nest,
+    plan,
+    simplify,
+)
 
 __all__ = [
+    "attention",
     "cleanup",
     "conv",
     "derive",
     "expand",
+    "find_attention",
     "fuse",
     "hoist",
     "layout",
     "lift",
     "manager",
     "merge",
+    "nest",
     "plan",
     "simplify",
 ]

@@ -18,12 +18,14 @@ from fluxir.ops.approx.common import (
     fast_two_sum,
     flip_sign,
     format_of,
+    from_bits,
     horner,
     nearest_integer,
     power_of_two,
     scale,
     select,
     sign_bits,
+    to_bits,
 )
 
 EXP_RANGE = {"f32": (-104.0, 89.0), "f64": (-746.0, 710.0)}
@@ -136,3 +138,14 @@ def cosh(b: Builder, x: Value) -> Value:
     sinh_r, cosh_tail, difference, total = _hyperbolic_parts(b, b.abs(x), fmt)
     half = b.add(total, b.fma(cosh_tail, total, b.mul(sinh_r, difference)))
     return b.add(half, half)
+
+
+def exp2_of_negative(b: Builder, x: Value) -> Value:
+    """2**x for x <= 0, to an ulp or two; 0 where that is below the normal numbers. For weights beside a largest one of 1."""
+    fmt = format_of(x)
+    x = at_least(b, x, float(-fmt.bias))
+    magic = b.const(fmt.magic + fmt.bias, like=x)  # the low bits of the sum are n + bias: an exponent, and 0 gives 0.0
+    shifted = b.add(x, magic)
+    r = b.sub(x, b.sub(shifted, magic))
+    power = from_bits(b, b.shift_left(to_bits(b, shifted), fmt.mantissa), fmt)
+    return b.mul(horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), power)
