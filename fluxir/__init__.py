@@ -85,6 +85,7 @@ _NAMES: dict[str, str] = {
     "fluxir.batching": "hessian jacfwd jacobian jacrev vmap",
     "fluxir.gradcheck": "check_grads",
     "fluxir.kernels.kernel": "kernel",
+    "fluxir.profiling": "profile",
     "fluxir.transform": "grad hvp jvp linearize value_and_grad vjp",
     "fluxir.runtime.cuda": "device_put",
     "fluxir.runtime.safetensors": "load_safetensors read_safetensors_header save_safetensors",
@@ -153,6 +154,7 @@ if TYPE_CHECKING:
     from fluxir.ir.dtypes import f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
     from fluxir.ir.types import TensorType as TensorType
     from fluxir.kernels.kernel import kernel as kernel
+    from fluxir.profiling import profile as profile
     from fluxir.runtime.cuda import device_put as device_put
     from fluxir.runtime.safetensors import load_safetensors as load_safetensors
     from fluxir.runtime.safetensors import read_safetensors_header as read_safetensors_header

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxir.ir.core import Block, Module
+from fluxir.ir.core import Block, Module, Op
 from fluxir.ir.dims import Dim, assuming, evaluate, substitute, symbols_of
 from fluxir.ir.printer import print_func, print_module
 
@@ -56,6 +56,11 @@ def cost_of(b: Build, sizes: Mapping[str, int] | None = None) -> Cost:
     return Cost(value(flops), value(moved), value(peak), kernels)
 
 
+def operations(module: Module, op: Op) -> Dim:
+    """The operations of one op of a module's tensor level, counted as in `Cost`."""
+    return _flops(module, Block((), (op,), ()), ())
+
+
 def _flops(module: Module, block: Block, inside: tuple[str, ...]) -> Dim:
     """Floating-point operations of a block; `inside` are the functions that it is called from, itself included."""
     total: Dim = 0
@@ -98,6 +103,24 @@ def write_dumps(folder: Path, b: Build, code: Any) -> None:
     (folder / "plan.txt").write_text(plan_text(loops))
 
 
+def pass_reports(b: Build) -> list[Any]:
+    """What each tensor-level pass did, as `fluxir.report.PassReport`."""
+    found = []
+    before = b.module
+    for record in b.records:
+        if record.name.startswith("plan"):
+            continue
+        found.append(
+            {
+                "name": record.name, "ms": record.ms, "ops_before": record.ops_before, "ops_after": record.ops_after,
+                "changed": record.changed, "before": print_module(before, False),
+                "after": print_module(record.after, False), "rules": record.rules,
+            }
+        )  # fmt: skip
+        before = record.after
+    return found
+
+
 def plan_text(loops: Module) -> str:
     """The memory plan for readers: each buffer's type, offset and bytes, and the peak."""
     out = []
@@ -115,4 +138,4 @@ def plan_text(loops: Module) -> str:
     return "\n".join(out) + "\n"
 
 
-__all__ = ["Cost", "cost_of", "plan_text", "write_dumps"]
+__all__ = ["Cost", "cost_of", "operations", "pass_reports", "plan_text", "write_dumps"]

@@ -99,8 +99,9 @@ class TableReport(TypedDict):
 
 
 class ProfileReport(TypedDict):
-    """What a run of the kernels on the virtual GPU counted: a sentence before the tables and one after."""
+    """What runs of the kernels took, or counted on the virtual GPU: a sentence before the tables and one after."""
 
+    title: str
     intro: str
     tables: list[TableReport]
     note: str
@@ -153,7 +154,7 @@ def render_report(data: ReportData) -> str:
         passes=_passes(data["passes"]),
         kernels=_kernels(data["kernels"], data["sources"]),
         profile=_profile(data["profile"]) if "profile" in data else "",
-        profile_link='<a href="#profile">Virtual GPU</a>' if "profile" in data else "",
+        profile_link=f'<a href="#profile">{_escape(data["profile"]["title"])}</a>' if "profile" in data else "",
         sources=_sources(data["sources"], data["kernels"]),
         facts=_facts(data.get("facts", {})),
     )
@@ -171,7 +172,9 @@ def _escape(text: object) -> str:
 
 
 def _profile(data: ProfileReport) -> str:
-    parts = [f'<section id="profile"><h2>On the virtual GPU</h2>\n<p class="hint">{_escape(data["intro"])}</p>']
+    parts = [
+        f'<section id="profile"><h2>{_escape(data["title"])}</h2>\n<p class="hint">{_escape(data["intro"])}</p>'
+    ]
     for t in data["tables"]:
         right = set(t.get("right", ()))
         rows = [

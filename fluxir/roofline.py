@@ -6,7 +6,7 @@ non-temporal stores, in one and in several places at a time, and the best counts
 fit the caches, so bandwidth is measured for the size that is asked for. Each thread works on a part of its own.
 The best of some repetitions counts: a limit is what can be reached, not what is usual.
 
-`roofline(threads)` is the machine's, with arrays that no cache holds; it is kept in the cache folder for each machine.
+`roofline(threads)` is the machine's, with arrays that no cache holds; the cache folder keeps it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ import numpy as np
 from fluxir import config
 from fluxir.target import CpuTarget, host, parse_target
 
-__all__ = ["Roofline", "bandwidth", "peak_flops", "roofline"]
+__all__ = ["Roofline", "bandwidth", "peak_flops", "roofline", "ticks_per_second"]
 
 CHAINS = 12
 """Independent multiply-adds in flight: two units of latency 4 want 8; more than 14 and an operand leave the registers."""
@@ -97,6 +98,16 @@ def _peak(target: CpuTarget) -> str:
     return text + (f"declare {v} @llvm.fma.v{lanes}f32({v}, {v}, {v})\n" if target.has("fma") else "")
 
 
+_TICKS = """define void @ticks(ptr %a, ptr %b, ptr %c, i64 %n, i64 %repeat) nounwind {
+  %now = call i64 @llvm.readcyclecounter()
+  store i64 %now, ptr %a
+  ret void
+}
+declare i64 @llvm.readcyclecounter()
+"""
+"""The processor's counter, written to %a."""
+
+
 def _traffic(kind: str, streams: int, direct: bool, target: CpuTarget) -> str:
     """One of the loops over memory, on `streams` parts of the arrays side by side, with `direct` (non-temporal) or plain
     stores; n is in bytes, a multiple of streams times an iteration's bytes, and the arrays are aligned."""
@@ -145,7 +156,7 @@ def _functions() -> tuple[Any, dict[str, Callable[..., None]]]:
 
     target = parse_target("cpu")
     assert isinstance(target, CpuTarget)
-    names, texts = ["peak"], [f'target triple = "{target.triple}"', _peak(target)]
+    names, texts = ["peak", "ticks"], [f'target triple = "{target.triple}"', _peak(target), _TICKS]
     for kind in KINDS:
         for streams, direct in _variants(kind):
             texts.append(_traffic(kind, streams, direct, target))
@@ -232,37 +243,52 @@ def bandwidth(kind: str, nbytes: int = LARGE, threads: int = 1, repetitions: int
     return float(threads * repeat * part * (reads + writes) / best)
 
 
+@functools.cache
+def ticks_per_second() -> float:
+    """How fast the processor's counter runs, against the clock: it does not change with the load."""
+    ticks = _functions()[1]["ticks"]
+    at = ctypes.c_int64()
+
+    def now() -> tuple[int, float]:
+        ticks(ctypes.addressof(at), 0, 0, 0, 0)
+        return at.value, time.perf_counter()
+
+    a, start = now()
+    time.sleep(0.02)
+    b, end = now()
+    return (b - a) / (end - start)
+
+
 def measure(threads: int) -> Roofline:
     """The machine's limits for `threads` threads, now: about half a second."""
     rates = {kind: bandwidth(kind, LARGE, threads) for kind in KINDS}
     return Roofline(threads, peak_flops(threads), **rates)
 
 
-def roofline(threads: int | None = None, fresh: bool = False) -> Roofline:
+def roofline(threads: int | None = None) -> Roofline:
     """The limits of this machine for `threads` threads (default: the setting): measured once, then read from the cache
-    folder; `fresh` measures again. A busy machine looks slower than it is, so the better of old and new is kept."""
+    folder. On a busy machine they look lower than they are: then they are measured again the next time, and the best counts."""
     from fluxir.runtime.cache import default_dir
 
     threads = threads or config.get().threads()
     path = Path(default_dir()) / "roofline.json"
-    machine = host()
-    key = f"{machine.model} {threads}"
+    key = f"{host().model} {threads}"
     try:
         known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        known = {}
-    try:
-        old = Roofline(**known[key]) if key in known else None
-    except TypeError:
-        old = None
-    if old is not None and not fresh:
+        old = Roofline(**known[key]["limits"]) if key in known else None
+        quiet = old is not None and bool(known[key]["quiet"])
+    except (OSError, ValueError, TypeError, KeyError):
+        known, old, quiet = {}, None, False
+    if old is not None and quiet:
         return old
+    quiet = os.getloadavg()[0] < 0.5
     new = measure(threads)
     if old is not None:
         new = Roofline(threads, *(max(getattr(old, f), getattr(new, f)) for f in ("flops", "read", "copy", "triad")))
+    known[key] = {"limits": asdict(new), "quiet": quiet}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**known, key: asdict(new)}, indent=1))
+        path.write_text(json.dumps(known, indent=1))
     except OSError:
-        pass  # it is measured again next time
+        pass  # it is measured again the next time
     return new

@@ -38,6 +38,8 @@ EVERYTHING = (
         "report",
         "errors_catalog",
         "roofline",
+        "profiling",
+        "profile_report",
     }
 )
 LIBRARY = {"nn", "optim", "data", "train", "ode"}
@@ -48,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "target": {"errors"},
     "report": {"errors"},
+    "profiling": LEAVES | COMPILER | {"ir", "runtime", "driver", "dump", "embed", "roofline", "profile_report"},
+    "profile_report": {"ir", "dump", "report", "profiling"},
     "roofline": LEAVES | {"codegen", "runtime"},
     "ir": LEAVES,
     "ops": LEAVES | {"ir"},

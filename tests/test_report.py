@@ -41,7 +41,7 @@ def example() -> ReportData:
              "code_kind": "PTX", "loops": "for %i in 0..4 {\n}", "lines": ["model.py:2", "elsewhere.py:7"],
              "facts": {"grid": "(B, 1, 1)"}},
         ],
-        "profile": {"intro": "Run on <4> images.", "note": "No timings.", "tables": [
+        "profile": {"title": "On <vgpu>", "intro": "Run on <4> images.", "note": "No timings.", "tables": [
             {"title": "lower bound", "head": ["kernel", "GPU & more"], "rows": [["k0_exp", "1.5 us dram"]], "right": [1]}]},
         "sources": [{"path": "model.py", "text": "y = x * x\ny = exp(y)\n"}],
         "facts": {"LLVM": "22.1"},

@@ -264,27 +264,10 @@ def _training_rows(t: dict[str, Any] | None) -> list[tuple[str, str, str]]:
 
 
 def _write_report(path: Path, model: Path, lowered: Any, compiled: Any, r: dict[str, Any]) -> None:
-    from ..ir.printer import print_func, print_module
-    from ..report import KernelReport, PassReport, ReportData, write_report
+    from ..dump import pass_reports
+    from ..ir.printer import print_func
+    from ..report import KernelReport, ReportData, write_report
 
-    passes: list[PassReport] = []
-    before = lowered.module
-    for record in compiled.build.records:
-        if record.name.startswith("plan"):
-            continue
-        passes.append(
-            {
-                "name": record.name,
-                "ms": record.ms,
-                "ops_before": record.ops_before,
-                "ops_after": record.ops_after,
-                "changed": record.changed,
-                "before": print_module(before, False),
-                "after": print_module(record.after, False),
-                "rules": record.rules,
-            }
-        )
-        before = record.after
     kernels: list[KernelReport] = []
     assembly = (path.parent / "cpu" / "module.s").read_text()
     for f in compiled.build.stages["loops"].funcs.values():
@@ -332,9 +315,10 @@ def _write_report(path: Path, model: Path, lowered: Any, compiled: Any, r: dict[
             {"label": "peak memory", "value": bytes_text(r["peak_memory"][256]), "detail": "planned, batch 256"},
             {"label": "compile", "value": f"{r['compile_cold_ms']:.0f} ms", "detail": "cold"},
         ],
-        "passes": passes,
+        "passes": pass_reports(compiled.build),
         "kernels": kernels,
         "profile": {
+            "title": "Virtual GPU",
             "intro": f"The PTX for {GPUS[0]}, run on {r['virtual_gpu']['images']} images with every access checked; the answer "
             f"is the interpreter's to {r['virtual_gpu']['worst_difference']:.0e} of the largest logit.",
             "tables": r["virtual_gpu"]["tables"],

@@ -25,6 +25,8 @@ from fluxir.ir.types import MemType
 
 __all__ = ["ENTRY", "ERRORS", "FORMAT", "OUT_OF_MEMORY", "TOO_DEEP", "entry_spec"]
 
+CONTEXT_BYTES, PARALLEL = 32, 8
+"""Size of the runtime context, and where `parallel` stands in it."""
 FORMAT = 1
 ENTRY = "fluxir_entry"
 

@@ -32,7 +32,8 @@ from fluxir.codegen.link import join_objects
 from fluxir.codegen.part import CODE, Part, Piece
 from fluxir.codegen.x86_host import HostEmitter
 from fluxir.codegen.x86_kernel import KernelEmitter
-from fluxir.ir.core import Func, Module, array_digest
+from fluxir.codegen.x86_profile import Recorder
+from fluxir.ir.core import Func, Module, Op, array_digest
 from fluxir.ir.dims import assuming
 from fluxir.target import CpuTarget
 
@@ -54,6 +55,8 @@ class CompiledCode:
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by step: emit (IR to text; translation goes on meanwhile), wait (for the translation), link; of the
     translation: parse, optimise, codegen, CPU time added up over processes."""
+    launches: list[Op] = field(default_factory=list)
+    """Of a profiled build the launches by their numbers in the record."""
 
     @functools.cached_property
     def source(self) -> str:
@@ -76,17 +79,21 @@ class CompiledCode:
         return backend.asm_of([p.named()[1:] for p in self.pieces], self.target, self.level)
 
 
-def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy: str = "standard") -> CompiledCode:
+def compile_cpu(
+    module: Module, target: CpuTarget, opt_level: int = 2, accuracy: str = "standard", events: int = 0
+) -> CompiledCode:
     """Compile a lowered module whose entry is a host function.
 
     `opt_level` 0 to 3 as in the settings; `accuracy="fast"` lets LLVM contract multiplications and additions everywhere.
+    With `events` launches are timed, and so many are written down one by one (see x86_profile.py): the last constant is
+    the record.
     Raises FX0502 for an op without code, FX0503 where LLVM rejects our text, FX0508 for local memory of unknown size,
     FX0514 where the object would need a library function, FX0517 where LLVM crashes, FX0604 where the inputs do not
     determine a size.
     """
     start = time.perf_counter()
     with workers.Translation(backend.machine_of(target), opt_level) as translation, assuming(module.facts):
-        unit = ModuleEmitter(module, target, accuracy == "fast", translation.add)
+        unit = ModuleEmitter(module, target, accuracy == "fast", translation.add, events)
         written = time.perf_counter()
         objects = translation.objects()
     done = time.perf_counter()
@@ -101,7 +108,8 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
     spec["constants"] = [
         {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
     ]
-    return CompiledCode(code, spec, unit.constants, unit.pieces, target, opt_level, times)
+    launches = unit.recorder.launches if unit.recorder is not None else []
+    return CompiledCode(code, spec, unit.constants, unit.pieces, target, opt_level, times, launches)
 
 
 # ---- the module -----------------------------------------------------------------------------------------------------
@@ -110,7 +118,9 @@ def compile_cpu(module: Module, target: CpuTarget, opt_level: int = 2, accuracy:
 class ModuleEmitter:
     """Everything of one module that is shared between its functions."""
 
-    def __init__(self, module: Module, target: CpuTarget, fast: bool, publish: Callable[[Piece], None]) -> None:
+    def __init__(
+        self, module: Module, target: CpuTarget, fast: bool, publish: Callable[[Piece], None], events: int = 0
+    ) -> None:
         self.module, self.target, self.fast = module, target, fast
         half = "half" if target.has("f16c") else "i16"
         self.dialect = Dialect(triple=target.triple, half=half)
@@ -130,6 +140,7 @@ class ModuleEmitter:
         self.symbols = self.host_symbols[module.entry.name]
         self.host = Part(self.dialect, self.attributes)
         self.plain = self.host.plain
+        self.recorder = Recorder(self.host, events) if events else None
         self.names = {n: self.plain.unique("host." + n) for n in self.hosts}
         for name in self.hosts:
             self._host(legalize(module.funcs[name], target, defer=True))
@@ -195,7 +206,13 @@ class ModuleEmitter:
             lines += [f"  %q{i} = getelementptr i64, ptr %dims, i64 {i}", f"  %s{i} = load i64, ptr %q{i}, align 8"]
             args.append(f"i64 %s{i}")
         lines.append(f"  %consts = getelementptr ptr, ptr %args, i64 {count}")
-        args += ["ptr %consts", "ptr %rt", "i64 0"]
+        context = "%rt"
+        if self.recorder is not None:
+            lines += self.recorder.context(len(self.constants))
+            self.plain.declare("llvm.memcpy.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1"])
+            self.constants.append(self.recorder.array())
+            context = "%profiled"
+        args += ["ptr %consts", f"ptr {context}", "i64 0"]
         lines += [f"  %r = call i32 @{self.names[f.name]}({', '.join(args)})", "  ret i32 %r"]
         self.plain.defines.append(
             f"define i32 @{abi.ENTRY}(ptr %args, ptr %dims, ptr %arena, ptr %rt) {self.attributes} {{\n"

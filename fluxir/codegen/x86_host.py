@@ -170,7 +170,11 @@ class HostEmitter(Emitter):
         given = [self.typed(v) for v in op.operands]
         given += [f"i64 {self.symbol(s)}" for s in f.symbols] + ["ptr %rt"]
         self.unit.declare(name, "hidden void", [g.rsplit(" ", 1)[0] for g in given])
+        recorder = self.owner.recorder
+        start = "" if recorder is None else self.let(f"call i64 {recorder.clock}()")
         self.do(f"call void @{name}({', '.join(given)})")
+        if recorder is not None:
+            self.do(f"call void {recorder.record}(ptr %rt, i64 {recorder.number(op)}, i64 {start})")
         self.launches += 1
         if self.launches % _BLOCK == 0:
             label = self.new_label("more")
