@@ -4,8 +4,8 @@ A task computes a block of output rows of one image (and group). It first copies
 its stack, with the padding and the zeros of a transposed convolution in place, and with the columns sorted by their
 remainder modulo the stride, so that every read of the main loop is a whole vector of neighbouring pixels. The main loop
 then keeps `channels` x `vectors` accumulators in registers while it walks the input channels and the window; weights
-are packed beforehand into panels of `channels` outputs. Where the rows of the image are shorter than a vector, the lanes are
-output channels instead, and the tile is `vectors` single pixels by them. Sizes other than the batch must be known.
+are packed beforehand into panels of `channels` outputs. This serves convolutions whose output channels do not fill lanes (in
+groups), or whose sums are short; the others are those of conv_channels_cpu.py. Sizes other than the batch must be known.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from fluxir.ir.build import Builder
-from fluxir.ir.core import Op, Value
-from fluxir.ir.dims import Dim, product
-from fluxir.ir.dtypes import DType
+from fluxir.ir.core import Value
+from fluxir.ir.dims import product
 from fluxir.ir.types import MemType
-from fluxir.ops.nest import accumulator, cast
+from fluxir.ops.nest import cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
+from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Array, Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
@@ -36,131 +36,57 @@ UNROLL = 9  # window places whose code is written out
 
 @dataclass(frozen=True)
 class ConvSchedule(Schedule):
-    """`channels` x `vectors` x `lanes`: the register tile. `rows`: output rows of a task. `buffer`: bytes of input kept.
-    `across`: lanes that are output channels, where pixels have none; 0 where they have."""
+    """`channels` x `vectors` x `lanes`: the register tile. `rows`: output rows of a task. `buffer`: bytes of input kept."""
 
     channels: int
     vectors: int
     lanes: int
     rows: int
     buffer: int
-    across: int = 0
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One spatial axis with all that is known about it."""
-
-    size: int
-    out: int
-    window: int
-    stride: int
-    low: int
-    spread: int  # lhs_dilation
-    step: int  # rhs_dilation
-
-    def source(self, b: Builder, p: Value) -> tuple[Value, Value]:
-        """Whether position `p` of the spread-out axis holds an element, and which."""
-        reach = (self.size - 1) * self.spread + 1 if self.size else 0
-        there = b.logical_and(b.le(b.index(0), p), b.lt(p, b.index(reach)))
-        if self.spread == 1:
-            return there, p
-        step = b.index(self.spread)
-        return b.logical_and(there, b.eq(b.fmod(p, step), b.index(0))), b.div(p, step)
-
-
-@dataclass(frozen=True, eq=False)
-class Conv:
-    """A conv whose sizes beside the batch are known, as two spatial axes (outer ones of size 1 where it has fewer)."""
-
-    op: Op
-    batch: Dim
-    groups: int
-    channels: int  # of the input, in a group
-    outputs: int  # of the result, in a group
-    axes: tuple[Axis, Axis]
-
-    @property
-    def dtype(self) -> DType:
-        d: DType = accumulator(self.op.result.type.dtype)
-        return d
-
-
-def read_conv(op: Op) -> Conv | None:
-    """The numbers of a conv; None where a size that must be known is a symbol, or it has three spatial axes."""
-    x, w, y = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result)
-    if len(x) > 4 or not all(isinstance(d, int) for d in (*x[1:], *w, *y[1:])):
-        return None
-    return Conv(op, x[0], op.attrs.groups, int(w[1]), int(w[0]) // op.attrs.groups, axes_of(op))
-
-
-def axes_of(op: Op) -> tuple[Axis, Axis]:
-    """The one or two spatial axes of a conv, whose sizes are known, as two: the outer one of size 1 where it has one."""
-    x, w, y, a = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result), op.attrs
-    axes = [
-        Axis(int(x[i + 2]), int(y[i + 2]), int(w[i + 2]), a.strides[i], a.padding[2 * i], a.lhs_dilation[i],
-             a.rhs_dilation[i])
-        for i in range(len(x) - 2)
-    ]  # fmt: skip
-    return (axes[0], axes[1]) if len(axes) == 2 else (Axis(1, 1, 1, 1, 0, 1, 1), axes[0])
 
 
 def choose(conv: Conv, target: Any) -> ConvSchedule | None:
     """The schedule, or None where a task's buffer would be too large or the sizes too small to bother."""
-    line = conv.axes[1]
-    if 0 in (conv.channels, conv.outputs, conv.axes[0].out, line.out, *[x.window for x in conv.axes]) or line.out == 1:
+    line = conv.axes[2]
+    if conv.space > 2 or 0 in (conv.channels, conv.outputs, conv.places, conv.window) or line.out == 1:
         return None
     lanes = target.lanes(conv.dtype.bits)
-    if line.out <= lanes // 2 and conv.outputs >= lanes and conv.channels * line.window * conv.axes[0].window >= 64:
-        return _across(conv, lanes, target)
     while lanes > 2 and line.out <= lanes // 2:
         lanes //= 2
     options = [c for c in range(min(6, conv.outputs), 0, -1) if c >= min(4, conv.outputs)]
     channels = min(options, key=lambda c: (-(-conv.outputs // c) * c, -c))
     vectors = {1: 6, 2: 4, 3: 3}.get(channels, 2)
-    vectors = min(vectors, conv.axes[0].out * -(-line.out // lanes))
+    vectors = min(vectors, conv.axes[1].out * -(-line.out // lanes))
     rows, nbytes = _rows(conv, lanes)
     return ConvSchedule(channels, vectors, lanes, rows, nbytes) if nbytes <= BUFFER else None
 
 
-def _across(conv: Conv, lanes: int, target: Any) -> ConvSchedule | None:
-    """The schedule with output channels in the lanes: two vectors of them by as many pixels as there are registers for, the
-    number that leaves the fewest tiles and pixels beyond the end."""
-    rows, nbytes = _rows(conv, 1)
-    if nbytes > BUFFER:
-        return None
-    pixels, most = rows * conv.axes[1].out, 12 if target.vector_registers >= 32 else 5
-    tile = min(range(min(most, pixels), 0, -1), key=lambda p: -(-pixels // p) * (p + 2))
-    vectors = 2 if conv.outputs >= 2 * lanes else 1
-    return ConvSchedule(vectors * lanes, tile, 1, rows, nbytes, lanes)
-
-
 def _rows(conv: Conv, lanes: int) -> tuple[int, int]:
     """Output rows of a task, whose input stays in the second cache, and the bytes of that."""
-    rows, size = conv.axes[0].out, conv.dtype.itemsize
-    while rows > 1 and (conv.axes[0].out % rows or _buffer(conv, rows, lanes) * size > COMFORT):
+    rows, size = conv.axes[1].out, conv.dtype.itemsize
+    while rows > 1 and (conv.axes[1].out % rows or _buffer(conv, rows, lanes) * size > COMFORT):
         rows -= 1
     return rows, _buffer(conv, rows, lanes) * size
 
 
 def _columns(conv: Conv, lanes: int) -> int:
     """Columns of the buffer for each remainder: those of whole vectors of output, and the window's reach."""
-    line = conv.axes[1]
+    line = conv.axes[2]
     return -(-line.out // lanes) * lanes + (line.window - 1) * line.step // line.stride
 
 
 def _lines(conv: Conv, rows: int) -> int:
-    a = conv.axes[0]
+    a = conv.axes[1]
     return (rows - 1) * a.stride + (a.window - 1) * a.step + 1
 
 
 def _buffer(conv: Conv, rows: int, lanes: int) -> int:
-    return conv.channels * _lines(conv, rows) * conv.axes[1].stride * _columns(conv, lanes)
+    return conv.channels * _lines(conv, rows) * conv.axes[2].stride * _columns(conv, lanes)
 
 
 @template("conv", target="cpu", anchors=("conv",), priority=20)
 def conv(group: Group, target: Any) -> Kernels | None:
-    """One convolution in one or two dimensions with what follows it."""
+    """One convolution in one or two dimensions with what follows it; neighbouring pixels are the lanes."""
     ops = [op for op in group.ops if op.name == "conv"]
     if len(ops) != 1 or group.args == ():
         return None
@@ -184,7 +110,7 @@ class _Conv:
     ) -> None:
         self.group, self.conv, self.schedule, self.post, self.axes, self.fma = group, conv, schedule, post, axes, fma
         self.tiles = -(-conv.outputs // schedule.channels)
-        self.window = conv.axes[0].window * conv.axes[1].window
+        self.window = conv.window
         self.packed = MemType(conv.dtype, (conv.groups * self.tiles, conv.channels * self.window, schedule.channels))
 
     def kernels(self) -> Kernels:
@@ -265,10 +191,10 @@ class _Conv:
             t = memory(arg.type)
             seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
         post = PostCode(self.post, seen, outs)
-        blocks = conv.axes[0].out // s.rows
+        blocks = conv.axes[1].out // s.rows
         columns = _columns(conv, s.lanes)
-        shape = (conv.channels, _lines(conv, s.rows), conv.axes[1].stride, columns)
-        work = s.rows * conv.axes[1].out * conv.outputs * conv.channels * self.window // s.lanes
+        shape = (conv.channels, _lines(conv, s.rows), conv.axes[2].stride, columns)
+        work = s.rows * conv.axes[2].out * conv.outputs * conv.channels * self.window // s.lanes
 
         def task(ib: Builder, at: tuple[Value, ...]) -> None:
             n, g, block = at
@@ -295,7 +221,7 @@ class _Conv:
     ) -> None:
         """Copy the input rows that the block reads into the buffer, zeros where there is no element."""
         conv = self.conv
-        x, outer, line = conv.op.operands[0], conv.axes[0], conv.axes[1]
+        x, outer, line = conv.op.operands[0], conv.axes[1], conv.axes[2]
         one_dimensional = len(shape_of(x)) == 3
 
         def read(ib: Builder, c: Value, h: Value, i: Value) -> Value:
@@ -349,7 +275,7 @@ class _Conv:
     ) -> None:
         """All register tiles of a block of rows."""
         conv, s = self.conv, self.schedule
-        per_row = -(-conv.axes[1].out // s.lanes)
+        per_row = -(-conv.axes[2].out // s.lanes)
         count = s.rows * per_row
 
         def tile(ib: Builder, at: tuple[Value, ...]) -> None:
@@ -371,8 +297,8 @@ class _Conv:
     ) -> list[Value]:
         """The accumulators [channel][vector] after all input channels and window places."""
         conv, s = self.conv, self.schedule
-        outer, line = conv.axes
-        lanes = s.across or s.lanes
+        _, outer, line = conv.axes
+        lanes = s.lanes
         zero = b.emit("splat", b.const(0, dtype=conv.dtype), lanes=lanes)[0]
 
         def place(ib: Builder, c: Value, kh: Value, kw: Value | int, acc: Sequence[Value]) -> list[Value]:
@@ -389,17 +315,10 @@ class _Conv:
             xs = []
             for row, col in places:
                 r = ib.add(ib.mul(row, ib.index(outer.stride)), ib.mul(kh, ib.index(outer.step)))
-                at = (c, r, phase, ib.add(col, shift))
-                if s.across:
-                    xs.append(ib.emit("splat", ib.emit("load", buffer, *at)[0], lanes=lanes)[0])
-                else:
-                    xs.append(ib.emit("load", buffer, *at, lanes=lanes)[0])
+                xs.append(ib.emit("load", buffer, c, r, phase, ib.add(col, shift), lanes=lanes)[0])
             out: list[Value] = []
-            for o in range(0, s.channels, s.across or 1):
-                if s.across:
-                    w = ib.emit("load", weights, panel, k, ib.index(o), lanes=lanes)[0]
-                else:
-                    w = ib.emit("splat", ib.emit("load", weights, panel, k, ib.index(o))[0], lanes=lanes)[0]
+            for o in range(s.channels):
+                w = ib.emit("splat", ib.emit("load", weights, panel, k, ib.index(o))[0], lanes=lanes)[0]
                 for x in xs:
                     a = acc[len(out)]
                     out.append(ib.fma(w, x, a) if self.fma else ib.add(ib.mul(w, x), a))
@@ -421,7 +340,7 @@ class _Conv:
                 return values
             return list(for_(ib, 0, outer.window, lambda jb, kh, *a: row(jb, c, kh, a), acc, vectorize=False))
 
-        start = [zero] * (s.channels // (s.across or 1) * s.vectors)
+        start = [zero] * (s.channels * s.vectors)
         return list(for_(b, 0, conv.channels, channel, start, name="c", vectorize=False))
 
     def finish(
@@ -437,27 +356,13 @@ class _Conv:
     ) -> None:
         """Store a tile; where it reaches over the last channel or column, only what exists."""
         conv, s = self.conv, self.schedule
-        width = conv.axes[1].out
+        width = conv.axes[2].out
         one_dimensional = len(shape_of(conv.op.result)) == 3
 
         def put(ib: Builder, x: Value, o: Value, row: Value, col: Value, lanes: int) -> None:
             channel = ib.add(ib.mul(g, ib.index(conv.outputs)), o)
             full = (n, channel, col) if one_dimensional else (n, channel, ib.add(first, row), col)
             post.store(ib, x, [full[k] for k in self.axes], col, lanes)
-
-        if s.across:
-            kept = b.alloc(type=MemType(conv.dtype, (s.vectors, s.channels), "local"))
-            for i, x in enumerate(acc):
-                vector, v = divmod(i, s.vectors)
-                b.store(kept, x, b.index(v), b.index(vector * s.across))
-            there = b.minimum(b.index(s.channels), b.sub(b.index(conv.outputs), o0))
-
-            def one(ib: Builder, r: Value) -> None:
-                for v, (row, col) in enumerate(places):
-                    put(ib, ib.emit("load", kept, ib.index(v), r)[0], ib.add(o0, r), row, col, 1)
-
-            for_(b, 0, there, one, vectorize=False)
-            return
 
         def channel(ib: Builder, r: int) -> None:
             o = ib.add(o0, ib.index(r))
@@ -486,4 +391,4 @@ class _Conv:
                 if_(b, exists, functools.partial(channel, r=r))
 
 
-__all__ = ["Axis", "Conv", "ConvSchedule", "axes_of", "choose", "conv", "read_conv"]
+__all__ = ["ConvSchedule", "choose", "conv"]

@@ -20,10 +20,10 @@ from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.ops.nest import accumulator, cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
-from fluxir.schedule.conv_cpu import Axis, axes_of
+from fluxir.schedule.conv_space import Axis, axes_of
 from fluxir.schedule.group import Group, shape_of
 from fluxir.schedule.loops import for_, if_, kernel, memory, nest, parallel, unravel
-from fluxir.schedule.matmul_cpu import lanes_of, pieces, transposed
+from fluxir.schedule.matmul_pack import lanes_of, pieces, transposed
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
 BUFFER = 96 * 1024  # bytes of stack for a task's rows, and as many for its results
@@ -62,7 +62,7 @@ def _read(op: Op) -> _Conv | None:
     known = (x[0], w[0], *x[2:], *w[2:], *y[2:])
     if len(x) > 4 or not all(isinstance(d, int) and d > 0 for d in known) or w[1] == 0:
         return None
-    return _Conv(op, int(x[0]), groups, w[1], int(w[0]) // groups, axes_of(op), accumulator(op.result.type.dtype))
+    return _Conv(op, int(x[0]), groups, w[1], int(w[0]) // groups, axes_of(op)[1:], accumulator(op.result.type.dtype))
 
 
 def _choose(c: _Conv, target: Any) -> ConvReduceSchedule | None:

@@ -28,6 +28,7 @@ from fluxir.ir.types import MemType
 from fluxir.ops.control import scan_length, scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
     attention_cpu,
+    conv_channels_cpu,
     conv_cpu,
     conv_reduce_cpu,
     gpu_matmul,
