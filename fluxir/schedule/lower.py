@@ -297,10 +297,10 @@ class Region:
 
     def launch(self, op: Op) -> None:
         group, inputs = group_of(op)
-        made = self.kernels.kernels_of(group)
+        arrays = [*map(constant_array, inputs), *group.constants]
+        made = self.best(self.kernels.kernels_of(group), inputs, arrays)
         targets = [self.place(r) for r in op.results]
         memories: dict[Ref, Value] = {("output", j): m for j, m in enumerate(targets)}
-        arrays = [*map(constant_array, inputs), *group.constants]
 
         def memory_of(ref: Ref) -> Value:
             if ref not in memories:
@@ -335,6 +335,18 @@ class Region:
                 operands.append(self.as_type(mem, arg.type) if isinstance(arg.type, MemType) else mem)
             name = self.kernels.name_of(step.kernel)
             self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
+
+    def best(self, made: Kernels, inputs: Sequence[Value], arrays: Sequence[Array | None]) -> Kernels:
+        """The kernels to launch: those that prepare operands, where that happens when compiling or before the loop."""
+        if made.prepared is None:
+            return made
+        other = made.prepared()
+        reads = [
+            i for s in other.steps if s.fold is not None for kind, i in s.operands[: -s.outputs] if kind == "input"
+        ]
+        constant = [arrays[i] is not None for i in reads]
+        fixed = [i < len(inputs) and _source(inputs[i]) in self.fixed for i in reads]
+        return other if all(constant) or (self.outer is not None and all(fixed)) else made
 
     def kernel(self, op: Op) -> None:
         """A GPU kernel of the module: its written operands are copied to where the results lie, and it works there."""

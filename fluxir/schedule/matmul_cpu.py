@@ -1,28 +1,31 @@
-"""The matmul template for CPUs: packed panels and a register tile of vectors, with what follows fused into the store.
+"""The matmul template for CPUs: blocks that fit the caches and a register tile of vectors, with what follows fused into the
+store.
 
-The operands are copied ("packed") into panels that the inner loop reads front to back: `rhs` into panels of `cols`
-columns, `lhs` (unless its rows can be read where they are) into panels of `rows` rows, both padded with zeros. A tile
-of rows x cols accumulators stays in vector registers while the inner loop runs over the contracted index; that loop is
-cut into blocks of `depth` so that a panel stays in the first cache, with partial tiles kept in scratch memory. A task
-is a block of rows by a block of panels. (The structure of Goto and van de Geijn, "Anatomy of High-Performance Matrix
-Multiplication", 2008, as arranged in BLIS.) The order of additions depends on shapes and target alone.
+A task is a block of rows by a block of columns. For each block of the contracted index (`depth`) it walks panels of
+columns, and in a panel the tiles of rows, so that a panel stays in the first cache and the block's rows in the second.
+(The structure of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, as arranged in BLIS.)
+Each operand is read in one of these ways (`MatmulSchedule.lhs` and `rhs`):
+
+- "in place", where that is as good: it is read once only, or is small, and lies along the vectors (or along k);
+- "rows" / "panels": the task copies what it reads into a buffer on its stack, which stays in the caches;
+- "packed": a step before copies it whole. So constants are packed when compiling and what a loop does not change before the
+  loop (`Kernels.prepared`), and what is computed is computed once.
+
+The order of additions depends on the sizes alone.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
-from fluxir.ir.dims import Dim, ceildiv, maximum, product
+from fluxir.ir.dims import Dim, ceildiv, floordiv, maximum, product
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import (
-    BATCH,
     CONTRACT,
     FREE,
     Dot,
@@ -35,32 +38,47 @@ from fluxir.schedule.contraction import (
     types_of,
     views,
 )
-from fluxir.schedule.group import Array, Group
-from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
+from fluxir.schedule.group import Group
+from fluxir.schedule.loops import Size, for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
+from fluxir.schedule.matmul_pack import (
+    Packer,
+    lanes_of,
+    pack_array,
+    part_of,
+    pieces,
+    plus,
+    transposed,
+)
+from fluxir.schedule.matmul_tile import Place, Read, Tiles
 from fluxir.schedule.rowwise import rowwise
 from fluxir.schedule.space import inplace_pairs
 from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
 TINY = 2048  # multiplications below which plain loops do
-ONE_BLOCK = 512  # contracted sizes up to this are not cut into blocks
-TASK = 1 << 22  # multiplications in a task, at most where that leaves whole panels: some 50 us
-SMALL_TASK = 1 << 18  # not less than this, to have tasks for all threads
-TASKS = 12  # tasks that a product is cut into where they are not too small
+TASK = 1 << 18  # multiplications that are worth a task: some 5 us
+TASKS = 16  # tasks that a product is cut into where they are not too small
+GROUP = 4  # panels that a task copies together: longer pieces of lines, and of pages
+MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
 
 
 @dataclass(frozen=True)
 class MatmulSchedule(Schedule):
-    """`rows` x `cols`: the register tile in elements. `depth`: length of a block of the contracted index (0: all of it).
-    `row_tiles`, `panels`: size of a task. `pack_lhs`: whether the left operand is packed."""
+    """`rows` x `vectors` x `lanes`: the register tile. `depth`: length of a block of the contracted index (0: all of it).
+    `row_tiles`, `panels`: size of a task. `lhs`, `rhs`: how the operands are read, see above."""
 
     rows: int
-    cols: int
+    vectors: int
     lanes: int
     depth: int
     row_tiles: int
     panels: int
-    pack_lhs: bool
+    lhs: str
+    rhs: str
+
+    @property
+    def cols(self) -> int:
+        return self.vectors * self.lanes
 
 
 @template("matmul", target="cpu", anchors=("dot",), priority=20)
@@ -79,81 +97,160 @@ def matmul(group: Group, target: Any) -> Kernels | None:
         return None
     if len(dot.post_dims[2]) > 1:  # what follows does not see the columns as one axis
         return split_at(group, dot.op, target)
-    return _Matmul(dot, target).kernels()
+    schedule = choose(dot, target)
+    made = _Matmul(dot, target, schedule).kernels()
+    if schedule.rhs == "packed" or dot.rhs.computed:
+        return made
+    prepared = functools.cache(lambda: _Matmul(dot, target, choose(dot, target, packed=True)).kernels())
+    return replace(made, prepared=prepared)
 
 
-def choose(dot: Dot, target: Any) -> MatmulSchedule:
-    """The schedule for a dot, from the registers and caches of the target and from sizes that are known."""
+# ---- the schedule ------------------------------------------------------------------------------------------------------
+
+
+def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
+    """The schedule for a dot, from the registers and caches of the target and from sizes that are known. `packed`: the right
+    operand is packed beforehand, for nothing."""
+    size = dot.dtype.itemsize
     lanes = target.lanes(dot.dtype.bits)
-    wide = target.vector_registers >= 32
-    vectors = 2 if not isinstance(dot.n, int) or dot.n > lanes else 1
-    rows = (12 if wide else 6) if vectors == 2 else (14 if wide else 8)
-    if isinstance(dot.m, int):
-        rows = _rows(dot.m, 14 if wide else rows)
-    depth = 0 if isinstance(dot.k, int) and dot.k <= ONE_BLOCK else 256
-    in_place = not dot.lhs.computed and dot.lhs.contiguous() == CONTRACT and dot.lhs.value.type.dtype == dot.dtype
-    narrow = isinstance(dot.n, int) and dot.n <= 4 * lanes * vectors
-    short = isinstance(dot.k, int) and dot.k < 512
-    pack_lhs = not (in_place and (narrow or short))
-    cols, row_tiles = lanes * vectors, max(1, 96 // rows)
-    return MatmulSchedule(rows, cols, lanes, depth, row_tiles, _panels(dot, rows * row_tiles, cols), pack_lhs)
+    rows, vectors = _tile(dot.m, dot.n, lanes, target.vector_registers)
+    cols = vectors * lanes
+    once = isinstance(dot.m, int) and dot.m <= rows  # whether the right operand is read once only
+    deepest = max(64, target.l1_bytes // (cols * size))
+    deep = dot.k if isinstance(dot.k, int) else deepest
+    if deep > deepest * 5 // 4:  # blocks of one length
+        deep = -(-deep // -(-deep // deepest))
+        deep += -deep % lanes
+    most = max(1, target.l2_bytes // 4 // (deep * size) // rows)  # tiles of rows that stay in the second cache
+    several = not isinstance(dot.m, int) or dot.m > 2 * most * rows
+    rhs = "packed" if packed else _rhs(dot, target, once, several)
+    depth = 0 if deep == dot.k or (once and rhs != "panels" and isinstance(dot.k, int)) else deep
+    lhs = _lhs(dot, depth, once)
+    if rhs != "packed":  # what a task copies is copied in every block of rows: at most one or two
+        most *= 2
+    row_tiles, panels = _task(dot, rows, cols, most)
+    return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, lhs, rhs)
 
 
-def _rows(m: int, most: int) -> int:
-    """The height of the register tile: the fewest tiles and rows beyond the end, where a tile costs what two more rows do
-    (it reads a line of the other operand, and fills the pipeline once)."""
-    return min(range(min(most, m), 0, -1), key=lambda r: -(-m // r) * (r + 2))
+def _rhs(dot: Dot, target: Any, once: bool, several: bool) -> str:
+    """How to read the right operand; `once`: by one tile of rows, `several`: by several blocks of rows."""
+    if dot.rhs.computed or dot.rhs.contiguous() is None:
+        return "packed"
+    if dot.rhs.contiguous() == FREE and isinstance(dot.n, int):
+        small = dot.k * dot.n * dot.dtype.itemsize
+        if once or (isinstance(small, int) and small <= target.l1_bytes // 2):
+            return "in place"
+    return "packed" if several and isinstance(dot.m, int) else "panels"
 
 
-def _panels(dot: Dot, rows: int, cols: int) -> int:
-    """How many panels of columns a task takes: enough to be worth a thread, few enough that there are tasks for all."""
+def _lhs(dot: Dot, depth: int, once: bool) -> str:
+    run = dot.lhs.contiguous()
+    if dot.lhs.computed or run is None:
+        return "packed"
+    narrow = isinstance(dot.n, int) and dot.n <= 64  # a copy costs more than it saves
+    if once or (dot.lhs.value.type.dtype == dot.dtype and (not depth or narrow)):
+        return "in place"
+    return "rows" if run == CONTRACT else "panels"
+
+
+def _tile(m: Dim, n: Dim, lanes: int, registers: int) -> tuple[int, int]:
+    """Rows and vectors of the register tile: the one for which the tiles that cover the result take the least time. Wider
+    than two vectors costs a little: the panel takes more of the first cache."""
+    m = m if isinstance(m, int) else 1 << 16
+    n = n if isinstance(n, int) else 1 << 16
+    across = -(-n // lanes)
+
+    def time(r: int, v: int) -> float:
+        """Of one k, in half cycles: two multiplications or loads start in a cycle, and one takes four."""
+        return max(r * v, r + v, 8) + 0.5 if r and v else 0.0
+
+    def total(tile: tuple[int, int]) -> float:
+        r, v = tile
+        whole_r, whole_v = m // r, across // v
+        parts = [(r, v, whole_r * whole_v), (m % r, v, whole_v), (r, across % v, whole_r), (m % r, across % v, 1)]
+        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.03 * max(0, v - 2))
+
+    tiles = [
+        (r, v)
+        for r in range(1, min(m, MAX_ROWS) + 1)
+        for v in range(1, min(across, 12) + 1)
+        if r * v + min(r, v) + 1 <= registers and (v <= 4 or r <= 2)
+    ]
+    return min(tiles, key=lambda x: (total(x), -x[0] * x[1]))
+
+
+def _task(dot: Dot, rows: int, cols: int, most: int) -> tuple[int, int]:
+    """The tiles of rows and the panels of columns that a task takes; at most `most` tiles of rows."""
+    across = -(-dot.n // cols) if isinstance(dot.n, int) else None
     k = dot.k if isinstance(dot.k, int) else 256
-    total = dot.batch * dot.m * dot.n * dot.k
-    wanted = max(SMALL_TASK, min(TASK, total // TASKS)) if isinstance(total, int) else 4 * SMALL_TASK
-    one = (min(rows, dot.m) if isinstance(dot.m, int) else rows) * cols * k
-    return max(1, min(32, wanted // max(1, one)))
+    if not isinstance(dot.m, int) or not isinstance(dot.batch, int):
+        line = (dot.n if isinstance(dot.n, int) else 256) * k
+        wanted = max(1, min(8, line // (TASK // 4)))
+        return min(most, 96 // rows), max(1, -(-across // wanted)) if across else 8
+    down = -(-dot.m // rows)
+    blocks = -(-down // most)
+    if across is None:
+        return -(-down // blocks), 8
+    work = int(product((dot.batch, dot.m, dot.n, k)))
+    wanted = max(1, min(TASKS if work > 64 * TASK * TASKS else TASKS // 2, work // TASK))
+    strips = max(1, min(across, -(-wanted // (dot.batch * blocks))))
+    panels = -(-across // strips)
+    return -(-down // blocks), min(across, panels + -panels % GROUP)
+
+
+# ---- the kernels -------------------------------------------------------------------------------------------------------
 
 
 class _Matmul:
     """The kernels of one dot: packing, then the tiles."""
 
-    def __init__(self, dot: Dot, target: Any) -> None:
-        self.dot, self.schedule = dot, choose(dot, target)
+    def __init__(self, dot: Dot, target: Any, schedule: MatmulSchedule) -> None:
+        self.dot, self.schedule = dot, schedule
         self.fma = dot.dtype.is_float and target.has("fma")
         s = self.schedule
         self.row_panels, self.col_panels = ceildiv(dot.m, s.rows), ceildiv(dot.n, s.cols)
         self.blocks: Dim = maximum(1, ceildiv(dot.k, s.depth)) if s.depth else 1
         self.inputs, self.outputs = types_of(dot)
-        self.b_type = MemType(dot.dtype, (dot.batch * self.col_panels, dot.k, s.cols))
-        self.a_type = MemType(dot.dtype, (dot.batch * self.row_panels, dot.k, s.rows))
+        self.packed_types = {
+            "rhs": MemType(dot.dtype, (dot.batch * self.col_panels, dot.k, s.cols)),
+            "lhs": MemType(dot.dtype, (dot.batch * self.row_panels, dot.k, s.rows)),
+        }
         self.c_type = MemType(dot.dtype, (dot.batch * self.row_panels * self.col_panels, s.rows, s.cols))
+
+    def side(self, which: str) -> tuple[Operand, Dim, Dim, int]:
+        """An operand, its free size, and number and width of its panels."""
+        s = self.schedule
+        if which == "lhs":
+            return self.dot.lhs, self.dot.m, self.row_panels, s.rows
+        return self.dot.rhs, self.dot.n, self.col_panels, s.cols
 
     def kernels(self) -> Kernels:
         s, n_in, n_out = self.schedule, len(self.inputs), len(self.outputs)
-        scratch = [self.b_type]
-        steps = [self.pack("rhs", self.b_type, s.cols, ("scratch", 0))]
-        packed: list[Ref] = [("scratch", 0)]
-        if s.pack_lhs:
-            packed.append(("scratch", len(scratch)))
-            steps.append(self.pack("lhs", self.a_type, s.rows, ("scratch", len(scratch))))
-            scratch.append(self.a_type)
+        scratch: list[MemType] = []
+        steps: list[Step] = []
+        packed: list[Ref] = []
+        for which, how in (("rhs", s.rhs), ("lhs", s.lhs)):
+            if how == "packed":
+                packed.append(("scratch", len(scratch)))
+                scratch.append(self.packed_types[which])
+                steps.append(self.pack(which, packed[-1]))
         partial: list[Ref] = []
         if self.blocks != 1:
             partial = [("scratch", len(scratch))]
             scratch.append(self.c_type)
         used = self.main_inputs()
-        ins = [self.inputs[i] for i in used]
-        types = [*ins, *[scratch[k] for _, k in packed]]
-        names = [*[self.dot.group.args[i].name for i in used], "packed_rhs", "packed_lhs"][: len(types)]
+        types = [*[self.inputs[i] for i in used], *[scratch[k] for _, k in packed]]
+        waiting = [scratch[k] for _, k in partial]
+        names = [*[self.dot.group.args[i].name for i in used], *[steps[i].kernel.name for i in range(len(packed))]]
         main = kernel(
             self.dot.group.name,
             types,
-            [*[scratch[k] for _, k in partial], *self.outputs],
+            [*waiting, *self.outputs],
             self.body,
             names=names,
             schedule=s,
             loc=self.dot.group.loc,
-            given=[*types, *[scratch[k] for _, k in partial], *[memory(v.type) for v in self.dot.group.outs]],
+            given=[*types, *waiting, *[memory(v.type) for v in self.dot.group.outs]],
         )
         refs: list[Ref] = [*[("input", i) for i in used], *packed, *partial, *[("output", j) for j in range(n_out)]]
         assert len(refs) == len(main.args) and n_in >= len(used)
@@ -163,11 +260,12 @@ class _Matmul:
         return Kernels(tuple(steps), tuple(scratch))
 
     def main_inputs(self) -> list[int]:
-        """Arguments that the main kernel reads: what `post` needs, and the left operand unless it is packed."""
+        """Arguments that the main kernel reads: what `post` needs, and the operands that are not packed."""
         read = {v for op in self.dot.post.ops for v in op.operands} | set(self.dot.post.outs)
         used = [i for i, a in enumerate(self.dot.post.args[:-1]) if a in read]
-        if not self.schedule.pack_lhs:
-            used += prologue_reads(self.dot, self.dot.lhs)
+        for how, side in ((self.schedule.lhs, self.dot.lhs), (self.schedule.rhs, self.dot.rhs)):
+            if how != "packed":
+                used += prologue_reads(self.dot, side)
         return sorted(set(used))
 
     def inplace(self) -> list[tuple[int, int]]:
@@ -178,107 +276,60 @@ class _Matmul:
         pairs = inplace_pairs(dot.post, dot.post.outs, dot.post_shape())
         return [(j, i) for j, i in pairs if i < len(self.inputs) and i not in operands]
 
-    # ---- packing
-    def pack(self, which: str, t: MemType, width: int, target: Ref) -> Step:
-        """A kernel that copies an operand into panels [panel, k, width], zeros beyond its free size."""
-        dot, lanes = self.dot, self.schedule.lanes
-        side = dot.lhs if which == "lhs" else dot.rhs
-        size = dot.m if which == "lhs" else dot.n
-        panels = self.row_panels if which == "lhs" else self.col_panels
+    # ---- packing beforehand
+    def pack(self, which: str, target: Ref) -> Step:
+        """The step that packs an operand whole: panels [batch and panel, k, width]."""
+        dot, s = self.dot, self.schedule
+        side, size, panels, width = self.side(which)
         used = prologue_reads(dot, side)
 
         def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
             reads, _ = views(b, dot, dict(zip(used, ins)))
-            code = OperandCode(side, reads, dot.dtype)
-            (packed,) = outs
+            packer = Packer(OperandCode(side, reads, dot.dtype), width, s.lanes)
 
             def panel(ib: Builder, at: tuple[Value, ...]) -> None:
                 t, p = at
-                row = ib.add(ib.mul(t, ib.index(panels)), p) if dot.batch != 1 else p
+                row = self.flat(ib, t, panels, p)
                 first = ib.mul(p, ib.index(width))
-                inside = ib.le(ib.add(first, ib.index(width)), ib.index(size))
 
-                def whole(jb: Builder) -> None:
-                    run = side.contiguous()
-                    if run == FREE:
-
-                        def line(kb: Builder, k: Value) -> None:
-                            for c, n in pieces(width, lanes):
-                                x = code.vector(kb, t, kb.add(first, kb.index(c)), k, n) if n > 1 else None
-                                x = code.at(kb, t, kb.add(first, kb.index(c)), k) if x is None else x
-                                kb.store(packed, x, row, k, kb.index(c))
-
-                        for_(jb, 0, dot.k, line, name="k")
-                        return
-
-                    def single(kb: Builder, k: Value) -> None:
-                        for c in range(width):
-                            kb.store(packed, code.at(kb, t, kb.add(first, kb.index(c)), k), row, k, kb.index(c))
-
-                    if run != CONTRACT or lanes < 2 or (isinstance(dot.k, int) and dot.k < lanes):
-                        for_(jb, 0, dot.k, single, name="k")
-                        return
-
-                    def square(kb: Builder, k: Value) -> None:
-                        for c0 in range(0, width, lanes):
-                            n = min(lanes, width - c0)
-                            xs = [code.vector(kb, t, kb.add(first, kb.index(c0 + i)), k, lanes) for i in range(n)]
-                            for j, x in enumerate(transposed(kb, xs + [xs[-1]] * (lanes - n))):
-                                at = kb.add(k, kb.index(j))
-                                for c, w in pieces(n, lanes):
-                                    part = x if w == lanes else lanes_of(kb, x, c, w)
-                                    kb.store(packed, part, row, at, kb.index(c0 + c))
-
-                    end = jb.index(dot.k)
-                    end = jb.sub(end, jb.fmod(end, jb.index(lanes)))
-                    for_(jb, 0, end, square, step=lanes, name="k", vectorize=False)
-                    for_(jb, end, dot.k, single, name="k")
-
-                def edge(jb: Builder) -> None:
-                    there = jb.sub(jb.index(size), first)
-
-                    def line(kb: Builder, k: Value) -> None:
-                        for_(
-                            kb,
-                            0,
-                            there,
-                            lambda lb, c: lb.store(packed, code.at(lb, t, lb.add(first, c), k), row, k, c),
-                            vectorize=False,
-                        )
-                        zero = kb.const(0, dtype=dot.dtype)
-                        for_(kb, there, width, lambda lb, c: lb.store(packed, zero, row, k, c), vectorize=False)
-
-                    for_(jb, 0, dot.k, line, name="k")
+                def some(count: int | Value) -> Callable[[Builder], None]:
+                    return lambda jb: packer.panels(jb, outs[0], row, t, first, count, 0, dot.k)
 
                 if isinstance(size, int) and size % width == 0:
-                    whole(ib)
-                elif isinstance(size, int) and size < width:
-                    edge(ib)
+                    some(width)(ib)
+                elif isinstance(size, int):
+                    last = ib.eq(p, ib.index(size // width))
+                    if size < width:
+                        some(size)(ib)
+                    else:
+                        if_(ib, last, some(size % width), some(width))
                 else:
-                    if_(ib, inside, whole, edge)
+                    left = ib.sub(ib.index(size), first)
+                    inside = ib.le(ib.index(width), left)
+                    if_(ib, inside, some(width), some(left))
 
-            self.tasks(b, (dot.batch, panels), panel, dot.batch * panels * dot.k * width, dot.k * width)
+            shape, total = (dot.batch, panels), dot.batch * panels * dot.k * width
+            if is_small(total, 32768):
+                nest(b, shape, panel)
+            else:
+                grain = grain_of(dot.k * width)
+                parallel(b, product(shape), lambda ib, x: panel(ib, unravel(ib, x, shape)), grain=grain)
 
-        ins = [self.inputs[i] for i in used]
-        name = f"{dot.group.name}_pack_{which}"
         made = kernel(
-            name,
-            ins,
-            [t],
+            f"{dot.group.name}_pack_{which}",
+            [self.inputs[i] for i in used],
+            [self.packed_types[which]],
             body,
             names=[dot.group.args[i].name for i in used],
-            schedule=self.schedule,
+            schedule=s,
             loc=dot.group.loc,
         )
         fold = None if side.computed else functools.partial(pack_array, side, width, dot.dtype.numpy)
         return Step(made, (*[("input", i) for i in used], target), fold=fold)
 
     @staticmethod
-    def tasks(b: Builder, shape: Sequence[Dim], body: Any, total: Dim, work: Dim) -> None:
-        if is_small(total, 32768):
-            nest(b, shape, body)
-        else:
-            parallel(b, product(shape), lambda ib, t: body(ib, unravel(ib, t, shape)), grain=grain_of(work))
+    def flat(b: Builder, t: Value, count: Dim, i: Value) -> Value:
+        return b.add(b.mul(t, b.index(count)), i)  # type: ignore[no-any-return]
 
     # ---- the tiles
     def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
@@ -286,227 +337,253 @@ class _Matmul:
         used = self.main_inputs()
         reads, after = views(b, dot, dict(zip(used, ins)))
         packed = list(ins[len(used) :])
+        memories = {which: packed.pop(0) for which in ("rhs", "lhs") if getattr(s, which) == "packed"}
         partial = outs[0] if self.blocks != 1 else None
         results = outs[1:] if partial is not None else outs
-        post = PostCode(dot.post, after, results)
-        lhs = OperandCode(dot.lhs, reads, dot.dtype)
-        tile = _Tile(self, packed[0], packed[1] if s.pack_lhs else None, lhs, partial, post)
-        row_blocks, col_blocks = ceildiv(self.row_panels, s.row_tiles), ceildiv(self.col_panels, s.panels)
-
-        def task(ib: Builder, at: tuple[Value, ...]) -> None:
-            t, i, j = at
-            i0, j0 = ib.mul(i, ib.index(s.row_tiles)), ib.mul(j, ib.index(s.panels))
-            i1 = ib.minimum(ib.add(i0, ib.index(s.row_tiles)), ib.index(self.row_panels))
-            j1 = ib.minimum(ib.add(j0, ib.index(s.panels)), ib.index(self.col_panels))
-
-            def block(jb: Builder, kb: Value | None) -> None:
-                for_(
-                    jb,
-                    j0,
-                    j1,
-                    lambda pb, p: for_(pb, i0, i1, lambda qb, q: tile.emit(qb, t, q, p, kb), name="row_tile"),
-                    name="panel",
-                )
-
-            if self.blocks == 1:
-                block(ib, None)
-            else:
-                for_(ib, 0, self.blocks, block, name="block")
-
-        work = s.row_tiles * s.rows * s.panels * s.cols * (dot.k if isinstance(dot.k, int) else 64) // s.lanes
-        total = dot.batch * dot.m * dot.n * dot.k
-        shape = (dot.batch, row_blocks, col_blocks)
-        if is_small(total, 32768):
-            nest(b, shape, task)
-        else:
-            parallel(
-                b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=max(1, 65536 // max(1, work))
-            )
+        tiles = Tiles(dot, s.lanes, self.fma, PostCode(dot.post, after, results))
+        block = _Block(self, tiles, reads, memories, partial)
+        shape = (dot.batch, ceildiv(self.row_panels, s.row_tiles), ceildiv(self.col_panels, s.panels))
+        if product(shape) == 1 or is_small(dot.batch * dot.m * dot.n * dot.k, 32768):
+            nest(b, shape, block.task)
+            return
+        height = min(s.row_tiles * s.rows, dot.m) if isinstance(dot.m, int) else s.row_tiles * s.rows
+        width = min(s.panels * s.cols, dot.n) if isinstance(dot.n, int) else s.panels * s.cols
+        work = height * width * dot.k
+        grain: Dim = maximum(1, floordiv(TASK // 2, maximum(1, work)))
+        parallel(b, product(shape), lambda ib, x: block.task(ib, unravel(ib, x, shape)), grain=grain)
 
 
-def pieces(n: int, lanes: int) -> list[tuple[int, int]]:
-    """Elements 0..n as vectors: (first, how many), of `lanes` lanes and then of smaller powers of two."""
-    out, at, width = [], 0, lanes
-    while at < n:
-        while width > n - at:
-            width //= 2
-        out.append((at, width))
-        at += width
-    return out
-
-
-def lanes_of(b: Builder, x: Value, first: int, count: int) -> Value:
-    """`count` lanes of a vector from `first` on; one lane as a scalar."""
-    if count == 1:
-        return b.emit("extract", x, lane=first)[0]
-    return b.emit("shuffle", x, x, mask=tuple(range(first, first + count)))[0]
-
-
-def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """A square of vectors with rows and lanes exchanged: 1 by 1 blocks, then 2 by 2, ... change places across the diagonal."""
-    n, rows = len(rows), list(rows)
-    d = 1
-    while d < n:
-        low = tuple(i if not i & d else n + i - d for i in range(n))
-        high = tuple(i + d if not i & d else n + i for i in range(n))
-        for i in range(n):
-            if not i & d:
-                x, y = rows[i], rows[i + d]
-                rows[i] = b.emit("shuffle", x, y, mask=low)[0]
-                rows[i + d] = b.emit("shuffle", x, y, mask=high)[0]
-        d *= 2
-    return rows
-
-
-def pack_array(side: Operand, width: int, dtype: Any, a: Array) -> Array:
-    """What the packing kernel does, for a constant: panels [batch and panel, k, width], zeros beyond the free size."""
-    a = np.asarray(a).reshape(tuple(int(d) for d in side.shape))
-    order = [side.axes.index((c, p)) for c in (BATCH, CONTRACT, FREE) for p in range(len(side.dims[c]))]
-    batch, free, depth = (int(product(d)) for d in side.dims)
-    flat = a.transpose(order).reshape(batch, depth, free)
-    panels = -(-free // width)
-    padded = np.zeros((batch, depth, panels * width), dtype)
-    padded[:, :, :free] = flat
-    return np.ascontiguousarray(
-        padded.reshape(batch, depth, panels, width).transpose(0, 2, 1, 3).reshape(-1, depth, width)
-    )
-
-
-class _Tile:
-    """One register tile over one block of the contracted index."""
+class _Block:
+    """The code of a task."""
 
     def __init__(
-        self, owner: _Matmul, rhs: Value, packed: Value | None, lhs: OperandCode, partial: Value | None, post: PostCode
+        self,
+        owner: _Matmul,
+        tiles: Tiles,
+        reads: dict[Value, Value],
+        memories: dict[str, Value],
+        partial: Value | None,
     ) -> None:
-        self.owner, self.rhs, self.packed, self.lhs, self.partial, self.post = owner, rhs, packed, lhs, partial, post
-        s = owner.schedule
-        self.rows, self.lanes, self.vectors = s.rows, s.lanes, s.cols // s.lanes
+        self.owner, self.tiles, self.memories, self.partial = owner, tiles, memories, partial
+        dot, s = owner.dot, owner.schedule
+        self.dot, self.schedule = dot, s
+        self.lhs, self.rhs = OperandCode(dot.lhs, reads, dot.dtype), OperandCode(dot.rhs, reads, dot.dtype)
+        self.run: Dim = s.depth or dot.k
+        m, n = dot.m, dot.n
+        self.full_rows: Dim = floordiv(m, s.rows)  # row tiles that are whole
+        self.full_cols: Dim = floordiv(n, s.cols)
+        self.left_rows = m % s.rows if isinstance(m, int) else None  # rows and columns beyond these; None: not known
+        self.left_cols = n % s.cols if isinstance(n, int) else None
 
-    def emit(self, b: Builder, t: Value, q: Value, p: Value, block: Value | None) -> None:
-        """Tile (row panel q, column panel p) of batch t; `block` is the block of the contracted index, None for all."""
-        dot, s = self.owner.dot, self.owner.schedule
-        m0, n0 = b.mul(q, b.index(s.rows)), b.mul(p, b.index(s.cols))
-        panel = self.flat(b, t, self.owner.col_panels, p)
-        zeros = [b.emit("splat", b.const(0, dtype=dot.dtype), lanes=self.lanes)[0]] * (self.rows * self.vectors)
-        if block is None:
-            acc = self.multiply(b, t, q, panel, m0, b.index(0), b.index(dot.k), zeros)
-            self.finish(b, t, m0, n0, acc)
-            return
-        lo = b.mul(block, b.index(s.depth))
-        hi = b.minimum(b.add(lo, b.index(s.depth)), b.index(dot.k))
-        where = b.add(b.mul(self.flat(b, t, self.owner.row_panels, q), b.index(self.owner.col_panels)), p)
-        partial = self.partial
-        assert partial is not None
+    def task(self, b: Builder, at: tuple[Value, ...]) -> None:
+        """One block of rows by one block of columns, all of k."""
+        s = self.schedule
+        t, i, j = at
+        i0, j0 = b.mul(i, b.index(s.row_tiles)), b.mul(j, b.index(s.panels))
+        i1 = b.minimum(b.add(i0, b.index(s.row_tiles)), b.index(self.owner.row_panels))
+        j1 = b.minimum(b.add(j0, b.index(s.panels)), b.index(self.owner.col_panels))
+        buffers = self.buffers(b)
 
-        def before(ib: Builder) -> list[Value]:
-            return [
-                ib.emit("load", partial, where, ib.index(r), ib.index(v * self.lanes), lanes=self.lanes)[0]
-                for r in range(self.rows)
-                for v in range(self.vectors)
-            ]
+        def block(ib: Builder, kb: Value | None) -> None:
+            lo: Size = 0
+            length: Size = ib.index(self.dot.k) if not isinstance(self.dot.k, int) else self.dot.k
+            first = last = None
+            if kb is not None:
+                lo = ib.mul(kb, ib.index(s.depth))
+                length = ib.minimum(ib.index(s.depth), ib.sub(ib.index(self.dot.k), lo))
+                if isinstance(self.dot.k, int) and self.dot.k % s.depth == 0:
+                    length = s.depth
+                first = ib.eq(kb, ib.index(0))
+                last = ib.eq(kb, ib.sub(ib.index(self.owner.blocks), ib.index(1)))
+            _Panels(self, buffers, t, i0, i1, lo, length, first, last).emit(ib, j0, j1)
 
-        start = if_(b, b.eq(block, b.index(0)), lambda ib: zeros, before)
-        acc = self.multiply(b, t, q, panel, m0, lo, hi, start)
-
-        def keep(ib: Builder) -> None:
-            for r in range(self.rows):
-                for v in range(self.vectors):
-                    ib.store(partial, acc[r * self.vectors + v], where, ib.index(r), ib.index(v * self.lanes))
-
-        last = b.eq(block, b.sub(b.index(self.owner.blocks), b.index(1)))
-        if_(b, last, lambda ib: self.finish(ib, t, m0, n0, acc), keep)
-
-    @staticmethod
-    def flat(b: Builder, t: Value, count: Dim, i: Value) -> Value:
-        return b.add(b.mul(t, b.index(count)), i)  # type: ignore[no-any-return]
-
-    def multiply(
-        self, b: Builder, t: Value, q: Value, panel: Value, m0: Value, lo: Value, hi: Value, start: Sequence[Value]
-    ) -> list[Value]:
-        """The inner loop: the accumulators after k in lo..hi."""
-        dot = self.owner.dot
-        packed = self.packed
-        if packed is not None:
-            own = self.flat(b, t, self.owner.row_panels, q)
+        if self.owner.blocks == 1:
+            block(b, None)
         else:
-            top = b.sub(b.index(dot.m), b.index(1))
-            # Rows beyond the end read the last row again; their results are not stored.
-            at = [b.minimum(b.add(m0, b.index(r)), top) for r in range(self.rows)]
+            for_(b, 0, self.owner.blocks, block, name="block")
 
-        def step(ib: Builder, k: Value, *acc: Value) -> list[Value]:
-            bs = [
-                ib.emit("load", self.rhs, panel, k, ib.index(v * self.lanes), lanes=self.lanes)[0]
-                for v in range(self.vectors)
-            ]
-            out = []
-            for r in range(self.rows):
-                a = (
-                    ib.emit("load", packed, own, k, ib.index(r))[0]
-                    if packed is not None
-                    else self.lhs.at(ib, t, at[r], k)
-                )
-                a = ib.emit("splat", a, lanes=self.lanes)[0]
-                for v in range(self.vectors):
-                    c = acc[r * self.vectors + v]
-                    out.append(ib.fma(a, bs[v], c) if self.owner.fma else ib.add(ib.mul(a, bs[v]), c))
-            return out
+    def buffers(self, b: Builder) -> dict[str, Value]:
+        """The memories that a task copies parts of the operands into."""
+        s, dtype = self.schedule, self.dot.dtype
+        out: dict[str, Value] = {}
+        depth = self.run
+        if isinstance(depth, int):
+            if s.lhs == "rows":
+                shape = (s.row_tiles * s.rows, depth + 64 // dtype.itemsize)
+                out["lhs"] = b.alloc(type=MemType(dtype, shape, "local"))
+            elif s.lhs == "panels":
+                out["lhs"] = b.alloc(type=MemType(dtype, (s.row_tiles, depth, s.rows), "local"))
+            if s.rhs == "panels":
+                out["rhs"] = b.alloc(type=MemType(dtype, (min(GROUP, s.panels), depth, s.cols), "local"))
+        return out
 
-        return list(for_(b, lo, hi, step, start, name="k", vectorize=False))
 
-    def put(self, b: Builder, acc: Value, t: Value, m: Value, n: Value, lanes: int = 1) -> None:
-        self.post.store(b, acc, self.owner.dot.post_index(b, t, m, n), n, lanes)
+@dataclass(eq=False)
+class _Panels:
+    """The panels of a task in one block of k: `lo` and `length` say which."""
 
-    def finish(self, b: Builder, t: Value, m0: Value, n0: Value, acc: Sequence[Value]) -> None:
-        """Store the results of a tile; at the edges, only what exists."""
-        dot, s = self.owner.dot, self.owner.schedule
-        m_fits = isinstance(dot.m, int) and dot.m % s.rows == 0
-        n_fits = isinstance(dot.n, int) and dot.n % s.cols == 0
+    task: _Block
+    buffers: dict[str, Value]
+    t: Value
+    i0: Value
+    i1: Value
+    lo: Size
+    length: Size
+    first: Value | None
+    last: Value | None
 
-        def whole(ib: Builder) -> None:
-            for r in range(self.rows):
-                for v in range(self.vectors):
-                    self.put(
-                        ib,
-                        acc[r * self.vectors + v],
-                        t,
-                        ib.add(m0, ib.index(r)),
-                        ib.add(n0, ib.index(v * self.lanes)),
-                        self.lanes,
-                    )
+    def emit(self, b: Builder, j0: Value, j1: Value) -> None:
+        task, s = self.task, self.task.schedule
+        self.copy_lhs(b)
+        end = b.minimum(j1, b.index(task.full_cols)) if task.left_cols != 0 else j1
+        if task.full_cols != 0:
+            if s.rhs == "panels":
+                for_(b, j0, end, lambda ib, p: self.group(ib, p, end), step=GROUP, name="group", vectorize=False)
+            else:
+                self.each(b, j0, end, None)
+        if task.left_cols == 0:
+            return
+        left = task.left_cols
+        p = b.index(task.full_cols)
 
         def edge(ib: Builder) -> None:
-            local = ib.alloc(type=MemType(dot.dtype, (s.rows, s.cols), "local"))
-            for r in range(self.rows):
-                for v in range(self.vectors):
-                    ib.store(local, acc[r * self.vectors + v], ib.index(r), ib.index(v * self.lanes))
-            rows = ib.minimum(ib.index(s.rows), ib.sub(ib.index(dot.m), m0))
-            cols = ib.minimum(ib.index(s.cols), ib.sub(ib.index(dot.n), n0))
-            vectors = ib.sub(cols, ib.fmod(cols, ib.index(self.lanes)))
+            cols = left or ib.sub(ib.index(task.dot.n), ib.mul(p, ib.index(s.cols)))
+            if s.rhs == "panels":
+                self.copy_rhs(ib, ib.index(0), p, cols)
+            self.panel(ib, p, cols, -(-left // s.lanes) if left is not None else s.vectors, p)
 
-            def row(jb: Builder, r: Value) -> None:
-                m = jb.add(m0, r)
-
-                def vector(kb: Builder, c: Value) -> None:
-                    x = kb.emit("load", local, r, c, lanes=self.lanes)[0]
-                    self.put(kb, x, t, m, kb.add(n0, c), self.lanes)
-
-                def single(kb: Builder, c: Value) -> None:
-                    self.put(kb, kb.emit("load", local, r, c)[0], t, m, kb.add(n0, c))
-
-                for_(jb, 0, vectors, vector, step=self.lanes, vectorize=False)
-                for_(jb, vectors, cols, single, vectorize=False)
-
-            for_(ib, 0, rows, row, vectorize=False)
-
-        if m_fits and n_fits:
-            whole(b)
-        elif isinstance(dot.n, int) and dot.n < s.cols:
+        if task.owner.col_panels == 1 and left is not None:
             edge(b)
         else:
-            fits = b.logical_and(
-                b.le(b.add(m0, b.index(s.rows)), b.index(dot.m)), b.le(b.add(n0, b.index(s.cols)), b.index(dot.n))
+            if_(b, b.lt(p, j1), edge)
+
+    def group(self, b: Builder, p: Value, end: Value) -> None:
+        """Panels p, p + 1, ... of a group, copied together."""
+        s, last = self.task.schedule, b.minimum(b.add(p, b.index(GROUP)), end)
+        if s.panels >= GROUP:
+
+            def single(ib: Builder) -> None:
+                for_(ib, p, last, lambda jb, q: self.copy_rhs(jb, jb.sub(q, p), q, s.cols), vectorize=False)
+
+            complete = b.eq(b.sub(last, p), b.index(GROUP))
+            if_(b, complete, lambda ib: self.copy_rhs(ib, ib.index(0), p, GROUP * s.cols), single)
+        else:
+            for_(b, p, last, lambda jb, q: self.copy_rhs(jb, jb.sub(q, p), q, s.cols), vectorize=False)
+        self.each(b, p, last, p)
+
+    def copy_rhs(self, b: Builder, at: Value, p: Value, cols: int | Value) -> None:
+        """`cols` columns from panel p on into the buffer, from its panel `at` on."""
+        task, s = self.task, self.task.schedule
+        packer = Packer(task.rhs, s.cols, s.lanes)
+        packer.panels(b, self.buffers["rhs"], at, self.t, b.mul(p, b.index(s.cols)), cols, self.lo, self.length)
+
+    def each(self, b: Builder, start: Value, end: Value, base: Value | None) -> None:
+        """All tiles of panels start..end, all of whose columns exist; the buffer starts with panel `base`."""
+        s = self.task.schedule
+        for_(b, start, end, lambda ib, p: self.panel(ib, p, s.cols, s.vectors, base), name="panel", vectorize=False)
+
+    def panel(self, b: Builder, p: Value, cols: int | Value, vectors: int, base: Value | None) -> None:
+        """All tiles of rows of one panel, of which `cols` columns exist; the buffer starts with panel `base`."""
+        task, s = self.task, self.task.schedule
+        n = b.mul(p, b.index(s.cols))
+        rhs = self.rhs(b, p, n, cols, base)
+        left = task.left_rows
+        end = b.minimum(self.i1, b.index(task.full_rows)) if left != 0 else self.i1
+
+        def tile(ib: Builder, q: Value, rows: int, skip: Size = 0) -> None:
+            m = plus(ib, ib.mul(q, ib.index(s.rows)), skip)
+            place = Place(self.t, m, n, cols, self.partial(ib, q, p, skip), self.first, self.last)
+            lhs = self.lhs(ib, q, m, skip)
+            task.tiles.emit(ib, place, rows, vectors, self.length, lhs, rhs)
+
+        if task.full_rows != 0:
+            for_(b, self.i0, end, lambda ib, q: tile(ib, q, s.rows), name="row_tile", vectorize=False)
+        if left == 0:
+            return
+        q = b.index(task.full_rows)
+
+        def edge(ib: Builder) -> None:
+            if left is not None:
+                tile(ib, q, left)
+                return
+            there = ib.sub(ib.index(task.dot.m), ib.mul(q, ib.index(s.rows)))
+            height = 1 << (s.rows - 1).bit_length() - 1
+            while height:  # the binary digits of how many rows there are
+                done = ib.sub(there, ib.fmod(there, ib.index(2 * height)))
+                bit = ib.sub(ib.fmod(there, ib.index(2 * height)), ib.fmod(there, ib.index(height)))
+                if_(ib, ib.gt(bit, ib.index(0)), functools.partial(tile, q=q, rows=height, skip=done))
+                height //= 2
+
+        if task.owner.row_panels == 1 and left is not None:
+            edge(b)
+        else:
+            if_(b, b.lt(q, self.i1), edge)
+
+    def partial(self, b: Builder, q: Value, p: Value, skip: Size) -> tuple[Value, Value, Size] | None:
+        owner, memory_ = self.task.owner, self.task.partial
+        if memory_ is None:
+            return None
+        row = owner.flat(b, self.t, owner.row_panels, q)
+        return memory_, owner.flat(b, row, owner.col_panels, p), skip
+
+    # ---- operands
+    def copy_lhs(self, b: Builder) -> None:
+        """The rows of the task into its buffer."""
+        task, s = self.task, self.task.schedule
+        if "lhs" not in self.buffers:
+            return
+        buffer = self.buffers["lhs"]
+        packer = Packer(task.lhs, s.rows, s.lanes)
+        first = b.mul(self.i0, b.index(s.rows))
+        if s.lhs == "rows":
+            last = b.minimum(b.mul(self.i1, b.index(s.rows)), b.index(task.dot.m))
+            packer.rows(b, buffer, self.t, first, b.sub(last, first), self.lo, self.length)
+            return
+        left = task.left_rows
+        end = b.minimum(self.i1, b.index(task.full_rows)) if left != 0 else self.i1
+
+        def panel(ib: Builder, q: Value, count: int | Value) -> None:
+            at, m = ib.sub(q, self.i0), ib.mul(q, ib.index(s.rows))
+            packer.panels(ib, buffer, at, self.t, m, count, self.lo, self.length)
+
+        for_(b, self.i0, end, lambda ib, q: panel(ib, q, s.rows), name="row_tile", vectorize=False)
+        if left != 0:
+            q = b.index(task.full_rows)
+            count = left or b.sub(b.index(task.dot.m), b.mul(q, b.index(s.rows)))
+            if_(b, b.lt(q, self.i1), lambda ib: panel(ib, q, count))
+
+    def lhs(self, b: Builder, q: Value, m: Value, skip: Size) -> Read:
+        """Where tile q, whose first row is m, `skip` rows down the tile, reads the left operand."""
+        task, s = self.task, self.task.schedule
+        if s.lhs == "in place":
+            rows = [plus(b, m, r) for r in range(s.rows)]
+            return lambda ib, k, r: task.lhs.at(ib, self.t, rows[r], plus(ib, self.lo, k))
+        if s.lhs == "packed":
+            own, packed = task.owner.flat(b, self.t, task.owner.row_panels, q), task.memories["lhs"]
+            return lambda ib, k, r: ib.emit("load", packed, own, plus(ib, self.lo, k), plus(ib, skip, r))[0]
+        buffer, at = self.buffers["lhs"], b.sub(q, self.i0)
+        if s.lhs == "rows":
+            first = plus(b, b.mul(at, b.index(s.rows)), skip)
+            return lambda ib, k, r: ib.emit("load", buffer, plus(ib, first, r), k)[0]
+        return lambda ib, k, r: ib.emit("load", buffer, at, k, plus(ib, skip, r))[0]
+
+    def rhs(self, b: Builder, p: Value, n: Value, cols: int | Value, base: Value | None) -> Read:
+        """Where panel p, whose first column is n, reads the right operand."""
+        task, s = self.task, self.task.schedule
+        if s.rhs == "packed":
+            own, packed = task.owner.flat(b, self.t, task.owner.col_panels, p), task.memories["rhs"]
+            return lambda ib, k, v: ib.emit(
+                "load", packed, own, plus(ib, self.lo, k), ib.index(v * s.lanes), lanes=s.lanes
+            )[0]
+        if s.rhs == "in place":
+            assert isinstance(cols, int)
+            at = [plus(b, n, v * s.lanes) for v in range(s.vectors)]
+            return lambda ib, k, v: part_of(
+                ib, task.rhs, self.t, at[v], plus(ib, self.lo, k), min(s.lanes, cols - v * s.lanes), s.lanes
             )
-            if_(b, fits, whole, edge)
+        assert base is not None
+        buffer, at = self.buffers["rhs"], b.sub(p, base)
+        return lambda ib, k, v: ib.emit("load", buffer, at, k, ib.index(v * s.lanes), lanes=s.lanes)[0]
 
 
-__all__ = ["MatmulSchedule", "choose", "matmul"]
+__all__ = ["MatmulSchedule", "choose", "lanes_of", "matmul", "pieces", "transposed"]

@@ -8,6 +8,7 @@ is cut after the op, and both parts go back to template selection.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fluxir.ir.build import Builder, clone_ops
@@ -62,16 +63,21 @@ def split_at(group: Group, op: Op, target: Any) -> Kernels | None:
     _, first = select(before(group, op), target)
     rest = cut(group, op.results[0])
     _, second = select(with_block(rest, rest.block), target)
-    own = memory(op.results[0].type)
-    n1, n2 = len(first.scratch), len(second.scratch)
-    steps = [_renamed(s, [("input", i) for i in first_args], [("scratch", 0)], 1) for s in first.steps]
-    inputs: list[Ref] = [*[("input", i) for i in range(len(group.args))], ("scratch", 0)]
-    outputs: list[Ref] = [("output", j) for j in range(len(group.outs))]
-    steps += [_renamed(s, inputs, outputs, 1 + n1, keep_inplace=False) for s in second.steps]
-    assert len(first.scratch) == n1 and len(second.scratch) == n2
     if any(i == len(group.args) for _, i in second.copies):
         return None  # the cut value is copied: rare, and the pointwise template is right
-    return Kernels(tuple(steps), (own, *first.scratch, *second.scratch), second.copies)
+    own = memory(op.results[0].type)
+
+    def joined(first: Kernels, second: Kernels) -> Kernels:
+        n1 = len(first.scratch)
+        steps = [_renamed(s, [("input", i) for i in first_args], [("scratch", 0)], 1) for s in first.steps]
+        inputs: list[Ref] = [*[("input", i) for i in range(len(group.args))], ("scratch", 0)]
+        outputs: list[Ref] = [("output", j) for j in range(len(group.outs))]
+        steps += [_renamed(s, inputs, outputs, 1 + n1, keep_inplace=False) for s in second.steps]
+        return Kernels(tuple(steps), (own, *first.scratch, *second.scratch), second.copies)
+
+    prepared = first.prepared
+    made = joined(first, second)
+    return made if prepared is None else replace(made, prepared=lambda: joined(prepared(), second))
 
 
 def _renamed(s: Step, inputs: Sequence[Ref], outputs: Sequence[Ref], base: int, keep_inplace: bool = False) -> Step:
@@ -81,7 +87,7 @@ def _renamed(s: Step, inputs: Sequence[Ref], outputs: Sequence[Ref], base: int, 
         kind, i = r
         return inputs[i] if kind == "input" else outputs[i] if kind == "output" else ("scratch", base + i)
 
-    return Step(s.kernel, tuple(ref(r) for r in s.operands), s.outputs, s.inplace if keep_inplace else ())
+    return Step(s.kernel, tuple(ref(r) for r in s.operands), s.outputs, s.inplace if keep_inplace else (), s.fold)
 
 
 def split(group: Group, target: Any) -> Kernels | None:

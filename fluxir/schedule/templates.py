@@ -7,6 +7,7 @@ first that does not return None makes the kernels. The `pointwise` template take
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -67,11 +68,20 @@ def pruned(step: Step) -> Step:
 @dataclass(frozen=True)
 class Kernels:
     """Launches in order, and the types of the scratch memories between them. `copies` holds pairs (output, input): the
-    input is first copied into the output, unless they are one memory."""
+    input is first copied into the output, unless they are one memory. `prepared` gives other kernels for the same, which
+    are better where their steps that `fold` cost nothing: what those read is constant, or the same in every round of a
+    loop."""
 
     steps: tuple[Step, ...]
     scratch: tuple[MemType, ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
+    prepared: Callable[[], Kernels] | None = field(default=None, compare=False)
+
+    def pruned(self) -> Kernels:
+        """These kernels without arguments that none of them uses."""
+        other = self.prepared
+        lazily = functools.cache(lambda: other().pruned()) if other is not None else None
+        return replace(self, steps=tuple(pruned(s) for s in self.steps), prepared=lazily)
 
     def may_overwrite(self, output: int, source: int) -> bool:
         """Whether output and input may be one memory: no step reads the input, or only the one that writes the output, once,
@@ -126,7 +136,7 @@ def select(group: Group, target: Any) -> tuple[str, Kernels]:
         if t.target == target.kind and (not t.anchors or present & set(t.anchors)):
             made = t.make(group, target)
             if made is not None:
-                return t.name, replace(made, steps=tuple(pruned(s) for s in made.steps))
+                return t.name, made.pruned()
     raise error(
         "FX0502",
         f"no template for {target.name} computes the group {group.name} ({', '.join(sorted(present))})",
