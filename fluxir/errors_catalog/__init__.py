@@ -19,6 +19,7 @@ from . import frontend as frontend
 from . import ir as ir
 from . import kernels as kernels
 from . import library as library
+from . import onnx as onnx
 from . import passes as passes
 from . import training as training
 from . import types as types

@@ -112,8 +112,23 @@ def user_frame() -> FrameType | None:
     return frame
 
 
+_place: contextvars.ContextVar[Location | None] = contextvars.ContextVar("fluxir_place", default=None)
+
+
+@contextlib.contextmanager
+def placed(at: Location) -> Iterator[None]:
+    """Ops made in the `with` block come from `at`: for importers, whose users wrote a file and not the Python around it."""
+    token = _place.set(at)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
 def here() -> Location | None:
     """Where the user's code stands now."""
+    if (at := _place.get()) is not None:
+        return at
     frame = user_frame()
     return None if frame is None else _known(frame.f_code).place(frame.f_lasti, frame.f_lineno)
 
@@ -125,6 +140,8 @@ def user_error(code: str, message: str, *, help: str | None = None) -> FluxError
 
 def here_and_target() -> tuple[Location | None, str]:
     """Where the user's code stands, and the variable that takes the result of what runs there."""
+    if (at := _place.get()) is not None:
+        return at, ""
     frame = user_frame()
     if frame is None:
         return None, ""
@@ -346,6 +363,16 @@ def entered(s: Scope) -> Iterator[Scope]:
         yield s
     finally:
         s.open = False
+        _scope.reset(token)
+
+
+@contextlib.contextmanager
+def suspended() -> Iterator[None]:
+    """No trace is under way inside the `with` block: public functions compute with numpy there."""
+    token = _scope.set(None)
+    try:
+        yield
+    finally:
         _scope.reset(token)
 
 
@@ -605,5 +632,6 @@ def trace(
 
 __all__ = [
     "EagerScope", "Region", "Scope", "Trace", "Traced", "abstract", "as_facts", "assume", "close_regions",
-    "current", "eager", "entered", "here", "inside", "is_tracing", "public", "scope", "trace", "trace_region",
+    "current", "eager", "entered", "here", "inside", "is_tracing", "placed", "public", "scope", "suspended", "trace",
+    "trace_region",
 ]  # fmt: skip

@@ -1,0 +1,143 @@
+"""An ONNX file as a function: its inputs with names and types, its weights, and the call that reads its graph."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxir.errors import error
+from fluxir.frontend.onnx import elements, schema, wire
+from fluxir.frontend.onnx.external import ExternalData
+from fluxir.frontend.onnx.graph import Importer, Scope
+from fluxir.frontend.onnx.values import Narrow, Sizes
+from fluxir.ir import dims
+from fluxir.ir.dims import Dim
+from fluxir.ir.types import TensorType
+
+__all__ = ["Model", "load", "read"]
+
+
+def read(path: str | Path) -> schema.Model:
+    """The parts of an ONNX file. Its data stays in the file (mapped into memory) until it is asked for.
+
+    Raises FX0803 where the file cannot be read, FX1201 where it is no ONNX model, FX1202 beyond a limit.
+    """
+    try:
+        with open(path, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            data = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    except OSError as e:
+        raise error("FX0803", f"cannot read {path}: {e.strerror}") from None
+    return parse(data, str(path))
+
+
+def parse(data: bytes | memoryview, file: str = "model") -> schema.Model:
+    """The parts of an ONNX model that is in memory."""
+    model = wire.decode(memoryview(data), schema.MODEL, file)
+    if model.graph is None or not model.opsets:
+        raise error("FX1201", f"{file} is no ONNX model: it has no {'graph' if model.graph is None else 'opset'}")
+    assert isinstance(model, schema.Model)
+    return model
+
+
+class Model:
+    """An ONNX model as a function of its inputs, which are tensors in order or by name.
+
+    `inputs` has a tensor type for each input (sizes that the file leaves open are symbols), `outputs` the names of the
+    results. A single result comes as itself, several as a tuple. With `weights_as_args` the first argument is a dict of
+    weights, as `weights` has them.
+    """
+
+    def __init__(
+        self,
+        model: schema.Model,
+        file: str,
+        *,
+        sizes: Mapping[str, int] | None = None,
+        weights_as_args: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        assert model.graph is not None
+        self.model, self.file, self.graph = model, file, model.graph
+        self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opsets}
+        self.weights_as_args = weights_as_args
+        self.external = ExternalData(folder)
+        self._arrays: dict[int, Any] = {}
+        given = {t.name for t in self.graph.initializers}
+        self._info = [i for i in self.graph.inputs if i.name not in given]
+        self.inputs = {i.name: input_type(i, sizes or {}) for i in self._info}
+        self.outputs = [o.name for o in self.graph.outputs]
+        self.__name__ = self.graph.name or "model"
+
+    def constant(self, t: schema.Tensor) -> Any:
+        """A constant of the file as a value."""
+        found = self._arrays.get(id(t))
+        if found is None:
+            array, e = elements.to_array(t, self.external.of(t) if t.location == 1 else None)
+            found = self._arrays[id(t)] = Narrow(array, e) if e.narrow else array
+        return found
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The trainable constants: floats of at least one axis, by name."""
+        return {t.name: self.constant(t) for t in self.graph.initializers if is_weight(t)}
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        weights: Mapping[str, Any] = {}
+        if self.weights_as_args:
+            weights, args = args[0], args[1:]
+        values = [*args, *[named[i.name] for i in self._info[len(args) :]]]
+        importer = Importer(self.model, self.file, self.constant)
+        scope = Scope(dict(weights), self.opsets)
+        by_name = {i.name: input_value(i, v) for i, v in zip(self._info, values, strict=True)}
+        out = importer.graph(self.graph, scope, [by_name.get(i.name) for i in self.graph.inputs])
+        out = tuple(x.tensor() if isinstance(x, Sizes) else x for x in out)
+        return out[0] if len(out) == 1 else out
+
+
+def is_weight(t: schema.Tensor) -> bool:
+    """Whether a constant is one to train."""
+    return bool(t.dims) and t.data_type in (1, 10, 11, 16)
+
+
+def input_type(info: schema.ValueInfo, sizes: Mapping[str, int]) -> Any:
+    """The type of an input; sizes that are left open become symbols named after the input and axis."""
+    t = info.type.tensor if info.type is not None else None
+    if t is None:
+        return None
+    d = elements.named(elements.element(t.elem, f"the input {info.name!r}"), f"the input {info.name!r}")
+    if t.shape is None:
+        raise error("FX1208", f"the input {info.name!r} has no shape, not even a number of axes")
+    return TensorType.of(d, tuple(_dim(x, info.name, i, sizes) for i, x in enumerate(t.shape.dims)))
+
+
+def input_value(info: schema.ValueInfo, value: Any) -> Any:
+    """What an argument is in the graph: elements that are only stored come in their carrier, or as `ml_dtypes` arrays."""
+    t = info.type.tensor if info.type is not None else None
+    if t is None or isinstance(value, tuple) or value is None:
+        return value
+    e = elements.element(t.elem, f"the input {info.name!r}")
+    if not e.narrow:
+        return value
+    carrier = elements.named(e, info.name)
+    return Narrow(np.asarray(value).astype(carrier.numpy) if isinstance(value, np.ndarray) else value, e)
+
+
+def _dim(x: schema.Dimension, name: str, axis: int, sizes: Mapping[str, int]) -> Dim:
+    if x.value is not None:
+        return x.value
+    text = x.param or f"{name}_{axis}"
+    symbol = "".join(c if c.isalnum() else "_" for c in text)
+    symbol = symbol if symbol[:1].isalpha() else f"d{symbol}"
+    return sizes.get(x.param, sizes[symbol]) if x.param in sizes or symbol in sizes else dims.symbol(symbol)
+
+
+def load(path: str | Path, *, dims: Mapping[str, int] | None = None, weights_as_args: bool = False) -> Model:
+    """The model of an ONNX file as a function; see `Model`. `dims` fixes symbolic sizes by name."""
+    folder = Path(path).resolve().parent
+    return Model(read(path), str(path), sizes=dims, weights_as_args=weights_as_args, folder=folder)
