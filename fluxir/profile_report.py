@@ -21,7 +21,7 @@ __all__ = ["as_json", "page", "table", "trace"]
 HEAD = ("kernel", "launches", "time", "of all", "GFLOP/s", "GB/s", "of limit", "template", "schedule", "lines")
 RIGHT = (1, 2, 3, 4, 5, 6)
 NOTE = (
-    "Times are of one call, on average. GFLOP/s count the operations of the program, GB/s the bytes of each memory that a"
+    "Times are of one call, medians. GFLOP/s count the operations of the program, GB/s the bytes of each memory that a"
     " kernel is given, once. The limit is what this machine's multiply-adds and main memory allow, whichever takes longer;"
     " arrays that stay in the caches may pass it."
 )

@@ -30,8 +30,8 @@ EVENTS = 200_000
 
 @dataclass(frozen=True)
 class KernelTime:
-    """One kernel in one call of the program, on average. `flops`, `moved` (bytes) and `share` of the limit are None where
-    sizes inside the program are not known from outside."""
+    """One kernel in one call of the program: the median over calls. `flops`, `moved` (bytes) and `share` of the limit are
+    None where sizes inside the program are not known from outside."""
 
     name: str
     launches: float
@@ -128,9 +128,17 @@ def profile(f: Callable[..., Any], *, repeat: int = 10, target: str | None = Non
 
 
 def profile_program(
-    lowered: Lowered, inputs: Sequence[Any], *, repeat: int = 10, target: str | None = None, name: str | None = None
+    lowered: Lowered,
+    inputs: Sequence[Any] | Callable[[Mapping[str, Any]], Sequence[Any]],
+    *,
+    repeat: int = 10,
+    target: str | None = None,
+    name: str | None = None,
 ) -> Profile:
-    """Profile a traced program on flat inputs; the results are a flat list."""
+    """Profile a traced program on flat inputs, or on those that a function makes for the program's spec (see codegen/abi.py);
+    the results are a flat list."""
+    import numpy as np
+
     from fluxir.codegen.x86 import compile_cpu
     from fluxir.driver import as_target
     from fluxir.runtime.program import Program
@@ -145,20 +153,22 @@ def profile_program(
     code = compile_cpu(build.stages["loops"], t, settings.opt_level, settings.accuracy, events=EVENTS)
     program = Program(code.spec, code.object, code.constants)
     record = program.constants[-1]
-    given = _Inputs(inputs, code.spec)
+    given = _Inputs(inputs(code.spec) if callable(inputs) else inputs, code.spec)
     results = program.call_flat(given.fresh())
     first = int(record[2])
     record[0], record[3:first] = 0, 0
-    times = []
+    times, sums = [], []
     for _ in range(repeat):
         arrays = given.fresh()
         start = time.perf_counter()
         results = program.call_flat(arrays)
         times.append(time.perf_counter() - start)
+        sums.append(record[3:first].reshape(-1, 2).copy())
     rate = ticks_per_second()
     limit = roofline()
     names = [op.attrs.callee for op in code.launches]
-    kernels = _kernels(build, code.launches, record[3:first], repeat, rate, limit, _sizes(program, given.arrays))
+    per_call = np.diff(np.stack(sums), axis=0, prepend=0)  # [call, launch, (how often, ticks)]
+    kernels = _kernels(build, code.launches, per_call, rate, limit, _sizes(program, given.arrays))
     spans = _spans(names, record[first:].reshape(-1, 4)[: min(int(record[0]), EVENTS)], rate)
     return Profile(
         name or lowered.module.entry.name,
@@ -199,13 +209,7 @@ def _sizes(program: Any, arrays: Sequence[Any]) -> dict[str, int]:
 
 
 def _kernels(
-    build: Build,
-    launches: Sequence[Op],
-    counts: Any,
-    calls: int,
-    rate: float,
-    limit: Roofline,
-    sizes: Mapping[str, int],
+    build: Build, launches: Sequence[Op], per_call: Any, rate: float, limit: Roofline, sizes: Mapping[str, int]
 ) -> list[KernelTime]:
     """The time of each kernel in a call, the longest first."""
     funcs = build.stages["loops"].funcs
@@ -215,8 +219,9 @@ def _kernels(
         places.setdefault(op.attrs.callee, []).append(i)
     found = []
     for name, numbers in places.items():
-        often = [int(counts[2 * i]) / calls for i in numbers]
-        if not any(often):
+        often, ticks = per_call[:, numbers].sum(axis=1).T
+        total = float(often.mean())
+        if not total:
             continue
         f = funcs[name]
         template, operations = work.get(f.digest, ("", None))
@@ -224,11 +229,10 @@ def _kernels(
         known = [_value(d, sizes) for d in (operations, reads, writes)]
         flops, read, written = known
         least = limit.seconds(flops or 0.0, read, written) if read is not None and written is not None else None
-        total = sum(often)
         lines = {place for i in numbers for place in _lines(launches[i], f)}
         found.append(
             KernelTime(
-                name, total, sum(int(counts[2 * i + 1]) for i in numbers) / calls / rate,
+                name, total, float(statistics.median(ticks)) / rate,
                 None if flops is None else flops * total,
                 None if read is None or written is None else (read + written) * total,
                 None if least is None else least * total, template, str(f.attrs.get("schedule", "")), tuple(sorted(lines)),
@@ -260,27 +264,19 @@ def _work(build: Build) -> dict[str, tuple[str, Dim | None]]:
     """By kernel digest: the template it comes from, and the operations of what it computes. Of the kernels of one group
     the one with the most arithmetic in its innermost loops has them all: the others move data."""
     from fluxir.dump import operations
-    from fluxir.schedule.group import group_of
-    from fluxir.schedule.templates import select
+    from fluxir.schedule.lower import Origin, lower
 
     fused = build.stages["fused"]
+    origins: list[Origin] = []
+    lower(fused, build.target, origins)
     found: dict[str, tuple[str, Dim | None]] = {}
     with assuming(fused.facts):
-        for f in fused.funcs.values():
-            for op in f.walk() if f.level == "tensor" else ():
-                if op.name in _NO_GROUPS:
-                    continue
-                group, _ = group_of(op)
-                template, made = select(group, build.target)
-                heavy = max((s.kernel for s in made.steps), key=_arithmetic, default=None)
-                for step in made.steps:
-                    flops: Dim = operations(fused, op) if step.kernel is heavy else 0
-                    found.setdefault(step.kernel.digest, (template, flops))
+        for o in origins:
+            heavy = max((s.kernel for s in o.steps), key=_arithmetic, default=None)
+            for step in o.steps:
+                flops: Dim = operations(fused, o.op) if step.kernel is heavy else 0
+                found.setdefault(step.kernel.digest, (o.template, flops))
     return found
-
-
-_NO_GROUPS = frozenset({"const", "reshape", "stop_gradient", "if", "assert", "scan", "while", "call", "kernel"})
-"""Ops that lowering makes no group of."""
 
 
 def _arithmetic(kernel: Func) -> float:

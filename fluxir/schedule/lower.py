@@ -28,6 +28,7 @@ from fluxir.ir.types import MemType
 from fluxir.ops.control import scan_length, scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
     attention_cpu,
+    attention_grad_cpu,
     conv_channels_cpu,
     conv_cpu,
     conv_reduce_cpu,
@@ -51,11 +52,22 @@ from fluxir.schedule.simt_cpu import on_cpu
 from fluxir.schedule.templates import Kernels, Ref, Step, select
 
 
-def lower(module: Module, target: Any) -> Module:
-    """Host functions and kernels for `target` from the tensor functions of `module`. FX0502 for an op without code."""
+@dataclass(frozen=True)
+class Origin:
+    """What one op of the tensor level became: the template that took it, and its launches."""
+
+    op: Op
+    template: str
+    steps: tuple[Step, ...]
+
+
+def lower(module: Module, target: Any, origins: list[Origin] | None = None) -> Module:
+    """Host functions and kernels for `target` from the tensor functions of `module`. FX0502 for an op without code. Says in
+    `origins`, where given, what each op became."""
     with assuming(module.facts):
         called = {op.attrs["callee"] for f in module.funcs.values() for op in f.walk() if op.name == "kernel"}
         kernels = KernelTable(set(module.funcs) - called, target, {name: module.funcs[name] for name in called})
+        kernels.origins = origins
         hosts = {
             name: _host_function(f, kernels) if f.level == "tensor" else f
             for name, f in module.funcs.items()
@@ -72,13 +84,17 @@ class KernelTable:
         self.source = source or {}  # GPU kernels that tensor functions call, by name
         self.taken = set(taken)
         self.funcs: dict[str, Func] = {}  # by digest
-        self.groups: dict[tuple[str, str], Kernels] = {}
+        self.groups: dict[tuple[str, str], tuple[str, Kernels]] = {}
+        self.origins: list[Origin] | None = None
 
     def kernels_of(self, group: Group) -> Kernels:
+        return self.selected(group)[1]
+
+    def selected(self, group: Group) -> tuple[str, Kernels]:
+        """The template of a group and its kernels."""
         key = (group.kind, Func("", group.block).digest)
         if key not in self.groups:
-            _, made = select(group, self.target)
-            self.groups[key] = made
+            self.groups[key] = select(group, self.target)
         return self.groups[key]
 
     def name_of(self, kernel: Func) -> str:
@@ -298,7 +314,10 @@ class Region:
     def launch(self, op: Op) -> None:
         group, inputs = group_of(op)
         arrays = [*map(constant_array, inputs), *group.constants]
-        made = self.best(self.kernels.kernels_of(group), inputs, arrays)
+        template, made = self.kernels.selected(group)
+        made = self.best(made, inputs, arrays)
+        if self.kernels.origins is not None:
+            self.kernels.origins.append(Origin(op, template, made.steps))
         targets = [self.place(r) for r in op.results]
         memories: dict[Ref, Value] = {("output", j): m for j, m in enumerate(targets)}
 
@@ -504,4 +523,4 @@ class Region:
         return all(made.may_overwrite(out.index, i) for i, v in enumerate(inputs) if v in same)
 
 
-__all__ = ["KernelTable", "Region", "lower"]
+__all__ = ["KernelTable", "Origin", "Region", "lower"]
