@@ -29,7 +29,7 @@ class Goal:
 
     def __str__(self) -> str:
         parts = [f"{self.share:.0%}"] if self.share else []
-        parts += [f"{self.ratio:g}x"] if self.ratio != 0.95 else []
+        parts += [f"{self.ratio:g}x"] if self.ratio not in (0, 0.95) else []
         parts += [f"{self.seconds * 1e6:g} us"] if self.seconds else []
         return ", ".join(parts)
 
@@ -39,7 +39,8 @@ class Row:
     """`flops`, `reads` and `writes` (bytes) are what the work needs at least: a multiply-add is two, every input is read
     and every result written once; a row of neither has no limit. `functions` has the keys ours, numpy, torch, jax, onnx and
     numba; that of numba is called once and returns the compiled function. `workers` holds what makes the calls itself:
-    library -> (row, library, threads) -> Call."""
+    library -> (row, library, threads) -> Call. Results may differ by `tolerance` of the largest element, but for a share
+    `outliers` of the elements: where a result is a number of steps, one rounding may make another."""
 
     name: str
     kind: str
@@ -52,6 +53,7 @@ class Row:
     writes: float = 0.0
     goal: Goal = Goal()
     tolerance: float = 1e-4
+    outliers: float = 0.0
     held_out: bool = False
 
 
@@ -60,14 +62,15 @@ ROWS: dict[str, Row] = {}
 
 def row(name: str, kind: str, inputs: Callable[[], tuple[Any, ...]], *, workers: dict[str, Function] | None = None,
         share: float = 0.0, ratio: float = 0.95, seconds: float = 0.0, moved: tuple[float, float] = (0, 0),
-        weights: int = 0, flops: float = 0.0, tolerance: float = 1e-4, held_out: bool = False,
+        weights: int = 0, flops: float = 0.0, tolerance: float = 1e-4, outliers: float = 0.0, held_out: bool = False,
         **functions: Function) -> None:  # fmt: skip
     """Declare a row: `functions` by library; `moved` is (bytes read, bytes written); `share`, `ratio`, `seconds` its goal."""
     if name in ROWS:
         raise ValueError(f"the row {name!r} is declared twice")
     ROWS[name] = Row(
         name=name, kind=kind, inputs=inputs, functions=functions, workers=workers or {}, weights=weights, flops=flops,
-        reads=moved[0], writes=moved[1], goal=Goal(share, ratio, seconds), tolerance=tolerance, held_out=held_out,
+        reads=moved[0], writes=moved[1], goal=Goal(share, ratio, seconds), tolerance=tolerance, outliers=outliers,
+        held_out=held_out,
     )  # fmt: skip
 
 

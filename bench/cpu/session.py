@@ -134,8 +134,9 @@ class Session:
             worker.kill()
 
 
-def difference(a: list[Any], b: list[Any]) -> float:
-    """The largest difference of two lists of arrays, by the largest element of each array of the second."""
+def difference(a: list[Any], b: list[Any], outliers: float = 0.0) -> float:
+    """The largest difference of two lists of arrays, by the largest element of each array of the second; a share
+    `outliers` of the elements does not count."""
     if len(a) != len(b):
         return float("inf")
     worst = 0.0
@@ -146,19 +147,20 @@ def difference(a: list[Any], b: list[Any]) -> float:
         if np.isnan(x).any() != np.isnan(y).any():
             return float("inf")
         size = float(np.abs(y).max(initial=0.0)) or 1.0
-        worst = max(worst, float(np.abs(x - y).max(initial=0.0)) / size)
+        if x.size:
+            worst = max(worst, float(np.quantile(np.abs(x - y), 1 - outliers)) / size)
     return worst
 
 
 def compare(result: Result, values: dict[str, list[Any]]) -> None:
     """Take out who differs from most others by more than the row's tolerance. Where ours does, ours is out."""
-    tolerance = result.row.tolerance
-    agreeing = {a: sum(difference(values[a], values[b]) <= tolerance for b in values) for a in values}
+    tolerance, outliers = result.row.tolerance, result.row.outliers
+    agreeing = {a: sum(difference(values[a], values[b], outliers) <= tolerance for b in values) for a in values}
     if not values:
         return
     judge = max(values, key=lambda a: (agreeing[a], a == OURS))
     for library, found in values.items():
-        result.differences[library] = difference(found, values[judge])
+        result.differences[library] = difference(found, values[judge], outliers)
         if result.differences[library] > tolerance:
             result.failed[library] = f"its result differs from {judge}'s by {result.differences[library]:.1e}"
             del result.times[library]

@@ -157,7 +157,7 @@ def mandelbrot(n: int, m: int, ratio: float, held_out: bool = False) -> None:
     steps = float(_mandelbrot_numpy(cx, cy).sum())
     row(
         f"data-dependent loop (Mandelbrot {n}x{m}, {MOST} steps)", "loop", lambda: _grid(n, m), flops=7 * steps,
-        ratio=ratio, held_out=held_out, tolerance=0.02,  # points at the border take another step where a sum is rounded once
+        ratio=ratio, held_out=held_out, outliers=0.01,
         ours=_mandelbrot_ours, numpy=_mandelbrot_numpy, numba=_mandelbrot_numba, jax=_mandelbrot_jax,
     )  # fmt: skip
 
