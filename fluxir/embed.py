@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fluxir import config
 from fluxir.driver import Compiled, Lowered, few_collections
@@ -18,10 +18,8 @@ from fluxir.frontend import tree
 from fluxir.ir.core import Attrs, Module
 from fluxir.ir.dtypes import DType
 from fluxir.ir.verify import verify_module
-
-if TYPE_CHECKING:
-    from fluxir.runtime.launch import GpuProgram
-    from fluxir.runtime.program import Program
+from fluxir.routes import remember
+from fluxir.runtime.route import Routed
 
 
 def lower_function(
@@ -66,7 +64,7 @@ def _with_donated(module: Module, args: Sequence[Any], donate: Sequence[int]) ->
     return module.with_func(replace(entry, attrs=Attrs({**entry.attrs, "donated": tuple(pairs)})))
 
 
-class Jit:
+class Jit(Routed):
     """A function compiled on first call for each structure, dtype and shape of its arguments; see `jit`."""
 
     def __init__(
@@ -80,31 +78,23 @@ class Jit:
         facts: Any = None,
         donate_argnums: int | Sequence[int] = (),
     ) -> None:
+        super().__init__()
         functools.update_wrapper(self, fn)
         self.fn, self.target, self.device = fn, target, device
         self.static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self.signature, self.facts = signature, facts
         self.donate = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
         self._programs: dict[Any, Compiled] = {}
-        # How many arguments the last call had, its program, its results' structure.
-        self._last: tuple[int, Program | GpuProgram, tree.TreeDef | None] | None = None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        last = self._last
-        if last is not None and not kwargs and len(args) == last[0]:
-            results = last[1].call_same(list(args))  # None unless the arguments look like those of the last call
-            if results is not None:
-                return results[0] if last[2] is None else last[2].unflatten(results)
-        return self._call(args, kwargs)
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
         from fluxir.frontend.tensor import Tensor
 
         static = {k: v for k, v in kwargs.items() if k in self.static}
         traced = {k: v for k, v in kwargs.items() if k not in self.static}
+        given = args
         leaves, structure = tree.flatten((args, traced))
         if any(isinstance(x, DType) for x in leaves):
             # In a call a dtype is a choice; only where types are given (`lower`) it is the type of a scalar.
@@ -114,17 +104,9 @@ class Jit:
             return self.fn(*args, **kwargs)  # inside another trace: part of that program
         compiled = self._compiled(args, traced, static, leaves, structure)
         arrays = [x if hasattr(x, "__dlpack__") or hasattr(x, "__array__") else _scalar(x) for x in leaves]
-        results = compiled.program.call_flat(arrays)
+        results = compiled.program.checked(arrays)
         assert compiled.out_tree is not None
-        # A program made for a Python number is another than that for an array of no dimension: only arrays go the fast way.
-        plain = not kwargs and all(hasattr(x, "dtype") for x in leaves)
-        if plain and len(leaves) == len(args) and all(x is y for x, y in zip(leaves, args, strict=True)):
-            flat = compiled.out_tree == tree.flatten(0)[1]
-            if self.device is None and self.target is None and hasattr(compiled.program, "follows_device"):
-                compiled.program.follows_device = True
-            self._last = (len(args), compiled.program, None if flat else compiled.out_tree)
-        else:
-            self._last = None
+        remember(self, compiled.program, (given, kwargs), structure, leaves, compiled.out_tree)
         return compiled.out_tree.unflatten(results)
 
     def _compiled(

@@ -56,19 +56,7 @@ class TreeDef:
             return None
         if self.kind == "static":
             return self.aux.x
-        items = [c._build(leaves) for c in self.children]
-        match self.kind:
-            case "dict":
-                return dict(zip(self.keys, items, strict=True))
-            case "list":
-                return items
-            case "tuple":
-                return tuple(items)
-            case "namedtuple":
-                return self.cls(*items)
-            case "dataclass":
-                return _rebuild(self.cls, dict(zip(self.keys, items, strict=True)), self.aux)
-        return _CUSTOM[self.cls].unflatten(self.aux, items)
+        return rebuilt(self, [c._build(leaves) for c in self.children])
 
     def paths(self) -> list[Path]:
         """The path of every leaf, in order."""
@@ -110,6 +98,22 @@ class TreeDef:
                 return "{" + ", ".join(f"{k!r}: {c}" for k, c in zip(self.keys, self.children, strict=True)) + "}"
         inner = ", ".join(f"{k}={c}" for k, c in zip(self.keys, self.children, strict=True))
         return f"{self.cls.__name__}({inner})"
+
+
+def rebuilt(structure: TreeDef, items: Sequence[Any]) -> Any:
+    """The container of this structure (its topmost one) with these children."""
+    match structure.kind:
+        case "dict":
+            return dict(zip(structure.keys, items, strict=True))
+        case "list":
+            return list(items)
+        case "tuple":
+            return tuple(items)
+        case "namedtuple":
+            return structure.cls(*items)
+        case "dataclass":
+            return _rebuild(structure.cls, dict(zip(structure.keys, items, strict=True)), structure.aux)
+    return _CUSTOM[structure.cls].unflatten(structure.aux, items)
 
 
 class _Static:
@@ -380,5 +384,5 @@ register_tree = register
 
 __all__ = [
     "LEAF", "NONE", "Path", "TreeDef", "check_same", "difference", "fixed", "flatten", "from_json", "is_function",
-    "is_static", "leaves", "map", "path_text", "register", "register_tree", "unflatten",
+    "is_static", "leaves", "map", "path_text", "rebuilt", "register", "register_tree", "unflatten",
 ]  # fmt: skip

@@ -29,9 +29,13 @@ from fluxir.kernels import reflect
 from fluxir.kernels.arguments import Triple, check_block, given, triple
 from fluxir.kernels.build import Build
 from fluxir.kernels.devices import run
+from fluxir.kernels.routes import remember
 from fluxir.kernels.traced import call_traced
+from fluxir.runtime.route import Routed
 
 __all__ = ["Kernel", "Launcher", "kernel"]
+
+_LAUNCHERS = 256  # of a kernel, kept with what they know of their arguments
 
 
 class Kernel:
@@ -48,6 +52,7 @@ class Kernel:
         self.fn = self.__wrapped_kernel__ = fn
         self.block = triple(fn.__name__, "block", block) if block is not None else None
         self.device_name = device
+        self._launchers: dict[Any, Launcher] = {}
         self._builds: dict[Any, Build] = {} if builds is None else builds
 
     def __repr__(self) -> str:
@@ -60,6 +65,17 @@ class Kernel:
     def __getitem__(self, shape: Any) -> Launcher:
         """`k[grid, block]`, `k[grid, block, shared_bytes]`, `k[grid, block, shared_bytes, stream]`; `k[grid]` with a block that
         was fixed when compiling."""
+        key = self._known(shape)
+        found = self._launchers.get(key) if key is not None else None
+        if found is None:
+            found = self._launcher(shape)
+            if key is not None:
+                if len(self._launchers) >= _LAUNCHERS:
+                    self._launchers.clear()
+                self._launchers[key] = found
+        return found
+
+    def _launcher(self, shape: Any) -> Launcher:
         parts = shape if isinstance(shape, tuple) else (shape,)
         name = self.fn.__name__
         if len(parts) == 1 and self.block is not None:
@@ -71,6 +87,12 @@ class Kernel:
         shared = parts[2] if len(parts) > 2 else 0
         stream = parts[3] if len(parts) > 3 else None
         return Launcher(self, triple(name, "grid", parts[0]), triple(name, "block", parts[1]), shared, stream)
+
+    def _known(self, shape: Any) -> Any:
+        """What tells one launcher from another; None for what is better not kept."""
+        parts = shape if type(shape) is tuple else (shape,)
+        plain = all(type(n) is int for p in parts for n in (p if type(p) is tuple else (p,)))
+        return shape if plain else None
 
     def launch(
         self, grid: Any, block: Any = None, args: Sequence[Any] = (), shared: int = 0, stream: Any = None
@@ -125,10 +147,9 @@ class Kernel:
             self._builds[key] = Build(self.fn, params, self.block or ())
         return self._builds[key]
 
-    def run(
-        self, grid: Triple, block: Triple, shared: int, stream: Any, args: Sequence[Any], named: Mapping[str, Any]
-    ) -> Any:
+    def run(self, launcher: Launcher, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """One launch."""
+        grid, block, shared, stream = launcher.grid, launcher.block, launcher.shared, launcher.stream
         name = self.fn.__name__
         check_block(name, block)
         if self.block is not None and block != self.block:
@@ -148,9 +169,11 @@ class Kernel:
                 "FX0335", f"{name}: the grid {grid} has a size that is not known, and no argument is being traced"
             )
         build = self._built(params)
-        return run(
-            build, self.device, given(build.func, leaves, build.written, int(shared)), grid, block, int(shared), stream
-        )
+        found = given(build.func, leaves, build.written, int(shared))
+        report = run(build, self.device, found, grid, block, int(shared), stream)
+        if self.device == "cpu" and not found.aliased and len(values) == len(args) + len(named):
+            remember(launcher, build, params, (values, len(args)), leaves, grid, block, int(shared))
+        return report
 
     # ---- looking inside
     def func(self, *args: Any, **named: Any) -> Func:
@@ -171,14 +194,15 @@ class Kernel:
         return reflect.suggest(self, self.build(*args, **named), n, shared)
 
 
-class Launcher:
+class Launcher(Routed):
     """`k[grid, block]`: calling it launches the kernel. On a virtual GPU the call returns its report, else None."""
 
     def __init__(self, kernel: Kernel, grid: Triple, block: Triple, shared: Any, stream: Any) -> None:
+        super().__init__()
         self.kernel, self.grid, self.block, self.shared, self.stream = kernel, grid, block, shared, stream
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        return self.kernel.run(self.grid, self.block, self.shared, self.stream, args, named)
+    def _called(self, *args: Any, **named: Any) -> Any:
+        return self.kernel.run(self, args, named)
 
 
 def kernel(fn: Callable[..., Any] | None = None, *, block: Any = None) -> Any:

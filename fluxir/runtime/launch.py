@@ -137,6 +137,8 @@ class GpuProgram:
                     return self._left(given, outputs, places, allocate)
                 return self._fetched(outputs)
 
+    checked = call_flat
+
     def _given(self, arrays: Sequence[Any]) -> list[_Argument]:
         """The inputs, checked. FX06xx."""
         if len(arrays) != len(self.input_dtypes) or self.exchange is None:
@@ -240,10 +242,6 @@ class GpuProgram:
                     problem.notes.append("FLUXIR_GPU_SYNC=on waits after every kernel, and names the one that fails")
             self.launched.clear()
             raise
-
-    def call_same(self, arrays: Sequence[Any]) -> list[Array] | None:
-        """None: on a GPU there is no faster way for arguments that look like those of the call before."""
-        return None
 
     def run_on(self, inputs: Sequence[Memory], outputs: Sequence[Memory], known: Mapping[str, int]) -> None:
         """Start all work on memory that is on the device already; does not wait for the end of it."""

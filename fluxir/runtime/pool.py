@@ -3,7 +3,9 @@
 `context(threads)` gives the address of a context `{ i64 threads, ptr parallel, ptr state, ptr stack }` (the layout that
 `fluxir/codegen/abi.py` describes); workers are native threads that never touch Python. Invariants: there is one pool a
 process; workers are only ever added; results do not depend on their number, since which indices form one body call has
-no influence on the results; a forked child starts with no workers and makes its own. Where threads cannot be had
+no influence on the results; a forked child starts with no workers and makes its own. The pool's state is never freed, since
+workers look at it until the process has ended; in a child the kernel fills it with zeros, also where something other than
+Python has forked: it is the state of a pool without workers, in which every caller runs alone. Where threads cannot be had
 (another system, a limit) everything runs on the calling thread: slower, with the same results.
 """
 
@@ -15,18 +17,14 @@ import os
 import signal
 import sys
 import threading
-import weakref
-from typing import Any
 
 from fluxir.runtime.native import native
-from fluxir.runtime.native_source import STATE_BYTES, WORKERS
+from fluxir.runtime.pool_code import STATE_BYTES, WORKERS
 
-__all__ = ["context", "on_fork", "with_stack"]
+__all__ = ["context", "with_stack"]
 
 _lock = threading.Lock()
 _contexts: dict[int, ctypes.Array[ctypes.c_int64]] = {}
-_memory = (ctypes.c_char * (STATE_BYTES + 64))()
-_state = -(-ctypes.addressof(_memory) // 64) * 64
 _workers = 0
 
 
@@ -66,18 +64,10 @@ def _stack_limit() -> int:
     return int(low.value + min(_RESERVE, size.value // 3))
 
 
-def on_fork(owner: Any) -> None:
-    """Have `owner._config` set to None in a forked child, so that it asks for its context (and workers) again."""
-    _owners.add(owner)
-
-
-_owners: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
 def _make(threads: int) -> ctypes.Array[ctypes.c_int64]:
     found = _contexts.get(threads)
     if found is None:
-        found = (ctypes.c_int64 * 4)(threads, native().parallel if threads > 1 else 0, _state, 0)
+        found = (ctypes.c_int64 * 4)(threads, native().parallel if threads > 1 else 0, native().state, 0)
         _contexts[threads] = found
     if threads > 1:
         _start(threads - 1)
@@ -89,38 +79,43 @@ def _start(count: int) -> None:
     global _workers
     if sys.platform != "linux" or _refused:
         return
+    state = native().state
     c = ctypes.CDLL(None)
+    if not _workers:
+        c.madvise(ctypes.c_void_p(state), ctypes.c_size_t(-(-STATE_BYTES // _PAGE) * _PAGE), _WIPE_ON_FORK)
     create, detach = c.pthread_create, c.pthread_detach
     create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     detach.argtypes = [ctypes.c_ulong]
-    # A new thread inherits the mask: signals are for Python's own threads.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    # A new thread inherits the mask: signals are for Python's own threads, but for those that its own code causes.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN)
     try:
         while _workers < count:
             thread = ctypes.c_ulong()
-            if create(ctypes.byref(thread), None, native().worker, _state) != 0:
+            if create(ctypes.byref(thread), None, native().worker, None) != 0:
                 _refused.append(True)
                 break
             detach(thread)
             _workers += 1
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    ctypes.c_int64.from_address(_state + WORKERS).value = _workers
+    ctypes.c_int64.from_address(state + WORKERS).value = _workers
 
 
+_OWN = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK
+_PAGE = 4096
 _refused: list[bool] = []
 """Not empty once the system has refused a thread: it is not asked again."""
 
 
 def _after_fork() -> None:
-    """In the child only the forking thread lives on, and a job of another thread may look unfinished."""
+    """In the child only the forking thread lives on, and a region of another thread may look unfinished."""
     global _workers, _lock
     _lock = threading.Lock()
     _workers = 0
     _refused.clear()
-    ctypes.memset(_state, 0, STATE_BYTES)
-    for owner in _owners:
-        owner._config = None
+    if _contexts:
+        ctypes.memset(native().state, 0, STATE_BYTES)
 
 
 with contextlib.suppress(AttributeError):
