@@ -221,7 +221,8 @@ class _Pool:
         tasks, w.waiting = w.waiting, []
         if tasks and (status > 0 or -status in _CRASHES):
             self.crashed = True
-            tasks[0].answer = _crash(tasks.pop(0), status, said)
+            guilty = tasks.pop(0)
+            guilty.answer = _crash(guilty, status, said)
         for t in tasks:
             self.send(t)
         if not self.workers:
