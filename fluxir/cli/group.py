@@ -24,7 +24,7 @@ VERBS: dict[str, str] = {
     "check": "Check a model: trace it, check all types, run the passes.",
     "compile": "Compile a model to an artifact, or for a GPU to PTX.",
     "run": "Run an artifact or a model on arrays.",
-    "profile": "Run a model with every kernel timed: where the time goes, beside what the machine can do.",
+    "profile": "Time every kernel of a model on this CPU, beside what the machine can do.",
     "vgpu": "Run and check PTX on the virtual GPU, list its instructions.",
     "opt": "Run passes over IR text, or go on from a dump.",
     "show": "Print a program at any stage: IR, kernels, LLVM IR, assembly, PTX.",
