@@ -98,6 +98,7 @@ _MODULES: dict[str, str] = {
     "functional": _FRONTEND + "nn",
     "gpu": _FRONTEND + "kernel.gpu",
     "nn": "fluxir.nn",
+    "onnx": "fluxir.onnx",
     "optim": "fluxir.optim",
     "random": _FRONTEND + "random",
     "train": "fluxir.train",
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from fluxir import data as data
     from fluxir import linalg as linalg
     from fluxir import nn as nn
+    from fluxir import onnx as onnx
     from fluxir import optim as optim
     from fluxir import train as train
     from fluxir.driver import load as load

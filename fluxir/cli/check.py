@@ -1,13 +1,15 @@
 """The verb ``check``: is this model right? Traces every entry point, checks all types and runs the tensor-level
-passes."""
+passes. Of an ONNX file it lists the operators with what is supported, without reading the weights."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from ..errors import FluxError, combine
+from ..errors import FluxError, combine, error
 from .common import Output, table, verb
 from .models import ENTRY, load_file, lowered, signature
 
@@ -17,11 +19,15 @@ __all__ = ["command"]
 @verb(
     "check",
     settings=("target", "verify"),
-    help="Check a model: trace every entry point, check types, run the passes up to loops. Nothing is compiled or written.",
+    help="Check a model: trace every entry point, check types, run the passes up to loops. Nothing is compiled or written."
+    " Of an ONNX file, list all operators with what is not supported; its weights are not read.",
 )
 @click.argument("file", type=click.Path(dir_okay=False))
 @ENTRY
 def command(output: Output, file: str, entry: str | None) -> None:
+    if os.path.splitext(file)[1] == ".onnx":
+        _operators(output, file)
+        return
     model = load_file(file)
     names = list(model.entries) if entry is None else [model.entry(entry).name]
     rows: list[dict[str, Any]] = []
@@ -50,3 +56,27 @@ def command(output: Output, file: str, entry: str | None) -> None:
         return "\n".join(blocks)
 
     output.result({"file": file, "ok": True, "entries": rows}, text)
+
+
+def _operators(output: Output, file: str) -> None:
+    """The table of an ONNX file's operators; FX1203 (exit status 3) where something in it is not supported."""
+    from ..frontend.onnx.model import read
+    from ..frontend.onnx.survey import survey
+
+    found = survey(read(file))
+
+    def text() -> str:
+        rows = [
+            (o.name, o.domain or "ai.onnx", str(o.opset), str(o.count), o.problem or "yes", o.help)
+            for o in found.operators
+        ]
+        lines = [table(rows, ["operator", "domain", "opset", "count", "supported", "what to do"], right=(2, 3))]
+        opsets = ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in sorted(found.opsets.items()))
+        lines.append(f"{found.nodes} nodes; opsets: {opsets}")
+        return "\n".join([*lines, *[f"problem: {p}" for p in found.problems]])
+
+    output.result({"file": file, "ok": found.supported, **asdict(found)}, text)
+    if not found.supported:
+        bad = [o.name for o in found.operators if o.problem]
+        what = f"{len(bad)} operators: {', '.join(bad[:8])}" if bad else found.problems[0]
+        raise error("FX1203", f"{file} needs what is not supported: {what}")

@@ -1,8 +1,9 @@
-"""Model files: `@fx.model` marks entry points with typed signatures; `load_model` finds them in a `.py` or `.fx` file.
+"""Model files: `@fx.model` marks entry points with typed signatures; `load_model` finds them in a `.py`, `.fx` or `.onnx`
+file.
 
-Invariants: a `.py` file is run only because the user named it; a `.fx` file is text and runs nothing. An entry point is
-traced from its annotations alone, without example inputs. Weights are the model file's own business: it reads them with
-`fx.load_safetensors` and closes over them.
+Invariants: a `.py` file is run only because the user named it; `.fx` and `.onnx` files are data and run nothing. An
+entry point is traced from its annotations alone, without example inputs. Weights are the model file's own business: it
+reads them with `fx.load_safetensors` and closes over them.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ class ModelFile:
 
 
 def load_model(path: str | Path, *, trust: bool = False) -> ModelFile:
-    """The entry points of a model file: a `.py`, which is run, or a `.fx`, which is only read.
+    """The entry points of a model file: a `.py`, which is run, or a `.fx` or `.onnx`, which is only read.
 
     A `.fx` may come from anybody as long as it holds tensor functions: they cannot say which memory they touch. Lowered
     functions (dumps of later stages) can, and are refused without `trust` (FX0813). Raises FX0803 for a file that cannot be
@@ -252,8 +253,12 @@ def load_model(path: str | Path, *, trust: bool = False) -> ModelFile:
         if not trust:
             require_tensor_level(module, str(p))
         entries = module_entries(module)
+    elif p.suffix == ".onnx":
+        entries = {"main": Entry("main", lambda sizes: _trace_onnx(p, sizes))}
     else:
-        raise error("FX0808", f"{p} is not a model file", help="a model is a .py with @fx.model or a .fx with IR text")
+        raise error(
+            "FX0808", f"{p} is not a model file", help="a model is a .py with @fx.model, a .fx with IR text or an .onnx"
+        )
     if not entries:
         raise error(
             "FX0316",
@@ -261,6 +266,15 @@ def load_model(path: str | Path, *, trust: bool = False) -> ModelFile:
             help="mark a function with @fx.model" if p.suffix == ".py" else "it holds no tensor function",
         )
     return ModelFile(p, entries)
+
+
+def _trace_onnx(path: Path, sizes: Mapping[str, int]) -> Traced:
+    """The program of an ONNX file, with arguments and results named as there."""
+    from fluxir.frontend import onnx
+
+    model = onnx.load(path, dims=sizes)
+    t = trace(model, list(model.inputs.values()), name=onnx.entry_name(path))
+    return dataclasses.replace(t, module=onnx.renamed(t.module, list(model.inputs), model.outputs))
 
 
 def require_tensor_level(m: Module, path: str) -> None:

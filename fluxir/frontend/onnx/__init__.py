@@ -6,6 +6,6 @@ public API. What is known when compiling (shape arithmetic above all) is compute
 can stand for, `sizes.py` computes with symbolic sizes.
 """
 
-from fluxir.frontend.onnx.model import Model, load, read
+from fluxir.frontend.onnx.model import Model, entry_name, load, read, renamed
 
-__all__ = ["Model", "load", "read"]
+__all__ = ["Model", "entry_name", "load", "read", "renamed"]

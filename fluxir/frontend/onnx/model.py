@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from fluxir.frontend.onnx.external import ExternalData
 from fluxir.frontend.onnx.graph import Importer, Scope
 from fluxir.frontend.onnx.values import Narrow, Sizes
 from fluxir.ir import dims
+from fluxir.ir.core import Module
 from fluxir.ir.dims import Dim
 from fluxir.ir.types import TensorType
 
-__all__ = ["Model", "load", "read"]
+__all__ = ["Model", "entry_name", "load", "read", "renamed"]
 
 
 def read(path: str | Path) -> schema.Model:
@@ -100,6 +102,28 @@ class Model:
         return out[0] if len(out) == 1 else out
 
 
+def entry_name(path: str | Path) -> str:
+    """A name for the program of a file: the file's own, as an identifier."""
+    return identifier(Path(path).stem, "model")
+
+
+def renamed(module: Module, inputs: Sequence[str], outputs: Sequence[str]) -> Module:
+    """The module with arguments and results called as in the file, as far as these are names here too."""
+    entry = module.entry
+    for value, name in zip(entry.args, inputs, strict=False):
+        value.name = identifier(name, value.name)
+    results = tuple(identifier(n, f"out{i}") for i, n in enumerate(outputs))
+    if len(set(results)) != len(results) or len(results) != len(entry.outs):
+        return module
+    return module.with_func(replace(entry, result_names=results))
+
+
+def identifier(name: str, default: str) -> str:
+    """A name of a file as an identifier; `default` where nothing of it is left."""
+    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)[:80]
+    return default if not text.strip("_") else text if not text[0].isdigit() else f"_{text}"
+
+
 def is_weight(t: schema.Tensor) -> bool:
     """Whether a constant is one to train."""
     return bool(t.dims) and t.data_type in (1, 10, 11, 16)
@@ -129,9 +153,11 @@ def input_value(info: schema.ValueInfo, value: Any) -> Any:
 
 
 def _dim(x: schema.Dimension, name: str, axis: int, sizes: Mapping[str, int]) -> Dim:
-    if x.value is not None:
+    if x.value is not None and x.value >= 0:
         return x.value
-    text = x.param or f"{name}_{axis}"
+    text = x.param or ""
+    if not any(c.isalnum() for c in text):  # "?" and the like name nothing
+        text = f"{name}_{axis}"
     symbol = "".join(c if c.isalnum() else "_" for c in text)
     symbol = symbol if symbol[:1].isalpha() else f"d{symbol}"
     return sizes.get(x.param, sizes[symbol]) if x.param in sizes or symbol in sizes else dims.symbol(symbol)

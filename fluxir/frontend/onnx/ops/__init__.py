@@ -2,6 +2,7 @@
 
 from fluxir.frontend.onnx.ops import (  # noqa: F401
     attention,
+    contrib,
     control,
     elementwise,
     image,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.errors import error
+from fluxir.errors import FluxError, error
 from fluxir.frontend.onnx import lib as fx
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Int, Ints, Known, Raw, Subgraph, Type, op
@@ -32,14 +32,22 @@ def is_known(x: Any) -> bool:
 def if_(cx: Context, condition: Raw, *, then_branch: Subgraph, else_branch: Subgraph) -> Any:
     if is_known(condition):
         return Results((then_branch if bool(known(condition, "the condition").reshape(-1)[0]) else else_branch)())
-    outs: list[Any] = []
-    probe = fx.cond(
-        fx.reshape(tensor(condition), ()),
-        lambda: _tensors(then_branch(), "a branch of If"),
-        lambda: _tensors(else_branch(), "a branch of If"),
-    )
-    outs.extend(probe)
-    return Results(outs)
+    try:
+        return Results(
+            fx.cond(
+                fx.reshape(tensor(condition), ()),
+                lambda: _tensors(then_branch(), "a branch of If"),
+                lambda: _tensors(else_branch(), "a branch of If"),
+            )
+        )
+    except FluxError as e:
+        # Exporters leave branches for other inputs than these in a model: they need not even have fitting shapes.
+        raise error(
+            "FX1205",
+            "which branch of If runs is computed from the inputs of the model, and both cannot be compiled for these shapes:"
+            f" {e.message}",
+            notes=e.notes,
+        ) from e
 
 
 def _tensors(values: Any, what: str) -> tuple[Any, ...]:

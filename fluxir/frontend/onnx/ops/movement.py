@@ -8,6 +8,7 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend.onnx.bounds import at_most
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Raw, Text, op
 from fluxir.frontend.onnx.values import dims_of, ints_of, known, rewrapped, scalar_of, shape_of
@@ -169,6 +170,9 @@ def slice_(x: Any, starts: Known, ends: Known, axes: Known = None, steps: Known 
 FAR = 1 << 31  # what exporters write for "to the end" is at least about this
 
 
+LARGE = 1 << 20
+
+
 def _slice(b: Any, e: Any, s: int, n: Any) -> slice:
     if s == 0:
         raise ValueError("a step is 0")
@@ -178,6 +182,8 @@ def _slice(b: Any, e: Any, s: int, n: Any) -> slice:
         b = None
     if isinstance(e, int) and s > 0 and e >= FAR - 1:
         e = None
+    if isinstance(e, int) and s > 0 and e >= LARGE:  # no tensor is that long, says whoever writes such an end
+        at_most(n, e)
     if isinstance(e, int) and s < 0 and (e <= -FAR or isinstance(n, int) and e < -n):
         e = None
     return slice(b, e, s)

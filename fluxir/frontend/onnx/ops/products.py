@@ -9,6 +9,7 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend.onnx.bounds import at_least
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Text, op
 from fluxir.frontend.onnx.values import ints_of
 from fluxir.ir import dims
@@ -87,7 +88,17 @@ def window_pads(
     auto_pad: str, pads: Sequence[int] | None, space: Sequence[Any], kernel: Sequence[int], strides: Sequence[int],
     dilations: Sequence[int],
 ) -> list[tuple[int, int]]:  # fmt: skip
-    """(before, after) of each spatial axis."""
+    """(before, after) of each spatial axis; that the windows fit becomes a fact of symbolic sizes."""
+    padding = _window_pads(auto_pad, pads, space, kernel, strides, dilations)
+    for d, k, dil, (low, high) in zip(space, kernel, dilations, padding, strict=True):
+        at_least(d, (k - 1) * dil + 1 - low - high)
+    return padding
+
+
+def _window_pads(
+    auto_pad: str, pads: Sequence[int] | None, space: Sequence[Any], kernel: Sequence[int], strides: Sequence[int],
+    dilations: Sequence[int],
+) -> list[tuple[int, int]]:  # fmt: skip
     n = len(kernel)
     if auto_pad in ("NOTSET", ""):
         flat = [0] * (2 * n) if pads is None else list(pads)
