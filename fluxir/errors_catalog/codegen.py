@@ -65,7 +65,7 @@ declare(
     "this machine cannot run code for this target",
     "device",
     """
-    The code uses instructions that this processor does not have, or the machine is not x86-64. Running it would stop the
+    The code uses instructions that this processor does not have, or the machine is of another kind. Running it would stop the
     process with an illegal instruction, so it is refused.
 
         compiled for cpu:x86-64-v4, this machine has x86-64-v3
@@ -135,8 +135,8 @@ declare(
     "LLVM crashed",
     "internal",
     """
-    The process that translated a kernel died in LLVM: of an assertion, or of an access to memory that is not its own. Your
-    process is not harmed. This is a defect of fluxir or of LLVM. The reproducer is a test with the LLVM IR beside it; please
-    report it. `FLUXIR_OPT_LEVEL=0` may get round it.
+    The process that translated a kernel died in LLVM: of an assertion, or of an access to memory that is not its own.
+    Your process is not harmed. This is a defect of fluxir or of LLVM. The reproducer is a test with the LLVM IR beside
+    it; please report it. `FLUXIR_OPT_LEVEL=0` may get round it.
     """,
 )
