@@ -291,7 +291,8 @@ def in_one_kernel(o: Op, kind: str) -> bool:
     q, k, v = (x.type for x in o.operands[:3])
     widths = (q.shape[-1], v.shape[-1])
     some = all(isinstance(d, int) and 0 < d <= WIDEST for d in widths)
-    return kind == "cpu" and some and 0 not in (*q.shape, *k.shape)
+    together = o.name == "attention" or k.shape[:-2] == v.shape[:-2]  # the gradients of keys and values go side by side
+    return kind == "cpu" and some and together and 0 not in (*q.shape, *k.shape)
 
 
 def _cost(products: int) -> Any:
@@ -357,6 +358,7 @@ composite(
     _gradient,
     _gradient_ref,
     attrs=_ATTRS,
+    whole=in_one_kernel,
     cost=_cost(5),
     samples=(
         sample("f32[2,3,4]", "f32[2,5,4]", "f32[2,5,4]", "f32[2,3,4]", "f32[2,3]", "f32[2,3]",

@@ -88,7 +88,7 @@ def read(group: Group, name: str) -> Attention | None:
         return None
     (op,) = ops
     count = 3 if name == "attention" else 6
-    found = [view_of(v, group.args.__contains__) for v in op.operands[:count]]
+    found = [view_of(v, lambda x: x in group.args or _is_number(x)) for v in op.operands[:count]]
     if any(f is None for f in found):
         return None
     q, k, v, *others = [f for f in found if f is not None]
@@ -109,6 +109,11 @@ def read(group: Group, name: str) -> Attention | None:
     return Attention(group, op, q, k, v, tuple(others), tuple(op.operands[count:]), tuple(results))
 
 
+def _is_number(v: Value) -> bool:
+    """A constant of the group: it is uniform, and lies in no memory."""
+    return v.owner is not None and v.owner.name == "const"
+
+
 def _turned(out: Value, op: Op) -> tuple[int, tuple[int, ...]] | None:
     """Which result of the op a value is a transpose of, and its axes' places there."""
     perm = tuple(range(len(shape_of(out))))
@@ -122,11 +127,14 @@ def _turned(out: Value, op: Op) -> tuple[int, tuple[int, ...]] | None:
 class Flat:
     """Elements of a view in a kernel, at `base + row * row stride + column * column stride`, in the type computed in."""
 
-    def __init__(self, b: Builder, view: View, mem: Value, dtype: DType) -> None:
+    def __init__(self, b: Builder, view: View, reads: dict[Value, Value], dtype: DType) -> None:
         self.view, self.dtype = view, dtype
-        assert isinstance(mem.type, MemType)
-        flat = MemType(mem.type.dtype, (product(mem.type.shape),))
-        self.mem = mem if mem.type == flat else b.emit("reinterpret", mem, type=flat)[0]
+        self.mem: Value | None = None
+        if not _is_number(view.source):
+            mem = reads[view.source]
+            assert isinstance(mem.type, MemType)
+            flat = MemType(mem.type.dtype, (product(mem.type.shape),))
+            self.mem = mem if mem.type == flat else b.emit("reinterpret", mem, type=flat)[0]
         self.row_stride = view.strides[-2] if len(view.shape) > 1 else 0
         self.column_stride = view.strides[-1]
 
@@ -152,10 +160,13 @@ class Flat:
         return b.add(row, b.mul(j, b.index(self.column_stride)) if self.column_stride != 1 else j)  # type: ignore[no-any-return]
 
     def load(self, b: Builder, at: Value, lanes: int = 0) -> Value:
+        if self.mem is None:
+            assert self.view.source.owner is not None
+            return number(b, float(self.view.source.owner.attrs["value"].flat[0]), self.dtype, lanes)
         return cast(b, b.emit("load", self.mem, at, lanes=lanes)[0], self.dtype)
 
     def store(self, b: Builder, x: Value, at: Value) -> None:
-        assert isinstance(self.mem.type, MemType)
+        assert self.mem is not None and isinstance(self.mem.type, MemType)
         b.store(self.mem, cast(b, x, self.mem.type.dtype), at)
 
 

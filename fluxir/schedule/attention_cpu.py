@@ -81,7 +81,7 @@ def attention(group: Group, target: Any) -> Kernels | None:
 
 
 class Panels:
-    """What forward and backward kernels share: queries in panels, tiles of scores, loads of rows by clamped index."""
+    """What the forward and the backward kernel share: panels of rows, turned and turned back, and tiles of products."""
 
     def __init__(self, a: Attention, target: Any) -> None:
         self.a, self.masks = a, read_masks(a)
@@ -128,8 +128,54 @@ class Panels:
             for_(b, 0, whole, square, step=n, name="d", vectorize=False)
             for_(b, whole, width, single, name="d", vectorize=False)
 
+    def turn_back(
+        self, b: Builder, result: Flat, base: Value, row: Value, end: Value, width: int, vector: Callable[..., Value]
+    ) -> None:
+        """Store a panel turned back into rows, from `row` on and below `end`; vector(builder, column, vector number) gives it."""
+        rows = self.schedule.rows
+        whole = width - width % self.lanes if result.contiguous and self.lanes > 1 else 0
+
+        def lines(ib: Builder, complete: bool) -> None:
+            def put(jb: Builder, r: int, x: Value, c: Value) -> None:
+                def store(kb: Builder) -> None:
+                    result.store(kb, x, result.column(kb, result.row(kb, base, kb.add(row, kb.index(r))), c))
+
+                if complete:
+                    store(jb)
+                else:
+                    if_(jb, jb.lt(jb.add(row, jb.index(r)), end), store)
+
+            def square(jb: Builder, c: Value) -> None:
+                for v in range(self.vectors):
+                    turned = transposed(jb, [vector(jb, jb.add(c, jb.index(i)), v) for i in range(self.lanes)])
+                    for i, x in enumerate(turned):
+                        put(jb, v * self.lanes + i, x, c)
+
+            def single(jb: Builder, c: Value) -> None:
+                for v in range(self.vectors):
+                    x = vector(jb, c, v)
+                    for i in range(self.lanes):
+                        put(jb, v * self.lanes + i, jb.emit("extract", x, lane=i)[0], c)
+
+            for_(ib, 0, whole, square, step=self.lanes, name="d", vectorize=False)
+            for_(ib, whole, width, single, name="d", vectorize=False)
+
+        if isinstance(self.a.s, int) and self.a.s % rows == 0:
+            lines(b, True)
+        else:
+            complete = b.le(b.add(row, b.index(rows)), end)
+            if_(b, complete, lambda ib: lines(ib, True), lambda ib: lines(ib, False))
+
     def products(
-        self, b: Builder, left: Flat, base: Value, first: Value, rows: int, count: Dim, width: int, right: Callable[..., Value]
+        self,
+        b: Builder,
+        left: Flat,
+        base: Value,
+        first: Value,
+        rows: int,
+        count: Dim,
+        width: int,
+        right: Callable[..., Value],
     ) -> list[Value]:
         """The tile sum over c < width of left[first + r, c] * right(builder, c, vector): `rows` rows (the last row again
         beyond `count`) by the vectors of a panel."""
@@ -203,9 +249,9 @@ class _Task:
     ) -> None:
         self.owner, self.a, self.schedule, self.batch = owner, owner.a, owner.schedule, batch
         a, s = self.a, self.schedule
-        self.q, self.k, self.v = (Flat(b, x, reads[x.source], a.dtype) for x in (a.q, a.k, a.v))
+        self.q, self.k, self.v = (Flat(b, x, reads, a.dtype) for x in (a.q, a.k, a.v))
         self.q_base, self.k_base, self.v_base = (x.base(b, batch) for x in (self.q, self.k, self.v))
-        self.results = [None if r is None else Flat(b, r[1], outs[r[0]], a.dtype) for r in a.results]
+        self.results = [None if r is None else Flat(b, r[1], {r[1].source: outs[r[0]]}, a.dtype) for r in a.results]
         self.mask = MaskCode(b, a, owner.masks, reads, batch)
         self.queries = owner.local(b, s.panels, a.d, s.rows)
         self.sums = owner.local(b, s.panels, a.e, s.rows)
@@ -374,7 +420,7 @@ class _Task:
     # ---- results
     def finish(self, b: Builder, p: Value, row: Value, end: Value) -> None:
         """Weighted sums over sums of weights, turned back into rows; rows from `end` on do not exist."""
-        o, a, s = self.owner, self.a, self.schedule
+        o, a = self.owner, self.a
         total = [o.vector(b, self.total, p, v * o.lanes) for v in range(o.vectors)]
         some = total
         if not a.op.attrs["undefined"]:
@@ -387,44 +433,11 @@ class _Task:
             return
         base = result.base(b, self.batch)
         inverse = [b.div(number(b, 1.0, a.dtype, o.lanes), x) for x in some]
-        whole = a.e - a.e % o.lanes if result.contiguous and o.lanes > 1 else 0
 
-        def rows(ib: Builder, complete: bool) -> None:
-            def guarded(jb: Builder, r: int, store: Callable[[Builder], None]) -> None:
-                if complete:
-                    store(jb)
-                else:
-                    if_(jb, jb.lt(jb.add(row, jb.index(r)), end), store)
+        def sums(ib: Builder, e: Value, v: int) -> Value:
+            return ib.mul(o.vector(ib, self.sums, p, e, v * o.lanes), inverse[v])  # type: ignore[no-any-return]
 
-            def place(jb: Builder, r: int, e: Value) -> Value:
-                return result.column(jb, result.row(jb, base, jb.add(row, jb.index(r))), e)
-
-            def square(jb: Builder, e: Value) -> None:
-                for v in range(o.vectors):
-                    lines = [
-                        jb.mul(o.vector(jb, self.sums, p, jb.add(e, jb.index(i)), v * o.lanes), inverse[v])
-                        for i in range(o.lanes)
-                    ]
-                    for i, x in enumerate(transposed(jb, lines)):
-                        r = v * o.lanes + i
-                        guarded(jb, r, lambda kb, x=x, r=r: result.store(kb, x, place(kb, r, e)))
-
-            def single(jb: Builder, e: Value) -> None:
-                for v in range(o.vectors):
-                    x = jb.mul(o.vector(jb, self.sums, p, e, v * o.lanes), inverse[v])
-                    for i in range(o.lanes):
-                        r = v * o.lanes + i
-                        lane = jb.emit("extract", x, lane=i)[0] if o.lanes > 1 else x
-                        guarded(jb, r, lambda kb, x=lane, r=r: result.store(kb, x, place(kb, r, e)))
-
-            for_(ib, 0, whole, square, step=o.lanes, name="e", vectorize=False)
-            for_(ib, whole, a.e, single, name="e", vectorize=False)
-
-        if isinstance(a.s, int) and a.s % s.rows == 0:
-            rows(b, True)
-        else:
-            complete = b.le(b.add(row, b.index(s.rows)), end)
-            if_(b, complete, lambda ib: rows(ib, True), lambda ib: rows(ib, False))
+        o.turn_back(b, result, base, row, end, a.e, sums)
 
     def logarithms(self, b: Builder, result: Flat, p: Value, row: Value, end: Value, some: Sequence[Value]) -> None:
         """The natural logarithms of the rows' sums."""

@@ -220,7 +220,12 @@ class MaskCode:
 
     def at(self, b: Builder, where: Coordinates, row: Value | None = None, column: Value | None = None) -> list[Value]:
         """The index for coordinates."""
-        named: dict[int | None, Value | None] = {ROW: row, COLUMN: column, NONE: b.index(0), **dict(enumerate(self.batch))}
+        named: dict[int | None, Value | None] = {
+            ROW: row,
+            COLUMN: column,
+            NONE: b.index(0),
+            **dict(enumerate(self.batch)),
+        }
         out = [named[c] for c in where]
         assert all(x is not None for x in out)
         return out  # type: ignore[return-value]
@@ -324,6 +329,13 @@ class MaskCode:
         zero = number(b, 0.0, self.a.dtype, lanes)
         for c in [*conditions, *[b.gt(m, zero) for m in evaluated[n:]]]:
             x = b.select(c, x, number(b, self.a.fill, self.a.dtype, lanes))
+        return x
+
+    def kept(self, b: Builder, evaluated: Sequence[Value], conditions: Sequence[Value], lanes: int) -> Value:
+        """1 where a score is seen, 0 where `fill` stands in its place."""
+        x, zero = number(b, 1.0, self.a.dtype, lanes), number(b, 0.0, self.a.dtype, lanes)
+        for c in [*conditions, *[b.gt(m, zero) for m in evaluated[len(self.masks.biases) :]]]:
+            x = b.select(c, x, zero)
         return x
 
 
