@@ -40,6 +40,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     pointwise,
     rowwise,
     scatter,
+    small_dot_cpu,
     sorting,
     special,
     split,
