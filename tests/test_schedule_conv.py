@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluxir import config
 from fluxir.ir.interp import interpret
 from fluxir.schedule.lower import lower
 from fluxir.target import parse_target
@@ -198,14 +199,14 @@ def test_constant_weights_are_packed_when_compiling(groups: int) -> None:
 
 
 CHANNELS = [  # output channels are the lanes
-    ("f32[2,16,9,11]", "f32[24,16,3,3]", PLAIN, {}),
+    ("f32[2,16,9,11]", "f32[24,16,3,2]", PLAIN, {}),
     ("f32[B,11,9,10]", "f32[19,11,3,3]", PLAIN, {"strides": (2, 2)}),
     ("f32[1,40,6,13]", "f32[16,40,1,1]", PLAIN, {"padding": (0, 0, 0, 0), "strides": (2, 1)}),
     ("f32[2,9,8,9]", "f32[8,9,3,2]", PLAIN, {"rhs_dilation": (2, 3), "padding": (2, 1, 4, 0)}),
     ("f32[2,8,4,5]", "f32[16,8,3,3]", PLAIN, {"lhs_dilation": (2, 3), "strides": (1, 2), "padding": (1, 2, 1, 2)}),
     ("f32[2,10,5,6,7]", "f32[16,10,2,3,3]", None, {"strides": (2, 1, 1), "padding": (1, 0, 1, 1, 1, 1)}),
     ("f32[B,24,40]", "f32[16,24,5]", LINE, {"padding": (2, 2)}),
-    ("f32[1,300,5,5]", "f32[8,300,3,3]", PLAIN, {}),  # several blocks of channels
+    ("f32[1,300,5,5]", "f32[8,300,3,2]", PLAIN, {}),  # several blocks of channels
     ("f32[1,67,5,5]", "f32[8,67,3,3]", PLAIN, {}),  # the last of which has fewer
     ("f32[7,16,3,3]", "f32[16,16,3,3]", PLAIN, {}),  # the last task has fewer images
     ("f32[B,16,3,3]", "f32[16,16,3,3]", PLAIN, {}),
@@ -214,14 +215,65 @@ CHANNELS = [  # output channels are the lanes
 ]
 
 
+def exact(x: str, w: str, attrs: dict[str, Any], name: str) -> None:
+    """The compiled conv, by the template that prints `name`, is within k * eps of the meaning, k terms of a sum."""
+    m = module(func([x, w], conv(**attrs)))
+    low = lower(m, parse_target("cpu:x86-64-v3"))
+    assert any(name in f.attrs.get("schedule", "") for f in low.funcs.values())
+    given = random_inputs(m.entry, {"B": 3})
+    wide = [a.astype(np.float64) for a in given]
+    types = [t.replace("f32", "f64").replace("f16", "f64") for t in (x, w)]
+    meaning = module(func(types, conv(**attrs)))
+    got, want = np.asarray(native(m)(*given)), interpret(meaning, wide)[0]
+    scale = interpret(meaning, [np.abs(a) for a in wide])[0]
+    terms, eps = np.prod(given[1].shape[1:]), np.finfo(given[0].dtype).eps
+    assert (np.abs(got.reshape(want.shape) - want) <= terms * eps * scale).all()
+
+
 @pytest.mark.parametrize(("x", "w", "base", "changes"), CHANNELS)
 def test_output_channels_as_lanes(x: str, w: str, base: dict[str, Any] | None, changes: dict[str, Any]) -> None:
     attrs = {**(base or {"lhs_dilation": (1, 1, 1), "rhs_dilation": (1, 1, 1), "groups": 1}), **changes}
-    m = module(func([x, w], conv(**attrs)))
-    low = lower(m, parse_target("cpu:x86-64-v3"))
-    assert any("convchannels(" in f.attrs.get("schedule", "") for f in low.funcs.values())
-    given = random_inputs(m.entry, {"B": 3})
-    got, want = np.asarray(native(m)(*given)), interpret(m, given)[0]
-    scale = interpret(m, [np.abs(a) for a in given])[0]
-    terms = np.prod(given[1].shape[1:])
-    assert (np.abs(got.reshape(want.shape) - want) <= terms * np.finfo(np.float32).eps * scale).all()
+    exact(x, w, attrs, "convchannels(")
+
+
+WINOGRAD = [
+    ("f32[1,32,12,12]", "f32[32,32,3,3]", {}),
+    ("f32[B,33,9,13]", "f32[27,33,3,3]", {"padding": (0, 0, 0, 0)}),
+    ("f32[2,100,7,8]", "f32[40,100,3,3]", {"padding": (2, 1, 0, 3)}),
+    ("f32[3,64,10,10]", "f32[48,32,3,3]", {"groups": 2}),
+    ("f32[5,64,4,4]", "f32[64,64,3,3]", {}),  # several images a task, the last has fewer
+    ("f32[1,32,30,30]", "f32[32,32,3,3]", {}),  # several blocks of rows
+    ("f64[1,32,8,9]", "f64[16,32,3,3]", {}),
+    ("f16[1,32,9,9]", "f16[16,32,3,3]", {}),
+]
+
+
+@pytest.mark.parametrize("accuracy", ["standard", "fast"])
+@pytest.mark.parametrize(("x", "w", "changes"), WINOGRAD)
+def test_winograd(x: str, w: str, changes: dict[str, Any], accuracy: str) -> None:
+    with config.override(accuracy=accuracy):
+        exact(x, w, {**PLAIN, **changes}, "winograd(")
+
+
+def test_winograd_keeps_what_is_infinite_or_not_a_number_in_its_window() -> None:
+    x, w = np.ones((1, 32, 20, 20), np.float32), np.ones((32, 32, 3, 3), np.float32)
+    x[0, 0, 9, 9] = np.nan
+    m = module(func(["f32[1,32,20,20]", "f32[32,32,3,3]"], conv(**PLAIN)))
+    bad = ~np.isfinite(np.asarray(native(m)(x, w)))[0]
+    assert bad[:, 8:11, 8:11].all() and bad.sum() == 32 * 9
+
+
+@pytest.mark.parametrize("accuracy", ["standard", "fast"])
+def test_winograd_with_constant_weights_and_what_follows(accuracy: str) -> None:
+    rng = np.random.default_rng(0)
+    w, bias = rng.standard_normal((24, 32, 3, 3)).astype("f"), rng.standard_normal((24, 1, 1)).astype("f")
+
+    def body(b: Any, x: Any, other: Any) -> Any:
+        y = b.emit("conv", x, b.const(w), **PLAIN)[0]
+        return b.maximum(b.add(b.add(y, b.const(bias)), other), b.const(0.0, dtype="f32"))
+
+    m = module(fused(["f32[2,32,11,11]", "f32[2,24,11,11]"], body, "conv"))
+    given = random_inputs(m.entry, {})
+    with config.override(accuracy=accuracy):
+        got = np.asarray(native(m)(*given))
+    np.testing.assert_allclose(got.reshape(2, 24, 11, 11), interpret(m, given)[0], rtol=1e-3, atol=1e-3)

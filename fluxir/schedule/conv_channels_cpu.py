@@ -10,9 +10,7 @@ the stack. In the end the sums are transposed in squares, and what follows is co
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,111 +22,16 @@ from fluxir.ir.dtypes import DTYPES
 from fluxir.ir.types import MemType
 from fluxir.ops.nest import cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
+from fluxir.schedule.conv_finish import Finish
 from fluxir.schedule.conv_patch import Patch, Place, starts_of
+from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose
 from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.group import Array, Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
-from fluxir.schedule.matmul_pack import lanes_of, pieces, transposed
-from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+from fluxir.schedule.matmul_pack import transposed
+from fluxir.schedule.templates import Kernels, Ref, Step, template
 
-PATCH = 256 * 1024  # bytes of stack for a task's input
-COMFORT = 160 * 1024  # what should stay in the second cache
-PANEL = 20 * 1024  # bytes of weights that stay in the first cache
 UNROLL = 8  # steps of the inner loop that are written out, at most
-TASKS = 12  # tasks wanted, where they are not too small
-LEAST = 1 << 20  # multiplications that are worth copying a patch for
-
-
-@dataclass(frozen=True)
-class ConvChannelsSchedule(Schedule):
-    """`pixels` x `vectors` x `lanes`: the register tile. `images` x `rows` x `columns`: the places of a task, for `tiles` tiles
-    of output channels. `depth`: channels of a block of the input."""
-
-    pixels: int
-    vectors: int
-    lanes: int
-    images: int
-    rows: int
-    columns: int
-    tiles: int
-    depth: int
-
-
-def choose(conv: Conv, target: Any) -> ConvChannelsSchedule | None:
-    """The schedule; None where the output channels do not fill lanes or one row does not fit."""
-    lanes, line = target.lanes(conv.dtype.bits), conv.axes[2]
-    deep, outer, _ = conv.axes
-    if lanes < 2 or conv.outputs < lanes or 0 in (conv.channels, conv.window, conv.places):
-        return None
-    if conv.channels * conv.window < 2 * lanes:
-        return None
-    size = conv.dtype.itemsize
-
-    def patch(images: int, rows: int, columns: int) -> Patch:
-        return Patch(conv, lanes, images, rows, columns, depth)
-
-    depth = _depth(conv.channels, max(1, PANEL // (2 * lanes * size * conv.window)))
-    images, rows, columns = 1, outer.out, line.out
-    work = conv.groups * deep.out * conv.outputs * conv.channels * conv.window
-    total = work * outer.out * line.out * (conv.batch if isinstance(conv.batch, int) else TASKS)
-
-    def too_large() -> bool:
-        return patch(images, rows, columns).nbytes > COMFORT or (
-            rows * columns > 96 and work * rows * columns > max(total // TASKS, LEAST)
-        )
-
-    while rows > 1 and too_large():
-        rows = _smaller(outer.out, rows)
-    while rows == 1 and columns > 1 and too_large():
-        columns = _smaller(line.out, columns)
-    if patch(1, rows, columns).nbytes > PATCH:
-        return None
-    if rows == outer.out and columns == line.out and deep.out == 1:
-        many = conv.batch if isinstance(conv.batch, int) else 8
-        while (
-            images * 2 <= many and images * rows * columns < 64 and patch(images * 2, rows, columns).nbytes <= COMFORT
-        ):
-            images *= 2
-    pixels, vectors = _tile(images * rows * columns, conv.outputs, lanes, target.vector_registers)
-    panels = -(-conv.outputs // (vectors * lanes))
-    tiles = panels
-    outer_tasks = conv.groups * deep.out * -(-outer.out // rows) * -(-line.out // columns)
-    outer_tasks *= -(-conv.batch // images) if isinstance(conv.batch, int) else 4
-    one = images * rows * columns * vectors * lanes * conv.channels * conv.window
-    while tiles > 1 and outer_tasks * -(-panels // tiles) < TASKS and tiles // 2 * one >= LEAST:
-        tiles = -(-tiles // 2)
-    return ConvChannelsSchedule(pixels, vectors, lanes, images, rows, columns, tiles, depth)
-
-
-def _smaller(size: int, block: int) -> int:
-    """The largest block below `block` for which the blocks that cover `size` are as equal as can be."""
-    return -(-size // -(-size // (block - 1)))
-
-
-def _depth(channels: int, most: int) -> int:
-    """Channels of a block: at most `most`, of equal size where there is such a divisor that is not much smaller."""
-    if channels <= most:
-        return channels
-    for d in range(most, most // 2, -1):
-        if channels % d == 0:
-            return d
-    return -(-channels // -(-channels // most))
-
-
-def _tile(places: int, outputs: int, lanes: int, registers: int) -> tuple[int, int]:
-    """Places and vectors of the register tile: the least work, where a step costs its multiplications or its loads and a tile
-    some more to begin and end."""
-    best, chosen = float("inf"), (1, 1)
-    for vectors in (2, 3, 1):
-        if vectors > 1 and outputs <= (vectors - 1) * lanes:
-            continue
-        most = min(places, (registers - vectors - 1) // vectors)
-        for pixels in range(most, 0, -1):
-            step = max(pixels * vectors, pixels + vectors, 8)
-            cost = -(-places // pixels) * -(-outputs // (vectors * lanes)) * (step + 0.5)
-            if cost < best:
-                best, chosen = cost, (pixels, vectors)
-    return chosen
 
 
 @template("conv_channels", target="cpu", anchors=("conv",), priority=22)
@@ -140,14 +43,15 @@ def conv_channels(group: Group, target: Any) -> Kernels | None:
     numbers = read_conv(ops[0])
     if numbers is None or numbers.batch == 0:
         return None
-    schedule = choose(numbers, target)
     after = follows_exactly(group, ops[0].result, [0, 1, *[2] * numbers.space])
-    if schedule is None or after is None:
+    numbers = numbers.joined()
+    found = choose(numbers, target)
+    if found is None or after is None:
         return None
-    return _Channels(group, numbers, schedule, after, numbers.dtype.is_float and target.has("fma")).kernels()
+    return Channels(group, numbers, found[1], after, numbers.dtype.is_float and target.has("fma")).kernels()
 
 
-class _Channels:
+class Channels:
     """The kernels of one convolution: weights into panels, then the images."""
 
     def __init__(
@@ -164,7 +68,8 @@ class _Channels:
         self.patch = Patch(conv, s.lanes, s.images, s.rows, s.columns, s.depth)
         self.width = s.vectors * s.lanes
         self.panels = -(-conv.outputs // self.width)
-        self.steps = self.patch.blocks * conv.window * s.depth  # of the inner loop, for one tile
+        self.slots = conv.window  # weights of a channel, for one output
+        self.steps = self.patch.blocks * self.slots * s.depth  # of the inner loop, for one tile
         self.packed = MemType(conv.dtype, (conv.groups * self.panels, self.steps, self.width))
         self.pixel_tiles = -(-self.patch.places // s.pixels)
 
@@ -188,13 +93,19 @@ class _Channels:
         )
         return Kernels(steps, (self.packed,))
 
+    def finish(self, post: PostCode, sums: Value) -> Finish:
+        s = self.schedule
+        return Finish(
+            self.conv, post, sums, (s.images, s.rows, s.columns), self.width, s.lanes, self.post_space, self.kept
+        )
+
     # ---- weights: [group and panel, block of channels and window and channel, output channel], zeros beyond the last
     def pack(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         conv, s, blocks = self.conv, self.schedule, self.patch.blocks
         w = self.conv.op.operands[1]
         flat = MemType(w.type.dtype, (conv.groups * conv.outputs, conv.channels, conv.window))
         source = b.emit("reinterpret", ins[0], type=flat)[0]
-        shape = (conv.groups * self.panels, blocks, conv.window, s.depth, self.width)
+        shape = (conv.groups * self.panels, blocks, self.slots, s.depth, self.width)
         target = b.emit("reinterpret", outs[0], type=MemType(conv.dtype, shape))[0]
         rest = conv.outputs - (self.panels - 1) * self.width
 
@@ -277,6 +188,8 @@ class _Channels:
         deep, outer, line = conv.axes
         *arrays, weights = ins
         x = arrays[self.group.args.index(conv.op.operands[0])]
+        sizes = (conv.batch, conv.groups * conv.channels, *[a.size for a in conv.axes[3 - conv.space :]])
+        x = b.emit("reinterpret", x, type=MemType(x.type.dtype, sizes))[0]
         seen = {}
         for arg, mem in zip(self.post.args, arrays):
             t = memory(arg.type)
@@ -328,7 +241,7 @@ class _Channels:
                 self.pixels(jb, buffer, table, weights, sums, panel, *where)
 
             nest(ib, (patch.blocks, self.pixel_tiles), part)
-            Finish(self, post, sums).emit(ib, at, ib.mul(own, ib.index(self.width)))
+            self.finish(post, sums).emit(ib, at, ib.mul(own, ib.index(self.width)))
 
         for_(b, 0, count, tile, vectorize=False)
 
@@ -421,68 +334,4 @@ def gathered(b: Builder, xs: Sequence[Value], v: Value) -> Value:
     return v
 
 
-class Finish:
-    """From the sums [place, channel] of a tile of channels to the results, with what follows."""
-
-    def __init__(self, owner: _Channels, post: PostCode, sums: Value) -> None:
-        self.owner, self.post, self.sums = owner, post, sums
-        # What follows may see the places of an image as one axis, along which those of a task are neighbours.
-        self.space = tuple(d for d, kind in zip(owner.post_space, owner.kept) if kind == 2)
-
-    def emit(self, b: Builder, at: Place, first: Value) -> None:
-        """The tile of channels from `first` on."""
-        patch, s, (_, outer, line) = self.owner.patch, self.owner.schedule, self.owner.conv.axes
-        each = patch.rows * patch.columns
-        row = b.add(b.mul(at.depth, b.index(outer.out)), at.row)
-        start = b.add(b.mul(row, b.index(line.out)), at.column)
-
-        def image(ib: Builder, i: Value) -> None:
-            n, base = ib.add(at.image, i), ib.mul(i, ib.index(each))
-
-            def square(jb: Builder, p: Value, count: int = s.lanes) -> None:
-                self.square(jb, at.group, n, first, jb.add(base, p), jb.add(start, p), count)
-
-            if each < s.lanes:
-                square(ib, ib.index(0), each)
-                return
-            top = ib.index(each - s.lanes)
-            for_(ib, 0, each, lambda jb, p: square(jb, jb.minimum(p, top)), step=s.lanes, vectorize=False)
-
-        there: Dim | Value = 1
-        if s.images > 1:
-            there = b.minimum(b.index(s.images), b.sub(b.index(self.owner.conv.batch), at.image))
-        for_(b, 0, there, image, vectorize=False)
-
-    def square(self, b: Builder, g: Value, n: Value, first: Value, sums: Value, place: Value, count: int) -> None:
-        """`count` places of image n from `place` on, whose sums begin at `sums`, for all channels of the tile."""
-        conv, s = self.owner.conv, self.owner.schedule
-
-        def channel(ib: Builder, o: Value, x: Value) -> None:
-            c = ib.add(ib.mul(g, ib.index(conv.outputs)), o)
-            for i, lanes in pieces(count, s.lanes if len(self.space) == 1 else 1):
-                part = x if lanes == s.lanes else lanes_of(ib, x, i, lanes)
-                q = ib.add(place, ib.index(i)) if i else place
-                where = ((n,), (c,), unravel(ib, q, self.space))
-                self.post.store(
-                    ib, part, [at for kind in range(3) if kind in self.owner.kept for at in where[kind]], q, lanes
-                )
-
-        def vector(ib: Builder, v: int) -> None:
-            places = [ib.add(sums, ib.index(j)) for j in range(s.lanes)]
-            rows = [ib.emit("load", self.sums, p, ib.index(v * s.lanes), lanes=s.lanes)[0] for p in places]
-            for r, x in enumerate(transposed(ib, rows)):
-                o = ib.add(first, ib.index(v * s.lanes + r))
-                if conv.outputs % s.lanes == 0:
-                    channel(ib, o, x)
-                else:
-                    if_(ib, ib.lt(o, ib.index(conv.outputs)), functools.partial(channel, o=o, x=x))
-
-        for v in range(s.vectors):
-            if conv.outputs % self.owner.width == 0 or conv.outputs % s.lanes:
-                vector(b, v)
-            else:
-                there = b.lt(b.add(first, b.index(v * s.lanes)), b.index(conv.outputs))
-                if_(b, there, functools.partial(vector, v=v))
-
-
-__all__ = ["ConvChannelsSchedule", "conv_channels"]
+__all__ = ["Channels", "conv_channels", "gathered"]

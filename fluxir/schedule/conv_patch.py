@@ -92,8 +92,8 @@ class Patch:
         return b.add(at, b.mul(column, b.index(self.conv.axes[2].stride * self.depth)))  # type: ignore[no-any-return]
 
     # ---- copying
-    def fill(self, b: Builder, x: Value, patch: Value, at: Place) -> None:
-        """Copy what the task at `at` reads from memory `x`."""
+    def fill(self, b: Builder, x: Value, patch: Value, at: Place, only: Value | None = None) -> None:
+        """Copy what the task at `at` reads from memory `x`: all blocks of channels, or the one `only` as if it were the first."""
         deep, rows, _ = self.conv.axes
 
         def line(ib: Builder, where: tuple[Value, ...]) -> None:
@@ -101,11 +101,11 @@ class Patch:
             n = ib.add(at.image, image)
             if self.images > 1:
                 n = ib.minimum(n, ib.sub(ib.index(self.conv.batch), ib.index(1)))
-            shape = (self.blocks, self.images, deep.window, self.lines)
             flat: Value = block
-            for i, size in zip(where[1:], shape[1:]):
-                flat = i if size == 1 and flat is None else ib.add(ib.mul(flat, ib.index(size)), i)
+            for i, size in zip(where[1:], (self.images, deep.window, self.lines)):
+                flat = ib.add(ib.mul(flat, ib.index(size)), i)
             to = ib.mul(flat, ib.index(self.pitch * self.depth))
+            block = block if only is None else only
             below = ib.add(ib.mul(at.depth, ib.index(deep.stride)), ib.mul(kd, ib.index(deep.step)))
             first = ib.mul(at.row, ib.index(rows.stride))
             down = ib.add(first, ib.mul(r, ib.index(rows.stride)) if rows.window == 1 else r)
@@ -120,7 +120,7 @@ class Patch:
 
             if_(ib, ib.logical_and(there, in_rows), copy, clear)
 
-        nest(b, (self.blocks, self.images, deep.window, self.lines), line)
+        nest(b, (self.blocks if only is None else 1, self.images, deep.window, self.lines), line)
 
     def _clear(self, b: Builder, patch: Value, to: Value, first: Size, end: Size) -> None:
         """Zeros in elements `to + first .. to + end`."""
@@ -222,7 +222,7 @@ class Patch:
 
 def starts_of(size: int, block: int) -> Sequence[int]:
     """Where blocks of `block` begin that cover `size`: the last where it still fits."""
-    return [min(i, size - block) for i in range(0, size, block)]
+    return [max(0, min(i, size - block)) for i in range(0, size, block)]
 
 
 __all__ = ["Patch", "Place", "starts_of"]

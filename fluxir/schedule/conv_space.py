@@ -6,7 +6,7 @@ A conv in one to three dimensions is read as one in three: axes that are not the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
@@ -52,6 +52,7 @@ class Conv:
     channels: int  # of the input, in a group
     outputs: int  # of the result, in a group
     axes: tuple[Axis, Axis, Axis]
+    space: int  # how many spatial axes there are
 
     @property
     def dtype(self) -> DType:
@@ -70,10 +71,11 @@ class Conv:
         deep, rows, line = self.axes
         return deep.out * rows.out * line.out
 
-    @property
-    def space(self) -> int:
-        """How many spatial axes the op has."""
-        return len(shape_of(self.op.result)) - 2
+    def joined(self) -> Conv:
+        """The conv with its spatial axes as one, where it is a product at every place; else itself."""
+        if any(a != Axis(a.size, a.size) for a in self.axes):
+            return self
+        return replace(self, axes=(Axis(), Axis(), Axis(self.places, self.places)), space=1)
 
 
 def read_conv(op: Op) -> Conv | None:
@@ -81,7 +83,7 @@ def read_conv(op: Op) -> Conv | None:
     x, w, y = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result)
     if not all(isinstance(d, int) for d in (*x[1:], *w, *y[1:])):
         return None
-    return Conv(op, x[0], op.attrs.groups, int(w[1]), int(w[0]) // op.attrs.groups, axes_of(op))
+    return Conv(op, x[0], op.attrs.groups, int(w[1]), int(w[0]) // op.attrs.groups, axes_of(op), len(x) - 2)
 
 
 def axes_of(op: Op) -> tuple[Axis, Axis, Axis]:

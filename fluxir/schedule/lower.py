@@ -46,6 +46,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     split,
     update,
     window_cpu,
+    winograd_cpu,
 )
 from fluxir.schedule.group import Array, Group, group_of, shape_of
 from fluxir.schedule.loops import for_, memory, region
