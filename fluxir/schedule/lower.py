@@ -28,6 +28,7 @@ from fluxir.ir.types import MemType
 from fluxir.ops.control import scan_length, scan_parts
 from fluxir.schedule import (  # noqa: F401  (importing a template module registers its templates)
     attention_cpu,
+    attention_decode_cpu,
     attention_grad_cpu,
     conv_channels_cpu,
     conv_cpu,
@@ -61,6 +62,8 @@ class Origin:
     op: Op
     template: str
     steps: tuple[Step, ...]
+    prepared: bool
+    """Whether the steps that prepare operands cost nothing here (see `Kernels.prepared`)."""
 
 
 def lower(module: Module, target: Any, origins: list[Origin] | None = None) -> Module:
@@ -317,9 +320,10 @@ class Region:
         group, inputs = group_of(op)
         arrays = [*map(constant_array, inputs), *group.constants]
         template, made = self.kernels.selected(group)
-        made = self.best(made, inputs, arrays)
+        chosen = self.best(made, inputs, arrays)
         if self.kernels.origins is not None:
-            self.kernels.origins.append(Origin(op, template, made.steps))
+            self.kernels.origins.append(Origin(op, template, chosen.steps, chosen is not made))
+        made = chosen
         targets = [self.place(r) for r in op.results]
         memories: dict[Ref, Value] = {("output", j): m for j, m in enumerate(targets)}
 
