@@ -54,6 +54,7 @@ from fluxir.schedule.rowwise import rowwise
 from fluxir.schedule.space import inplace_pairs
 from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+from fluxir.schedule.tuned import tuned
 
 TINY = 2048  # multiplications below which plain loops do
 TASK = 1 << 18  # multiplications that are worth a task: some 5 us
@@ -97,15 +98,35 @@ def matmul(group: Group, target: Any) -> Kernels | None:
         return None
     if len(dot.post_dims[2]) > 1:  # what follows does not see the columns as one axis
         return split_at(group, dot.op, target)
-    schedule = choose(dot, target)
+    schedule = _tuned(dot, target, choose(dot, target))
     made = _Matmul(dot, target, schedule).kernels()
     if schedule.rhs == "packed" or dot.rhs.computed:
         return made
-    prepared = functools.cache(lambda: _Matmul(dot, target, choose(dot, target, packed=True)).kernels())
+    prepared = functools.cache(lambda: _Matmul(dot, target, _tuned(dot, target, choose(dot, target, packed=True))).kernels())
     return replace(made, prepared=prepared)
 
 
 # ---- the schedule ------------------------------------------------------------------------------------------------------
+
+
+def _tuned(dot: Dot, target: Any, default: MatmulSchedule) -> MatmulSchedule:
+    """The schedule that tuning found, of other tiles and tasks; how the operands are read stays as it is."""
+    space: dict[str, Sequence[int]] = {
+        "rows": range(1, MAX_ROWS + 1),
+        "vectors": range(1, 7),
+        "row_tiles": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+        "panels": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+    }
+    if default.depth:
+        space["depth"] = range(default.lanes * 8, 513, default.lanes * 4)
+
+    def valid(s: MatmulSchedule) -> bool:
+        deep = s.depth or dot.k
+        copied = s.rows * s.row_tiles * (s.lhs != "in place") + s.cols * min(GROUP, s.panels) * (s.rhs == "panels")
+        fits = not copied or (isinstance(deep, int) and copied * (deep + 16) * dot.dtype.itemsize <= target.l2_bytes)
+        return fits and s.rows * s.vectors + min(s.rows, s.vectors) + 1 <= target.vector_registers
+
+    return tuned(dot.group, target, f"matmul {default.rhs}", default, space, valid)
 
 
 def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -24,13 +24,21 @@ Ref = tuple[str, int]  # ("input", i) | ("output", j) | ("scratch", k)
 
 @dataclass(frozen=True)
 class Schedule:
-    """The choices a template made, for one kernel. Subclasses add fields; printing shows those that are set."""
+    """The choices a template made, for one kernel. Subclasses add fields; printing shows those that are set, and whether the
+    schedule was found by tuning."""
+
+    tuned: ClassVar[bool] = False
+
+    def as_tuned(self) -> Self:
+        """The same choices, found by tuning (see tuned.py)."""
+        found = replace(self)
+        object.__setattr__(found, "tuned", True)
+        return found
 
     def __str__(self) -> str:
-        shown = ", ".join(
-            f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)
-        )
-        return f"{type(self).__name__.removesuffix('Schedule').lower()}({shown})"
+        shown = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)]
+        shown += ["tuned"] * self.tuned
+        return f"{type(self).__name__.removesuffix('Schedule').lower()}({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
