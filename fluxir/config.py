@@ -10,11 +10,12 @@ an unknown or malformed setting is an error, never ignored. This is a leaf: it i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "Config",
     "Setting",
     "configure",
+    "cores",
     "environment",
     "get",
     "override",
@@ -138,6 +140,10 @@ def _path(value: object) -> str | None:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def _tuned(value: object) -> str | None:
+    return "cache" if value == "cache" else _path(value)
+
+
 def _text(pattern: str, hint: str) -> Callable[[object], object]:
     def parse(value: object) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -193,7 +199,7 @@ class Config:
     )
     num_threads: int = _setting(
         0, "0..1024", _integer(0, 1024),
-        "Threads a compiled program may use; 0 means every core this process may run on. Results do not depend on it.",
+        "Threads a compiled program may use; 0 means every core this process may use. Results do not depend on it.",
     )  # fmt: skip
     compile_workers: str | int = _setting(
         "auto", "auto or 0..64", _workers,
@@ -217,6 +223,13 @@ class Config:
         "path or empty",
         _path,
         "Directory of the compile cache. Empty: the platform's own cache directory for this user.",
+    )
+    tuned: str | None = _setting(
+        None,
+        "cache, path or empty",
+        _tuned,
+        "File of schedules that `fluxir tune` found, to be used in place of the heuristic ones; `cache`: the one in the cache"
+        " directory. Empty: none.",
     )
     cache_size: int = _setting(
         2 * 2**30,
@@ -266,7 +279,7 @@ class Config:
         return tuple((name, getattr(self, name)) for name, setting in SETTINGS.items() if setting.in_key)
 
     def threads(self) -> int:
-        """``num_threads`` with 0 resolved to the number of cores this process may run on (at least 1)."""
+        """``num_threads`` with 0 resolved to the number of cores that this process may use, see `cores`."""
         return self.num_threads or _cores()
 
     def workers(self) -> int:
@@ -280,6 +293,47 @@ def _cores() -> int:
     """The number of cores this process may run on, at least 1."""
     affinity = getattr(os, "sched_getaffinity", None)
     return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+
+
+def cores() -> int:
+    """How many cores this process may use, at least 1: those it may run on, or fewer where its control group has a quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, min(count, _quota(count)))
+
+
+@functools.cache
+def _quota(most: int) -> int:
+    """Whole cores that the control groups of this process let it use at a time (Linux, both versions); `most` without a limit.
+    Read once: every change of settings asks for it."""
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            groups = [line.strip().split(":", 2) for line in file]
+        for _, controllers, path in groups:
+            names = controllers.split(",")
+            if controllers and "cpu" not in names:
+                continue
+            root = "/sys/fs/cgroup" + (f"/{controllers}" if controllers else "")
+            parts = [p for p in path.split("/") if p and p != ".."]
+            for depth in range(len(parts) + 1):
+                most = min(most, _group_quota("/".join([root, *parts[:depth]]), bool(controllers), most))
+    return most
+
+
+def _group_quota(folder: str, old: bool, most: int) -> int:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        if old:
+            words = [_word(f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period")]
+        else:
+            words = _word(f"{folder}/cpu.max").split()
+        if words[0] not in ("max", "-1"):
+            return max(1, int(words[0]) // int(words[1]))
+    return most
+
+
+def _word(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read(100).strip()
 
 
 SETTINGS: dict[str, Setting] = {
@@ -297,7 +351,7 @@ def get() -> Config:
     return _override.get() or _process or reload()
 
 
-@contextmanager
+@contextlib.contextmanager
 def override(**values: object) -> Iterator[Config]:
     """Change settings inside a ``with`` block, for this thread or task only: ``with override(num_threads=1): ...``.
 
@@ -317,7 +371,7 @@ def configure(**values: object) -> Config:
     return _process
 
 
-@contextmanager
+@contextlib.contextmanager
 def preserved() -> Iterator[None]:
     """Undo at the end of a ``with`` block what `configure` and `reload` did inside it, as one run of the command line in a
     process of somebody else must."""

@@ -1,14 +1,15 @@
 """Owns what a compile target is: its name, its instruction set, and the sizes that schedules are chosen by.
 
-Names are ``cpu`` (this machine), ``cpu:native`` (the same), ``cpu:x86-64-v1`` to ``-v4``, and ``sm_70`` to ``sm_121``
-with the suffixes ``a`` and ``f`` where NVIDIA defines them. Invariants: a target is a frozen value; two targets that
-compare equal get the same code; everything code generation may depend on is in `Target.fingerprint`. The host is read
-from /proc and /sys and not through LLVM, so that a cache hit never pays for loading a compiler. This is a leaf: it
-imports only ``errors``.
+Names are ``cpu`` (this machine), ``cpu:native`` (the same), ``cpu:x86-64-v1`` to ``-v4``, ``cpu:aarch64+neon`` and
+``cpu:aarch64+sve``, and ``sm_70`` to ``sm_121`` with the suffixes ``a`` and ``f`` where NVIDIA defines them. Invariants: a target
+is a frozen value; two targets that compare equal get the same code; everything code generation may depend on is in
+`Target.fingerprint`. The host is read from /proc and /sys and not through LLVM, so that a cache hit never pays for
+loading a compiler. This is a leaf: it imports only ``errors``.
 
-Sources: x86-64 levels from the x86-64 psABI, section 3.1.1. GPU limits from the CUDA C++ Programming Guide, table
-"Technical Specifications per Compute Capability". PTX versions from the PTX ISA, section "Release Notes" (a test
-compares them with what LLVM writes).
+Sources: x86-64 levels from the x86-64 psABI, section 3.1.1. AArch64's vector registers from the Arm Architecture Reference
+Manual, A1.4; the cache sizes of its named targets are those of Arm's Neoverse N1 and V1. GPU limits from the CUDA C++
+Programming Guide, table "Technical Specifications per Compute Capability". PTX versions from the PTX ISA, section "Release
+Notes" (a test compares them with what LLVM writes).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Literal
 
@@ -53,7 +54,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTarget(Target):
-    """An x86-64 processor. ``native`` says that it is this machine, whose LLVM name code generation asks LLVM for."""
+    """An x86-64 or AArch64 processor. ``native`` says that it is this machine, whose LLVM name code generation asks LLVM for."""
 
     kind: Literal["cpu", "nvptx"] = "cpu"
     triple: str = "x86_64-unknown-linux-gnu"
@@ -64,8 +65,15 @@ class CpuTarget(Target):
     l2_bytes: int = 512 * 1024
     l3_bytes: int = 8 * 1024 * 1024
     """Data cache sizes, of one core for L1 and L2, of the whole package for L3."""
-    threads: int = field(default=1, compare=False)
-    """Cores this process may run on; not part of the identity, since results never depend on the number of threads."""
+
+    @property
+    def machine(self) -> str:
+        """The architecture as LLVM and Linux name it: ``x86_64`` or ``aarch64``."""
+        return self.triple.partition("-")[0]
+
+    def has(self, feature: str) -> bool:
+        """Whether the target has ``feature``, or the ability of that name (`ABILITIES`)."""
+        return feature in self.features or any(f in self.features for f in ABILITIES.get(feature, ()))
 
     def lanes(self, bits: int) -> int:
         """How many elements of ``bits`` bits one vector register holds (at least 1)."""
@@ -121,6 +129,14 @@ class GpuTarget(Target):
         return capability >= self.capability
 
 
+ABILITIES: dict[str, tuple[str, ...]] = {
+    "fma": ("fma", "neon"),
+    "half": ("f16c", "neon"),
+    "round": ("sse4.1", "neon"),
+}
+"""What code for a CPU asks for, with the features of which each brings it: multiply and add in one rounding, conversion
+between f16 and f32, rounding to an integer in a given direction."""
+
 GPU_FEATURES: tuple[tuple[str, int, tuple[int, ...]], ...] = (
     # feature, lowest sm, major versions whose `a` variants alone have it (empty: every architecture from there on)
     ("mma.f16", 70, ()),
@@ -164,6 +180,13 @@ _LEVELS: dict[int, tuple[str, ...]] = {
     3: ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"),
     4: ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"),
 }
+_ARM: dict[str, tuple[str, ...]] = {
+    "neon": ("neon",),
+    "sve": ("dotprod", "fullfp16", "lse", "neon", "sve"),
+}
+"""Features of the AArch64 targets by name. Vectors of the code are 128 bits wide on all of them: what is longer differs between
+processors, and results shall not."""
+_ARM_BITS = {"lse": 8, "fullfp16": 10, "dotprod": 20, "sve": 22}  # of Linux's AT_HWCAP
 _BEYOND = ("amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")
 # Linux writes some features under other names than LLVM.
 _LINUX_NAMES = {
@@ -182,10 +205,17 @@ class Host:
     features: tuple[str, ...]
     level: int
     """The highest x86-64 level (1 to 4) all of whose features are there; 0 on another architecture."""
-    cores: int
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+
+    @property
+    def target(self) -> str:
+        """The named target that is nearest to this machine; empty where there is none."""
+        if self.level:
+            return f"cpu:x86-64-v{self.level}"
+        found = [name for name, needs in _ARM.items() if set(needs) <= set(self.features)]
+        return f"cpu:aarch64+{found[-1]}" if found else ""
 
 
 @cache
@@ -196,22 +226,24 @@ def host() -> Host:
     features: set[str] = set()
     level = 0
     if machine in ("x86_64", "amd64"):
+        machine = "x86_64"
         known = {name for names in _LEVELS.values() for name in names} | set(_BEYOND)
         features = ({_LINUX_NAMES.get(flag, flag) for flag in flags} & known) | set(_LEVELS[1])
         level = 1
         while level < 4 and features.issuperset(_LEVELS[level + 1]):
             level += 1
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    elif machine in ("aarch64", "arm64"):
+        machine = "aarch64"
+        features = {"neon"} | {name for name, bit in _ARM_BITS.items() if _capabilities() >> bit & 1}
     sizes = _cache_sizes()
     l1, l2, l3 = sizes.get(1, 32 * 1024), sizes.get(2, 512 * 1024), sizes.get(3, 8 * 1024 * 1024)
-    return Host(model, machine, tuple(sorted(features)), level, max(1, cores), l1, l2, l3)
+    return Host(model, machine, tuple(sorted(features)), level, l1, l2, l3)
 
 
 def parse_target(name: str) -> Target:
     """The target called ``name``; see the head of this file for the names.
 
-    Raises FX0501 for a name that is no target, FX0509 for ``cpu`` where this machine is not x86-64.
+    Raises FX0501 for a name that is no target, FX0509 for ``cpu`` where this machine is neither x86-64 nor AArch64.
     """
     text = name.strip()
     if text in ("cpu", "cpu:native"):
@@ -219,6 +251,9 @@ def parse_target(name: str) -> Target:
     found = re.fullmatch(r"cpu:x86-64-v([1-4])", text)
     if found:
         return _level(int(found[1]))
+    found = re.fullmatch(r"cpu:aarch64\+(\w+)", text)
+    if found and found[1] in _ARM:
+        return _arm(found[1])
     found = re.fullmatch(r"sm_(\d{2,3})([af]?)", text)
     if found:
         sm, variant = int(found[1]), found[2]
@@ -229,8 +264,8 @@ def parse_target(name: str) -> Target:
 
 def all_targets() -> list[Target]:
     """Every target by name, CPUs first; ``cpu`` itself only where this machine is one we compile for."""
-    native: list[Target] = [_native()] if host().level else []
-    cpus: list[Target] = [_level(n) for n in _LEVELS]
+    native: list[Target] = [_native()] if host().target else []
+    cpus: list[Target] = [*(_level(n) for n in _LEVELS), *(_arm(name) for name in _ARM)]
     gpus: list[Target] = [_gpu(sm, variant) for sm, row in _GPUS.items() for variant in ("", *row[5])]
     return native + cpus + gpus
 
@@ -238,18 +273,26 @@ def all_targets() -> list[Target]:
 @cache
 def _native() -> CpuTarget:
     machine = host()
-    if not machine.level:
+    if not machine.target:
         raise error(
             "FX0509",
-            f"this machine is {machine.machine}, and fluxir compiles CPU code for x86-64 only",
+            f"this machine is {machine.machine}, and fluxir compiles CPU code for x86-64 and AArch64",
             help="compile for a named target such as cpu:x86-64-v3 or sm_90 and run the artifact there",
         )
+    arm = not machine.level
     return CpuTarget(
-        name="cpu", native=True, llvm_cpu="native", features=machine.features,
-        vector_bits=_vector_bits(machine.features),
-        vector_registers=32 if "avx512f" in machine.features else 16, l1_bytes=machine.l1_bytes,
-        l2_bytes=machine.l2_bytes,
-        l3_bytes=machine.l3_bytes, threads=machine.cores,
+        name="cpu", native=True, triple=f"{machine.machine}-unknown-linux-gnu", llvm_cpu="native", features=machine.features,
+        vector_bits=128 if arm else _vector_bits(machine.features),
+        vector_registers=32 if arm or "avx512f" in machine.features else 16, l1_bytes=machine.l1_bytes,
+        l2_bytes=machine.l2_bytes, l3_bytes=machine.l3_bytes,
+    )  # fmt: skip
+
+
+@cache
+def _arm(name: str) -> CpuTarget:
+    return CpuTarget(
+        name=f"cpu:aarch64+{name}", triple="aarch64-unknown-linux-gnu", llvm_cpu="generic", features=_ARM[name],
+        vector_bits=128, vector_registers=32, l1_bytes=64 * 1024, l2_bytes=1024 * 1024, l3_bytes=32 * 1024 * 1024,
     )  # fmt: skip
 
 
@@ -258,7 +301,7 @@ def _level(level: int) -> CpuTarget:
     features = tuple(sorted(name for n in range(1, level + 1) for name in _LEVELS[n]))
     return CpuTarget(
         name=f"cpu:x86-64-v{level}", llvm_cpu="x86-64" if level == 1 else f"x86-64-v{level}", features=features,
-        vector_bits=_vector_bits(features), vector_registers=32 if level == 4 else 16, threads=host().cores,
+        vector_bits=_vector_bits(features), vector_registers=32 if level == 4 else 16,
     )  # fmt: skip
 
 
@@ -295,6 +338,15 @@ def _cpuinfo() -> tuple[str, set[str]]:
     return (model[1].strip() if model else "unknown"), set(flags[1].split() if flags else ())
 
 
+def _capabilities() -> int:
+    """What Linux says that an AArch64 processor has beyond the base (getauxval, AT_HWCAP)."""
+    import ctypes
+
+    ask = ctypes.CDLL(None).getauxval
+    ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return int(ask(16))
+
+
 def _cache_sizes() -> dict[int, int]:
     """Data cache bytes by level, as the kernel reports them for the first core."""
     sizes: dict[int, int] = {}
@@ -321,6 +373,7 @@ def _unknown(name: str) -> FluxError:
     names = [
         "cpu",
         *(f"cpu:x86-64-v{n}" for n in _LEVELS),
+        *(f"cpu:aarch64+{name}" for name in _ARM),
         *(f"sm_{sm}{v}" for sm, row in _GPUS.items() for v in ("", *row[5])),
     ]
     near = difflib.get_close_matches(name.strip(), names, 1)

@@ -305,7 +305,10 @@ def test_calls_neither_leak_nor_drop_references() -> None:
     p = adder()
     x = np.ones((2, 3), np.float32)
     p(x, x)
+    with pytest.raises(FluxError):
+        p(x)
     counted = [x, x.dtype, None, np.ndarray]
+    gc.collect()
     before = [sys.getrefcount(o) for o in counted]
     results = [p(x, x) for _ in range(100)]
     during = [sys.getrefcount(o) for o in counted]

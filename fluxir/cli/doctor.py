@@ -102,12 +102,12 @@ def _llvm() -> Finding:
 def _processor() -> list[Finding]:
     machine = host()
     caches = f"L1 {bytes_text(machine.l1_bytes)}, L2 {bytes_text(machine.l2_bytes)}, L3 {bytes_text(machine.l3_bytes)}"
-    threads = Finding("threads", "ok", f"{config.get().threads()} in use, {machine.cores} cores for this process")
+    threads = Finding("threads", "ok", f"{config.get().threads()} in use, {config.cores()} cores for this process")
     try:
         target = parse_target("cpu")
     except FluxError as problem:
         return [Finding("cpu", "none", problem.message, problem.help or ""), threads]
-    detail = f"{machine.model}, x86-64-v{machine.level}, {target.vector_bits}-bit vectors, {caches}"
+    detail = f"{machine.model}, {machine.target.removeprefix('cpu:')}, {target.vector_bits}-bit vectors, {caches}"
     return [Finding("cpu", "ok", detail), Finding("features", "ok", " ".join(machine.features)), threads]
 
 

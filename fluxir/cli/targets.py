@@ -26,7 +26,8 @@ def facts(target: Target) -> dict[str, Any]:
 
 def _row(target: Target) -> tuple[str, str]:
     if isinstance(target, CpuTarget):
-        where = f"this machine, {host().model}, x86-64-v{host().level}" if target.native else "x86-64"
+        machine = target.machine.replace("_", "-")
+        where = f"this machine, {host().model}, {host().target.removeprefix('cpu:')}" if target.native else machine
         return target.name, f"{where}, {target.vector_bits}-bit vectors, {target.vector_registers} registers"
     assert isinstance(target, GpuTarget)
     major, minor = target.capability

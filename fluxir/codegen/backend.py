@@ -35,8 +35,11 @@ class Machine(NamedTuple):
     features: str
 
 
+_BASE = {"x86_64": "x86-64", "aarch64": "generic"}  # the processor without any feature of its own
+
+
 def machine_of(target: CpuTarget) -> Machine:
-    cpu = "x86-64" if target.native else target.llvm_cpu
+    cpu = _BASE[target.machine] if target.native else target.llvm_cpu
     return Machine(target.triple, cpu, ",".join("+" + f for f in target.features))
 
 

@@ -5,7 +5,7 @@
 1. f16 and bf16 arithmetic is done in f32 and rounded once an op (`select`, moves and bit casts stay as they are).
 2. Casts to and from f16 and bf16 meet in f32; the last step is integer code where the target has no instruction.
 3. An op without an LLVM spelling for its kind of type (`OpDef.llvm`) is replaced by its recipe (`OpDef.approx`).
-4. `fma` without FMA instructions and rounding without SSE4.1 are emulated: the same bits, more slowly.
+4. `fma` and rounding are emulated on a target without instructions for them: the same bits, more slowly.
 
 Rules apply to what recipes emit too, because recipes write through a builder that legalises. Works on vectors alike.
 """
@@ -45,7 +45,7 @@ def needs_of(target: Target) -> Needs:
     """Which of the emulations a target needs."""
     if target.kind == "nvptx":
         return Needs(False, not target.has("bf16"), False, False)
-    return Needs(not target.has("f16c"), True, not target.has("fma"), not target.has("sse4.1"))
+    return Needs(not target.has("half"), True, not target.has("fma"), not target.has("round"))
 
 
 def legalize(f: Func, target: Target, defer: bool = False) -> Func:

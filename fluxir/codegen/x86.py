@@ -1,4 +1,4 @@
-"""A lowered module (host functions and kernels) to x86-64 object code with one native entry.
+"""A lowered module (host functions and kernels) to object code for a CPU, x86-64 or AArch64, with one native entry.
 
 `compile_cpu(module, target)` is the only door. Invariants:
 
@@ -122,7 +122,7 @@ class ModuleEmitter:
         self, module: Module, target: CpuTarget, fast: bool, publish: Callable[[Piece], None], events: int = 0
     ) -> None:
         self.module, self.target, self.fast = module, target, fast
-        half = "half" if target.has("f16c") else "i16"
+        half = "half" if target.has("half") else "i16"
         self.dialect = Dialect(triple=target.triple, half=half)
         self.constants: list[Any] = []
         self.failures: dict[str, tuple[str, str]] = {}

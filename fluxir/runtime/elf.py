@@ -1,11 +1,14 @@
-"""Loads relocatable x86-64 object code into this process: what a linker and a loader do, for the little that we emit.
+"""Loads relocatable object code into this process: what a linker and a loader do, for the little that we emit.
 
 One anonymous mapping holds all sections, a table of addresses for symbols of the C library, and a jump to each of
 them. It is made readable and executable, never writable again where code is, and is never unmapped: pool threads may
-be inside. Only ELF64 for x86-64 is accepted, and every offset is checked against the file, but the code itself is run:
-load only objects whose origin you trust (the cache checks owner and digest, artifacts their digest).
+be inside. Only ELF64 for this kind of machine is accepted (see relocations.py), and every offset is checked against the
+file, but the code itself is run: load only objects whose origin you trust (the cache checks owner and digest, artifacts
+their digest).
 
-Source: System V Application Binary Interface, "Object Files", and its AMD64 supplement, table "Relocation Types".
+An instruction cache that is not kept up to date by the processor is by Linux, when it makes memory executable.
+
+Source: System V Application Binary Interface, "Object Files".
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ import struct
 from dataclasses import dataclass
 
 from fluxir.errors import FluxError, error
+from fluxir.runtime.relocations import MACHINES, Machine
+from fluxir.target import host
 
 __all__ = ["Code", "load_object"]
 
 _ALLOC, _TLS = 2, 0x400
 _PROGBITS, _SYMTAB, _RELA, _NOBITS = 1, 2, 4, 8
-_R64, _PC32, _PLT32, _GOTPCREL, _R32, _R32S, _GOTPCRELX, _REX_GOTPCRELX, _PC64 = 1, 2, 4, 9, 10, 11, 41, 42, 24
-_STUB = b"\xff\x25"  # jmp *offset(%rip)
 _PAGE = mmap.PAGESIZE
 _MAX_BYTES = 1 << 30  # of all sections: what lies uninitialised takes no room in the file
 
@@ -61,8 +64,11 @@ class _Section:
 
 
 def _load(data: bytes) -> Code:
-    if data[:7] != b"\x7fELF\x02\x01\x01" or struct.unpack_from("<HH", data, 16) != (1, 62):
-        raise _broken("it is no relocatable ELF file for x86-64")
+    kind, number = struct.unpack_from("<HH", data, 16)
+    here = host().machine
+    if data[:7] != b"\x7fELF\x02\x01\x01" or kind != 1 or number not in MACHINES or MACHINES[number].name != here:
+        raise _broken(f"it is no relocatable ELF file for {here}")
+    machine = MACHINES[number]
     (table,) = struct.unpack_from("<Q", data, 0x28)
     entry, count = struct.unpack_from("<HH", data, 0x3A)
     sections = []
@@ -98,15 +104,15 @@ def _load(data: bytes) -> Code:
 
     base = _map(length)
     try:
-        return _fill(data, sections, kept, raw, names, outside, stubs, slots, writable, base, length)
+        return _fill(machine, data, sections, kept, raw, names, outside, stubs, slots, writable, base, length)
     except BaseException:
         ctypes.CDLL(None).munmap(ctypes.c_void_p(base), ctypes.c_size_t(length))
         raise
 
 
 def _fill(
-    data: bytes, sections: list[_Section], kept: list[_Section], raw: list[tuple[str, int, int]], names: dict[str, int],
-    outside: list[str], stubs: int, slots: int, writable: int, base: int, length: int,
+    machine: Machine, data: bytes, sections: list[_Section], kept: list[_Section], raw: list[tuple[str, int, int]],
+    names: dict[str, int], outside: list[str], stubs: int, slots: int, writable: int, base: int, length: int,
 ) -> Code:  # fmt: skip
     """Copy the sections to their places in the mapping, resolve symbols, relocate, and close it to writing."""
     memory = memoryview((ctypes.c_char * length).from_address(base)).cast("B")
@@ -118,7 +124,8 @@ def _fill(
     for i, name in enumerate(outside):
         slot[name], stub[name] = slots + 8 * i, stubs + 8 * i
         struct.pack_into("<Q", memory, slot[name], _outside(name))
-        memory[stub[name] : stub[name] + 6] = _STUB + struct.pack("<i", slot[name] - (stub[name] + 6))
+        jump = machine.stub(slot[name] - stub[name])
+        memory[stub[name] : stub[name] + len(jump)] = jump
 
     place: list[int] = []  # of each symbol, as an offset in the mapping
     for name, section, value in raw:
@@ -133,7 +140,17 @@ def _fill(
             for k in range(s.offset, s.offset + s.size, 24):
                 where, info, addend = struct.unpack_from("<QQq", data, k)
                 _relocate(
-                    memory, base, sections[s.info], where, info & 0xFFFFFFFF, info >> 32, addend, raw, place, slot
+                    machine,
+                    memory,
+                    base,
+                    sections[s.info],
+                    where,
+                    info & 0xFFFFFFFF,
+                    info >> 32,
+                    addend,
+                    raw,
+                    place,
+                    slot,
                 )
     _protect(base, writable, mmap.PROT_READ | mmap.PROT_EXEC)
     return Code({n: base + place[i] for n, i in names.items() if place[i] >= 0})
@@ -160,26 +177,16 @@ def _symbols(data: bytes, sections: list[_Section]) -> tuple[list[tuple[str, int
 
 
 def _relocate(
-    memory: memoryview, base: int, section: _Section, where: int, kind: int, symbol: int, addend: int,
+    machine: Machine, memory: memoryview, base: int, section: _Section, where: int, kind: int, symbol: int, addend: int,
     raw: list[tuple[str, int, int]], place: list[int], slot: dict[str, int],
 ) -> None:  # fmt: skip
-    if where + (8 if kind in (_R64, _PC64) else 4) > section.size:
+    if where + 4 > section.size:
         raise _broken("a relocation lies outside its section")
-    at = section.at + where
     name = raw[symbol][0]
-    target = place[symbol]
+    target = slot.get(name, -1) if kind in machine.got else place[symbol]
     if target < 0:
         raise _broken(f"a relocation refers to {name or 'a symbol'} in a section that is not loaded")
-    if kind in (_PC32, _PLT32):
-        struct.pack_into("<i", memory, at, target + addend - at)
-    elif kind == _R64:
-        struct.pack_into("<Q", memory, at, (base + target + addend) & (2**64 - 1))
-    elif kind == _PC64:
-        struct.pack_into("<q", memory, at, target + addend - at)
-    elif kind in (_GOTPCREL, _GOTPCRELX, _REX_GOTPCRELX) and name in slot:
-        struct.pack_into("<i", memory, at, slot[name] + addend - at)
-    else:
-        raise _broken(f"it has a relocation of type {kind}")
+    machine.apply(memory[: section.at + section.size], base, kind, section.at + where, target + addend)
 
 
 def _outside(name: str) -> int:

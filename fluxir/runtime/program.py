@@ -302,12 +302,13 @@ def _check_target(target: Mapping[str, Any]) -> None:
             help="run it with --device cuda",
         )
     machine = host()
-    if not machine.level:
-        raise error("FX0509", f"the program is x86-64 code, and this machine is {machine.machine}")
+    code = target.get("triple", "x86_64").partition("-")[0]
+    if code != machine.machine:
+        raise error("FX0509", f"the program is {code} code, and this machine is {machine.machine}")
     missing = sorted(set(target["features"]) - set(machine.features))
     if missing:
         raise error(
             "FX0509",
             f"the program was compiled for {target['name']}, and this machine ({machine.model}) lacks {', '.join(missing)}",
-            help=f"compile it for this machine, or for --target cpu:x86-64-v{machine.level}",
+            help=f"compile it for this machine, or for --target {machine.target}",
         )
