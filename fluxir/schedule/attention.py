@@ -8,7 +8,7 @@ log 2: queries are scaled by scale * log2(e) as they are read, and weights are p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from fluxir.ops.attention import default_scale
 from fluxir.ops.nest import accumulator, cast
 from fluxir.ops.views import View, row_major, view_of
 from fluxir.schedule.group import Group, shape_of
+from fluxir.schedule.loops import Size, for_, index
 
 LOG2E = math.log2(math.e)
 NEVER = float("-inf")
@@ -191,10 +192,34 @@ def finite_base(b: Builder, top: Value) -> Value:
     return b.select(b.eq(top, b.const(NEVER, like=top)), zero, top)  # type: ignore[no-any-return]
 
 
+def unrolled(
+    b: Builder,
+    lo: Size,
+    hi: Size,
+    body: Callable[..., Sequence[Value]],
+    carry: Sequence[Value],
+    times: int = 4,
+    name: str = "i",
+) -> list[Value]:
+    """`for_` with `times` rounds in one, and the rest one by one: a loop of so many rounds that its end is not foreseen costs
+    as much as some rounds of it."""
+    lo, hi = index(b, lo), index(b, hi)
+    whole = b.sub(hi, b.fmod(b.sub(hi, lo), b.index(times)))
+
+    def several(ib: Builder, i: Value, *c: Value) -> Sequence[Value]:
+        out: Sequence[Value] = c
+        for k in range(times):
+            out = body(ib, ib.add(i, ib.index(k)) if k else i, *out)
+        return out
+
+    done = for_(b, lo, whole, several, carry, step=times, name=name, vectorize=False)
+    return list(for_(b, whole, hi, body, done, name=name, vectorize=False))
+
+
 def multiply_add(b: Builder, fma: bool, x: Value, y: Value, z: Value) -> Any:
     return b.fma(x, y, z) if fma else b.add(b.mul(x, y), z)
 
 
 __all__ = [
-    "LOG2E", "NEVER", "Attention", "Flat", "finite_base", "greater", "multiply_add", "number", "read", "splat",
+    "LOG2E", "NEVER", "Attention", "Flat", "finite_base", "greater", "multiply_add", "number", "read", "splat", "unrolled",
 ]  # fmt: skip

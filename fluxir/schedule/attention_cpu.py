@@ -30,6 +30,7 @@ from fluxir.schedule.attention import (
     number,
     read,
     splat,
+    unrolled,
 )
 from fluxir.schedule.attention_mask import MaskCode, Masks, read_masks
 from fluxir.schedule.group import Group
@@ -38,8 +39,9 @@ from fluxir.schedule.matmul_cpu import transposed
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
 TASK_ROWS = 64  # queries of a task
-BLOCK = 96  # columns of a block
+BLOCK = 48  # columns of a block
 VECTORS = 2  # vectors of queries in a panel
+TOGETHER = 2  # columns whose weights are computed side by side
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Panels:
                 out += [multiply_add(ib, self.fma, x, y, acc[r * self.vectors + v]) for v, y in enumerate(across)]
             return out
 
-        return list(for_(b, 0, width, step, self.zeros(b, rows * self.vectors), name="d", vectorize=False))
+        return unrolled(b, 0, width, step, self.zeros(b, rows * self.vectors), name="d")
 
     def tiles(self, width: int) -> list[tuple[int, int, int]]:
         """`width` rows of results as runs of tiles (first, tiles, height), as even as can be and no higher than registers
@@ -319,7 +321,7 @@ class _Task:
         before = [o.vector(b, self.top, p, v * o.lanes) for v in range(o.vectors)]
         top = [greater(b, x, y) for x, y in zip(top, before)]
         base = [finite_base(b, x) for x in top]
-        shrink = [exp2_of_negative(b, b.sub(x, y)) for x, y in zip(before, base)]
+        shrink = exp2_of_negative(b, *[b.sub(x, y) for x, y in zip(before, base)])
         total = self.weigh(b, base, b.sub(hi, lo))
         for v, x in enumerate(top):
             o.put(b, self.top, x, p, v * o.lanes)
@@ -370,16 +372,26 @@ class _Task:
         """The scores of a block as weights 2**(score - base); the sum of each row."""
         o = self.owner
 
-        def column(ib: Builder, t: Value, *total: Value) -> list[Value]:
-            out = []
-            for v in range(o.vectors):
-                x = o.vector(ib, self.scores, t, v * o.lanes)
-                w = exp2_of_negative(ib, ib.sub(x, base[v]))
-                o.put(ib, self.scores, w, t, v * o.lanes)
-                out.append(ib.add(total[v], w))
+        def columns(ib: Builder, t: Value, total: Sequence[Value], many: int) -> list[Value]:
+            at = [(ib.add(t, ib.index(i)), v) for i in range(many) for v in range(o.vectors)]
+            xs = [ib.sub(o.vector(ib, self.scores, c, v * o.lanes), base[v]) for c, v in at]
+            out = list(total)
+            for (c, v), w in zip(at, exp2_of_negative(ib, *xs), strict=True):
+                o.put(ib, self.scores, w, c, v * o.lanes)
+                out[v] = ib.add(out[v], w)
             return out
 
-        return list(for_(b, 0, count, column, o.zeros(b, o.vectors), name="t", vectorize=False))
+        whole = b.sub(count, b.fmod(count, b.index(TOGETHER)))
+        some = for_(
+            b,
+            0,
+            whole,
+            lambda ib, t, *c: columns(ib, t, c, TOGETHER),
+            o.zeros(b, o.vectors),
+            step=TOGETHER,
+            vectorize=False,
+        )
+        return list(for_(b, whole, count, lambda ib, t, *c: columns(ib, t, c, 1), some, vectorize=False))
 
     def add(self, b: Builder, p: Value, lo: Value, hi: Value, shrink: Sequence[Value]) -> None:
         """sums * shrink + the values of columns lo..hi by their weights."""
@@ -401,7 +413,7 @@ class _Task:
                     out += [multiply_add(jb, o.fma, x, w, acc[r * o.vectors + v]) for v, w in enumerate(weights)]
                 return out
 
-            acc = for_(ib, lo, hi, column, start, name="t", vectorize=False)
+            acc = unrolled(ib, lo, hi, column, start, name="t")
             for r in range(height):
                 for v in range(o.vectors):
                     o.put(ib, self.sums, acc[r * o.vectors + v], p, ib.add(e, ib.index(r)), v * o.lanes)

@@ -174,7 +174,7 @@ class _Decode:
 
             def part(jb: Builder, c: Value, total: Value) -> Value:
                 where = place(jb, c)
-                factor = exp2_of_negative(jb, jb.sub(jb.emit("load", ends, where, jb.index(0))[0], base))
+                (factor,) = exp2_of_negative(jb, jb.sub(jb.emit("load", ends, where, jb.index(0))[0], base))
                 wide = splat(jb, factor, n)
                 for e in range(0, self.width, n):
                     x = jb.emit("load", sums, where, jb.index(e), lanes=n)[0]
@@ -246,7 +246,7 @@ class _Chunk:
         base = splat(b, finite_base(b, top), n)
 
         def weigh(ib: Builder, t: Value, total: Value) -> Value:
-            w = exp2_of_negative(ib, ib.sub(ib.emit("load", self.scores, t, lanes=n)[0], base))
+            (w,) = exp2_of_negative(ib, ib.sub(ib.emit("load", self.scores, t, lanes=n)[0], base))
             ib.store(self.scores, w, t)
             return ib.add(total, w)  # type: ignore[no-any-return]
 

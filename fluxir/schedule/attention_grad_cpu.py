@@ -10,7 +10,7 @@ other. (Dao et al. 2022.) Every sum is made by one task in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fluxir.ir.build import Builder
@@ -51,8 +51,9 @@ class _Backward(Panels):
         s = self.schedule
         panels = min(PANELS, -(-a.s // s.rows)) if isinstance(a.s, int) else PANELS
         columns = BLOCK if not isinstance(a.t, int) else min(BLOCK, -(-a.t // s.keys) * s.keys)
-        schedule = replace(s, panels=panels, columns=columns)
-        self.schedule = AttentionGradSchedule(*(getattr(schedule, f) for f in schedule.__dataclass_fields__))
+        self.schedule = AttentionGradSchedule(
+            s.lanes, s.vectors, panels, columns, s.keys, len(self.masks.bounds), len(self.masks.general)
+        )
         axes = range(len(a.batch))
         self.shared = [i for i in axes if a.k.shape[i] == 1 and a.batch[i] != 1]
         self.own = [i for i in axes if i not in self.shared]
@@ -315,6 +316,7 @@ class _Rows:
 
         def column(ib: Builder, t: Value) -> None:
             at = ib.sub(t, self.first)
+            xs: list[Value] = []
             for _, i in self.panels():
                 x = o.vector(ib, keys.weights, at, i * n)
                 kept = number(ib, 1.0, dtype, n)
@@ -326,7 +328,9 @@ class _Rows:
                         kept = self.mask.kept(ib, given, conditions, n)
                 if keys.seen is not None:
                     o.put(ib, keys.seen, kept, at, i * n)
-                o.put(ib, keys.weights, exp2_of_negative(ib, ib.sub(x, lse[i])), at, i * n)
+                xs.append(ib.sub(x, lse[i]))
+            for (_, i), w in zip(self.panels(), exp2_of_negative(ib, *xs), strict=True):
+                o.put(ib, keys.weights, w, at, i * n)
 
         for_(b, lo, hi, column, name="t", vectorize=False)
 

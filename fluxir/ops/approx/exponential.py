@@ -140,12 +140,24 @@ def cosh(b: Builder, x: Value) -> Value:
     return b.add(half, half)
 
 
-def exp2_of_negative(b: Builder, x: Value) -> Value:
-    """2**x for x <= 0, to an ulp or two; 0 where that is below the normal numbers. For weights beside a largest one of 1."""
-    fmt = format_of(x)
-    x = at_least(b, x, float(-fmt.bias))
-    magic = b.const(fmt.magic + fmt.bias, like=x)  # the low bits of the sum are n + bias: an exponent, and 0 gives 0.0
-    shifted = b.add(x, magic)
-    r = b.sub(x, b.sub(shifted, magic))
-    power = from_bits(b, b.shift_left(to_bits(b, shifted), fmt.mantissa), fmt)
-    return b.mul(horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), power)
+def exp2_of_negative(b: Builder, *xs: Value) -> list[Value]:
+    """2**x for x <= 0, to an ulp or two; 0 where that is below the normal numbers. For weights beside a largest one of 1.
+
+    Values are computed step by step together, and the polynomial in pairs of terms (Estrin's scheme): a processor looks
+    ahead for some tens of operations, fewer than one such chain after the other would need to keep its units busy.
+    """
+    fmt = format_of(xs[0])
+    xs = tuple(at_least(b, x, float(-fmt.bias)) for x in xs)
+    magic = b.const(fmt.magic + fmt.bias, like=xs[0])  # the low bits of the sum are n + bias: an exponent, and 0 gives 0.0
+    shifted = [b.add(x, magic) for x in xs]
+    rs = [b.sub(x, b.sub(s, magic)) for x, s in zip(xs, shifted, strict=True)]
+    terms: list[list[Value]] = [[b.const(c, like=xs[0])] * len(xs) for c in (1.0, *COEFFICIENTS["exp2"][fmt.name])]
+    while len(terms) > 1:
+        pairs = [
+            [b.fma(y, r, x) for x, y, r in zip(low, high, rs, strict=True)]
+            for low, high in zip(terms[::2], terms[1::2], strict=False)
+        ]
+        terms = pairs + terms[2 * len(pairs) :]
+        rs = [b.mul(r, r) for r in rs] if len(terms) > 1 else rs
+    powers = [from_bits(b, b.shift_left(to_bits(b, s), fmt.mantissa), fmt) for s in shifted]
+    return [b.mul(x, y) for x, y in zip(terms[0], powers, strict=True)]
