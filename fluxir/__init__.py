@@ -86,6 +86,7 @@ _NAMES: dict[str, str] = {
     "fluxir.gradcheck": "check_grads",
     "fluxir.kernels.kernel": "kernel",
     "fluxir.profiling": "profile",
+    "fluxir.tuning": "tune",
     "fluxir.transform": "grad hvp jvp linearize value_and_grad vjp",
     "fluxir.runtime.cuda": "device_put",
     "fluxir.runtime.safetensors": "load_safetensors read_safetensors_header save_safetensors",
@@ -161,6 +162,7 @@ if TYPE_CHECKING:
     from fluxir.runtime.safetensors import load_safetensors as load_safetensors
     from fluxir.runtime.safetensors import read_safetensors_header as read_safetensors_header
     from fluxir.runtime.safetensors import save_safetensors as save_safetensors
+    from fluxir.tuning import tune as tune
 
     error, functional = _trace.user_error, _functional
 

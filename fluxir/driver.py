@@ -35,6 +35,7 @@ from fluxir.target import CpuTarget, GpuTarget, Target, parse_target
 if TYPE_CHECKING:
     from fluxir.runtime.launch import GpuProgram
     from fluxir.runtime.program import Program
+    from fluxir.schedule.tuned import State
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
 DERIVE = "find_attention,derive"
@@ -86,6 +87,7 @@ def _build(
     module: Module, target: Target, passes: str | None, verify: str | None, dump_dir: str | Path | None
 ) -> Build:
     from fluxir.schedule import lower
+    from fluxir.schedule.tuned import using
 
     out = Build(module, target, {"traced": module})
     pipelines = (
@@ -99,7 +101,7 @@ def _build(
         out.stages[stage] = module
     for stage in ("adjoint", "simplified"):
         out.stages.setdefault(stage, module)
-    with assuming(module.facts):
+    with assuming(module.facts), using(tuned_state()):
         module = lower(module, target)
     if dump_dir is not None:
         (Path(dump_dir) / "lowered.fx").write_text(print_module(module))
@@ -150,7 +152,7 @@ class Lowered:
         t = as_target(target)
         if options:
             return build(self.module, t, **options)
-        key = (t.name, None)
+        key = (t.name, config.get().tuned)
         if key not in self._builds:
             self._builds[key] = build(self.module, t)
         return self._builds[key]
@@ -365,7 +367,38 @@ def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, A
         "fluxir": fluxir.__version__,
         "llvmlite": version("llvmlite"),
         "compiler": _sources_digest(),
+        "tuned": _tuned_digest(),
     } | ({"places": _places_digest(module)} if target.kind == "nvptx" else {})
+
+
+def tuned_file() -> Path | None:
+    """The file of tuned schedules that the setting `tuned` names."""
+    from fluxir.runtime.cache import default_dir
+
+    chosen = config.get().tuned
+    return Path(default_dir()) / "tuned.json" if chosen == "cache" else None if chosen is None else Path(chosen)
+
+
+def tuned_state() -> State | None:
+    """The answers of that file to what templates ask; None where there is none in force. FX0803 where a file that was named
+    cannot be read."""
+    from fluxir.schedule.tuned import State, read_answers
+
+    path = tuned_file()
+    if path is None:
+        return None
+    entries = read_answers(path, missing_ok=config.get().tuned == "cache")
+    return State({key: entry["schedule"] for key, entry in entries.items()})
+
+
+def _tuned_digest() -> str | None:
+    """A digest of the schedules in force; None where none are."""
+    import hashlib
+
+    state = tuned_state()
+    if state is None or not state.answers:
+        return None
+    return hashlib.sha256(json.dumps(state.answers, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _places_digest(module: Module) -> str:

@@ -42,6 +42,7 @@ EVERYTHING = (
         "routes",
         "profiling",
         "profile_report",
+        "tuning",
     }
 )
 LIBRARY = {"nn", "optim", "data", "train", "ode"}
@@ -53,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "target": {"errors"},
     "report": {"errors"},
     "profiling": LEAVES | COMPILER | {"ir", "runtime", "driver", "dump", "embed", "roofline", "profile_report"},
+    "tuning": LEAVES | {"ir", "schedule", "codegen", "runtime", "driver", "embed", "profile_report"},
     "profile_report": {"ir", "dump", "report", "profiling"},
     "routes": LEAVES | {"frontend", "runtime"},
     "roofline": LEAVES | {"codegen", "runtime"},

@@ -33,7 +33,11 @@ One artifact serves all sizes of a symbolic dimension; --dim makes one for a sin
 """
 
 
-@verb("compile", settings=("target", "opt_level", "accuracy", "verify", "dump_dir", "cache", "cache_dir"), help=_HELP)
+@verb(
+    "compile",
+    settings=("target", "opt_level", "accuracy", "tuned", "verify", "dump_dir", "cache", "cache_dir"),
+    help=_HELP,
+)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--output", "-o", "out", metavar="OUT", help="The artifact, or for GPU targets the directory, to write.")
 @click.option(

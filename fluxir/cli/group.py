@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "compile": "Compile a model to an artifact, or for a GPU to PTX.",
     "run": "Run an artifact or a model on arrays.",
     "profile": "Time every kernel of a model on this CPU, beside what the machine can do.",
+    "tune": "Search for faster schedules of a model's kernels, and keep what is found.",
     "vgpu": "Run and check PTX on the virtual GPU, list its instructions.",
     "opt": "Run passes over IR text, or go on from a dump.",
     "show": "Print a program at any stage: IR, kernels, LLVM IR, assembly, PTX.",

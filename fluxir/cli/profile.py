@@ -26,7 +26,7 @@ fluxir profile model.py --dim B=32 --trace trace.json --html profile.html
 """
 
 
-@verb("profile", settings=("target", "num_threads", "opt_level", "accuracy"), help=_HELP)
+@verb("profile", settings=("target", "num_threads", "opt_level", "accuracy", "tuned"), help=_HELP)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(dir_okay=False))
 @click.option("--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="The value of an input.")
 @click.option("--dim", "dims", multiple=True, metavar="SYMBOL=SIZE", help="The size of generated inputs, such as B=32.")

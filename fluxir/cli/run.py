@@ -47,6 +47,7 @@ fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
         "target",
         "opt_level",
         "accuracy",
+        "tuned",
         "cache",
         "cache_dir",
     ),

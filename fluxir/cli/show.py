@@ -17,7 +17,7 @@ STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "plan", "llvm", "
 
 @verb(
     "show",
-    settings=("target", "opt_level", "accuracy"),
+    settings=("target", "opt_level", "accuracy", "tuned"),
     help="Print a program at a stage: IR, kernels, LLVM IR, assembly or PTX.",
 )
 @click.argument("file", type=click.Path(dir_okay=False))

@@ -52,9 +52,9 @@ class Question:
         return found if found == self.default or self.valid(found) else None
 
     def answer(self, schedule: Schedule) -> dict[str, Any]:
-        """The fields by which a schedule differs from the default."""
-        values = {k: getattr(schedule, k) for k in self.space}
-        return {k: v for k, v in values.items() if v != getattr(self.default, k)}
+        """The answer that names a schedule: all fields of the space, so that it does not depend on the default; none where
+        it is the default."""
+        return {} if schedule == self.default else {k: getattr(schedule, k) for k in self.space}
 
     def neighbours(self, schedule: Schedule) -> Iterator[Schedule]:
         """Valid schedules that differ in one field, by one or two places of its list; the nearest first."""
@@ -122,14 +122,14 @@ def tuned(
 # ---- files ------------------------------------------------------------------------------------------------------------------
 
 
-def read_answers(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The entries of a file by key: each has `schedule` (an `Answer`) and facts on how it was found. None where there is no
-    such file; FX0803 where it is no such document."""
+def read_answers(path: str | Path, missing_ok: bool = False) -> dict[str, dict[str, Any]]:
+    """The entries of a file by key: each has `schedule` (an `Answer`) and facts on how it was found. No entries where there
+    is no such file and that is `missing_ok`; FX0803 where it cannot be read or is no such document."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
     except OSError as reason:
+        if missing_ok and isinstance(reason, FileNotFoundError):
+            return {}
         raise error("FX0803", f"{path} cannot be read: {reason.strerror or reason}") from None
     try:
         document = json.loads(text)
