@@ -9,21 +9,25 @@ Invariants: a share is emptied by whoever is there, the caller too, so a region 
 written anew only after `OPEN` is 0 and no worker is `ACTIVE`. `BUSY` admits one region at a time; who finds it taken (a
 nested or concurrent caller) runs alone. Which thread runs an iteration never changes what it does.
 
-Waiting: a worker looks for the next region for a few microseconds, then sleeps on `EPOCH`; the caller wakes only sleepers that
-have a share. At the end of a region the caller looks for a moment whether the workers are done and then sleeps on `ACTIVE`, so
-that a worker that lost its core to another process can have this one.
+Waiting: a worker looks for the next region for some microseconds, then sleeps on `EPOCH`; the caller wakes only sleepers that
+have a share, and only for work that is still there when they come: how long a region takes is known from the last time
+(`HISTORY`, by its body and n), or a part of it shows. Regions that follow each other closely add up to work (`DEBT`). At the
+end of a region the caller looks for a moment whether the workers are done and then sleeps on `ACTIVE`, so that a worker that
+lost its core to another process can have this one.
 """
 
 from __future__ import annotations
 
-from fluxir.runtime.writer import I32, I64, PTR, Function, Module, Value, Variable
+from fluxir.runtime.writer import I32, I64, PTR, Function, Module, Value
 
 __all__ = ["MACHINES", "MAX_THREADS", "STATE_BYTES", "WORKERS", "add_pool"]
 
-BUSY, EPOCH, OPEN, ACTIVE, WAITING, ASLEEP, JOB, WORKERS, IDENTITY, SHARES = range(0, 1280, 128)
+BUSY, EPOCH, OPEN, ACTIVE, WAITING, ASLEEP, JOB, WORKERS, IDENTITY, HISTORY = range(0, 1280, 128)
 DEBT, LAST, WAKE_COST = BUSY + 8, BUSY + 16, BUSY + 24  # what only who holds `BUSY` looks at, in nanoseconds
 """Byte offsets in `@state`: what threads contend for has cache lines of its own. Zeros are a pool without workers."""
 
+_BODY_OF, _N_OF, _TIME_OF, _HISTORY = 0, 1, 2, 64  # the words of an entry of the history, and how many there are
+SHARES = HISTORY + 32 * _HISTORY
 MAX_THREADS = 256
 STATE_BYTES = SHARES + 64 * MAX_THREADS
 _PAGE = 4096
@@ -33,6 +37,7 @@ MACHINES = ("x86_64", "aarch64")
 
 _SPINS = {"x86_64": 2000, "aarch64": 2000}  # looks of a worker before it sleeps, with a pause of some 20 ns between two
 _PROBED = 16  # this part of a region shows what it is worth
+_LONG = 1 << 40  # nanoseconds
 _WORTH = 8  # times what waking costs: shorter work is done before the sleepers are there
 _RECENT, _WAKE_MOST = 200_000, 20_000  # nanoseconds
 _WAITS = 2000  # looks of the caller at the end of a region before it sleeps
@@ -139,9 +144,18 @@ def _parallel(m: Module) -> None:
     some = limit.lt(32).choose(limit - 1, 32)
     asleep = f.variable(I64, state.shared(I64, ASLEEP) & (f.constant(1, I64) << some) - 1)
     start, since, debt = f.variable(I64, 0), f.variable(I64, 0), f.variable(I64, 0)
-    with f.when(asleep.get().ne(0) & n.ge(_PROBED)):
-        _probe(f, start, since, debt)
-        with f.when((debt.get() + (_now(f) - since.get()) * _PROBED).lt(state.load(I64, WAKE_COST) * _WORTH)):
+    known = state.at(HISTORY).item((body.number() >> 4) + n & _HISTORY - 1, 32)
+    with f.when(asleep.get().ne(0)):
+        since.set(_now(f))
+        recent = (since.get() - state.load(I64, LAST)).lt(_RECENT)
+        debt.set(recent.choose(state.load(I64, DEBT), 0))
+        seen = known.pointer(_BODY_OF).eq(body) & known.word(_N_OF).eq(n)
+        took = f.variable(I64, seen.choose(known.word(_TIME_OF), _LONG))
+        with f.when(~seen & n.ge(_PROBED)):
+            start.set(n // _PROBED)
+            f.call("void", body, context, zero, start.get())
+            took.set((_now(f) - since.get()) * _PROBED)
+        with f.when((debt.get() + took.get()).lt(state.load(I64, WAKE_COST) * _WORTH)):
             asleep.set(0)
     first = start.get()
     most = limit * _CHUNKS
@@ -157,26 +171,20 @@ def _parallel(m: Module) -> None:
     state.exchange("add", 1, EPOCH, I32)
     with f.when(asleep.get().ne(0)):
         _wake(f, limit - 1, asleep.get())
-        since.set(0)
     f.call("void", "pool_work", zero)
     state.share(0, OPEN)
     _until_done(f)
     with f.when(since.get().ne(0)):
         now = _now(f)
-        state.store(debt.get() + (now - since.get()), DEBT)
+        alone = asleep.get().eq(0)
+        took = now - since.get()
+        known.store(body, 8 * _BODY_OF)
+        known.store(n, 8 * _N_OF)
+        known.store(alone.choose(took, took + took), 8 * _TIME_OF)
+        state.store(alone.choose(debt.get() + took, 0), DEBT)
         state.store(now, LAST)
     state.share(0, BUSY, I32)
     f.ret()
-
-
-def _probe(f: Function, start: Variable, since: Variable, debt: Variable) -> None:
-    """Run the first part of a region and see how long it takes; what regions before it cost without sleepers is `debt`."""
-    state = f.symbol("state")
-    since.set(_now(f))
-    recent = (since.get() - state.load(I64, LAST)).lt(_RECENT)
-    debt.set(recent.choose(state.load(I64, DEBT), 0))
-    start.set(f["n"] // _PROBED)
-    f.call("void", f["body"], f["context"], f.constant(0, I64), start.get())
 
 
 def _wake(f: Function, count: Value, who: Value) -> None:
