@@ -159,7 +159,7 @@ class _Pool:
                     with contextlib.suppress(OSError):
                         fcntl.fcntl(end, _F_SETPIPE_SZ, _PIPE)
             self.process = subprocess.Popen(
-                [python, "-I", "-S", "-c", BOOT, json.dumps(_places()), json.dumps(ends), json.dumps(machine)],
+                [python, "-I", "-S", *["-B"] * sys.dont_write_bytecode, "-c", BOOT, json.dumps(_places()), json.dumps(ends), json.dumps(machine)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
                 pass_fds=[end for pair in ends for end in pair], start_new_session=True,
             )  # fmt: skip

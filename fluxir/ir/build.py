@@ -78,6 +78,11 @@ class Builder:
 
         With `like` a vector the constant is splat over its lanes.
         """
+        quick = None
+        if type(value) in (int, bool):  # most of them: sizes and indices; not floats, where 0.0 equals -0.0
+            quick = (value, type(value), dtype, like.type if isinstance(like, Value) else like)
+            if (known := self._consts.get(quick)) is not None:
+                return known
         if isinstance(value, np.ndarray):
             return self.emit("const", value=value if dtype is None else value.astype(dtype_of(dtype).numpy))[0]
         t = like.type if isinstance(like, Value) else like
@@ -95,6 +100,8 @@ class Builder:
             if isinstance(t, VectorType):
                 v = self.emit("splat", v, lanes=t.lanes)[0]
             self._consts[key] = v
+        if quick is not None:
+            self._consts[quick] = self._consts[key]
         return self._consts[key]
 
     def index(self, value: Dim) -> Value:
@@ -106,8 +113,10 @@ class Builder:
             self._consts[key] = self.emit("dim", value=value)[0]
         return self._consts[key]
 
-    def _operands(self, operands: Sequence[Any]) -> list[Value]:
+    def _operands(self, operands: Sequence[Any]) -> Sequence[Value]:
         values = [o for o in operands if isinstance(o, Value)]
+        if len(values) == len(operands):
+            return values
         return [o if isinstance(o, Value) else self._scalar(o, values) for o in operands]
 
     def _scalar(self, x: Any, values: Sequence[Value]) -> Value:

@@ -110,6 +110,15 @@ class Block:
         self.args, self.ops, self.outs = tuple(args), tuple(ops), tuple(outs)
         self._digest: str | None = None
 
+    @property
+    def digest(self) -> str:
+        """Structural hash of the block by itself: equal for blocks that differ only in value names and locations."""
+        if self._digest is None:
+            out: list[str] = []
+            _describe(out, self, {}, {})
+            self._digest = hashlib.blake2b("".join(out).encode(), digest_size=16).hexdigest()
+        return self._digest
+
     def walk(self) -> Iterator[Op]:
         """All ops, those inside regions after the op that holds them."""
         for op in self.ops:
@@ -151,10 +160,8 @@ class Func:
     @cached_property
     def digest(self) -> str:
         """Structural hash: equal for functions that differ only in value names, locations and their own name."""
-        h = hashlib.blake2b(digest_size=16)
-        _hash_block(h.update, self.block, {})
-        h.update(repr((self.level, _plain(self.attrs))).encode())
-        return h.hexdigest()
+        text = repr((self.block.digest, self.level, plain(self.attrs)))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
     def op_count(self) -> int:
@@ -218,7 +225,7 @@ class Module:
         h = hashlib.blake2b(digest_size=16)
         for name, f in self.funcs.items():
             h.update(f"{name!r}:{f.digest};".encode())
-        h.update(repr((self.facts.describe(), _plain(self.attrs))).encode())
+        h.update(repr((self.facts.describe(), plain(self.attrs))).encode())
         return h.hexdigest()
 
 
@@ -244,35 +251,52 @@ def array_digest(a: np.ndarray[Any, Any]) -> str:
     return digest
 
 
-def _plain(x: Any) -> Any:
-    if isinstance(x, np.ndarray):
-        return ("array", array_digest(x))
-    if isinstance(x, dict):
-        return tuple(sorted((k, _plain(v)) for k, v in x.items()))
-    if isinstance(x, (tuple, list)):
-        return tuple(_plain(v) for v in x)
-    if isinstance(x, bool) or x is None or isinstance(x, (int, str)):
+_SIMPLE = frozenset((int, str, bool, type(None)))
+_SMALL = 16  # elements of an array whose bytes say less than a digest of them
+
+
+def plain(x: Any) -> Any:
+    """An attribute as data whose `repr` tells it from all others."""
+    kind = type(x)
+    if kind in _SIMPLE:
         return x
+    if kind is tuple or isinstance(x, (tuple, list)):
+        return tuple([plain(v) for v in x])
+    if isinstance(x, dict):
+        return tuple([(k, plain(x[k])) for k in sorted(x)])
+    if isinstance(x, np.ndarray):
+        if x.size <= _SMALL:
+            return ("array", x.dtype.char, x.shape, x.tobytes())
+        return ("array", array_digest(x))
     if isinstance(x, float):
         return x.hex()
-    return str(x)
+    return x if isinstance(x, (int, str)) else str(x)
 
 
-def _hash_block(update: Any, block: Block, number: dict[Value, int]) -> None:
+def _describe(out: list[str], block: Block, number: dict[Value, int], types: dict[int, str]) -> None:
+    """Append the text of a block: values by number (-1: from outside), types by `types`, which knows them by identity."""
+
+    def named(t: Type) -> str:
+        found = types.get(id(t))
+        if found is None:
+            found = types[id(t)] = f":{t}"
+        return found
+
     for a in block.args:
         number[a] = len(number)
-        update(f"a{a.type};".encode())
+        out.append(named(a.type))
     for op in block.ops:
-        refs = ",".join(str(number.get(v, -1)) for v in op.operands)
-        update(f"{op.name}({refs}){_plain(op.attrs)!r}".encode())
+        out.append(f";{op.name}(")
+        out.append(",".join([str(number.get(v, -1)) for v in op.operands]))
+        out.append(f"){plain(op.attrs)!r}" if op.attrs else ")")
         for inner in op.blocks:
-            update(b"{")
-            _hash_block(update, inner, number)
-            update(b"}")
+            out.append("{")
+            _describe(out, inner, number, types)
+            out.append("}")
         for r in op.results:
             number[r] = len(number)
-            update(f":{r.type}".encode())
-    update(("y" + ",".join(str(number.get(v, -1)) for v in block.outs)).encode())
+            out.append(named(r.type))
+    out.append("yield " + ",".join([str(number.get(v, -1)) for v in block.outs]))
 
 
 __all__ = [
@@ -284,6 +308,7 @@ __all__ = [
     "Op",
     "Value",
     "array_digest",
+    "plain",
     "MemType",
     "TensorType",
     "VectorType",

@@ -327,7 +327,11 @@ class _Verifier:
         scope: set[Value] = set() if self.closed else visible
         own: list[Value] = []
         for v in block.args:
-            self.define(v, scope, own, path)
+            if v in self.defined:
+                self.twice(v, path, None)
+        self.defined.update(block.args)
+        scope.update(block.args)
+        own.extend(block.args)
         for i, op in enumerate(block.ops):
             for v in op.operands:
                 if v not in scope:
@@ -339,7 +343,11 @@ class _Verifier:
             except FluxError as e:
                 self.errors.append(self.placed(e, f"{path}/{i}:{op.name}", op))
             for r in op.results:
-                self.define(r, scope, own, path, op, i)
+                if r in self.defined:
+                    self.twice(r, f"{path}/{i}:{op.name}", op)
+                self.defined.add(r)
+                scope.add(r)
+                own.append(r)
         for v in block.outs:
             if v not in scope:
                 self.undefined(v, f"{path}: yielded value", None)
@@ -352,17 +360,9 @@ class _Verifier:
         self.errors.append(error("FX0103", f"{what} {v!r} is not defined here", loc=op.loc if op else self.func.loc,
                                  notes=[format_op(op)] if op else [], help=help))  # fmt: skip
 
-    def define(
-        self, v: Value, scope: set[Value], own: list[Value], path: str, op: Op | None = None, index: int = 0
-    ) -> None:
-        if v in self.defined:
-            here = f"{path}/{index}:{op.name}" if op else path
-            self.errors.append(
-                error("FX0104", f"{here}: value {v!r} is defined twice", loc=op.loc if op else self.func.loc)
-            )
-        self.defined.add(v)
-        scope.add(v)
-        own.append(v)
+    def twice(self, v: Value, here: str, op: Op | None) -> None:
+        loc = op.loc if op else self.func.loc
+        self.errors.append(error("FX0104", f"{here}: value {v!r} is defined twice", loc=loc))
 
     def op(self, op: Op) -> None:
         d, level = op.defn, self.func.level

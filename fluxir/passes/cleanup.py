@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.ir.build import Builder, inline
-from fluxir.ir.core import Block, Func, Module, Op, Value, _hash_block, _plain
+from fluxir.ir.core import Block, Func, Module, Op, Value, plain
 from fluxir.ir.dims import symbols_of
 from fluxir.ir.interp import Interpreter
 from fluxir.ir.rewrite import has_effects, rewrite_func
@@ -57,15 +57,10 @@ def _without(block: Block, dead: set[Op], env: dict[Value, Value]) -> Block:
 
 def op_key(op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
     """Equal for ops that compute the same values from the same operands."""
-    inner = []
-    for k in blocks:
-        parts: list[bytes] = []
-        _hash_block(parts.append, k, {})
-        inner.append(b"".join(parts))
     ids = [id(v) for v in operands]
     if op.defn.commutes:
         ids.sort()
-    return op.name, tuple(ids), _plain(op.attrs), tuple(inner)
+    return op.name, tuple(ids), plain(op.attrs), tuple([k.digest for k in blocks])
 
 
 @pass_("cse", level="any")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.ir.build import Builder, inline
-from fluxir.ir.core import Block, Op, Value, _hash_block
+from fluxir.ir.core import Block, Op, Value
 from fluxir.ir.types import TensorType
 from fluxir.ops.control import scan_length
 from fluxir.passes.rules import Match, RuleSet, constant_like, scalar_of
@@ -100,13 +100,6 @@ def needed_by_while(cond: Block, body: Block, carry: int, results: Collection[in
         carries = more
 
 
-def same_code(a: Block, b: Block) -> bool:
-    parts: list[list[bytes]] = [[], []]
-    for k, out in zip((a, b), parts, strict=True):
-        _hash_block(out.append, k, {})
-    return parts[0] == parts[1]
-
-
 def indices(flags: Sequence[bool]) -> list[int]:
     return [i for i, f in enumerate(flags) if f]
 
@@ -145,7 +138,7 @@ def if_decided(m: Match) -> Any:
     types=(("bool", "f32[3]"),),
 )
 def if_of_equal_branches(m: Match) -> Any:
-    return inline(m.b, m.blocks[0], m.operands[1:]) if same_code(*m.blocks) else None
+    return inline(m.b, m.blocks[0], m.operands[1:]) if m.blocks[0].digest == m.blocks[1].digest else None
 
 
 @rewrite(
