@@ -97,7 +97,7 @@ class KernelTable:
 
     def selected(self, group: Group) -> tuple[str, Kernels]:
         """The template of a group and its kernels."""
-        key = (group.kind, Func("", group.block).digest)
+        key = (group.kind, group.block.digest)
         if key not in self.groups:
             self.groups[key] = select(group, self.target)
         return self.groups[key]
