@@ -161,16 +161,24 @@ class _Kernel:
     expected: list[Any] = field(default_factory=list)
 
     def build(self, target: CpuTarget, state: State) -> Program:
-        """The loaded program with the answers of `state`, which takes down what was asked."""
+        """The loaded program with the answers of `state`, which keeps what was asked for kernels that are there."""
         from fluxir.codegen.x86 import compile_cpu
         from fluxir.runtime.program import Program
 
         with using(state), assuming(self.module.facts):
             loops = lower(self.module, target)
+        keep_used(state, loops)
         loops, _ = driver.run_passes(loops, driver.LOOPS, target, verify="off")
         settings = config.get()
         code = compile_cpu(loops, target, settings.opt_level, settings.accuracy)
         return Program(code.spec, code.object, code.constants)
+
+
+def keep_used(state: State, loops: Module) -> None:
+    """Forget questions whose schedule no kernel has: a template may ask for kernels that are not taken."""
+    there = {str(f.attrs.get("schedule", "")).replace(", tuned)", ")") for f in loops.funcs.values()}
+    answers = {k: q.schedule(state.answers.get(k, {})) or q.default for k, q in state.asked.items()}
+    state.asked = {k: q for k, q in state.asked.items() if str(answers[k]) in there}
 
 
 def _alone(origin: Origin, facts: Facts, sizes: Mapping[str, int], rng: Any) -> _Kernel | None:

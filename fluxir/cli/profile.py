@@ -62,9 +62,10 @@ def command(
             return make_inputs(spec, given, dim_sizes(dims), seed)
 
         found.append(profile_program(lowered(load_file(file, trust), entry), arrays, repeat=repeat))
-    for path, text in ((trace, lambda: json.dumps(trace_of(found))), (page, lambda: page_of(found))):
-        if path is not None:
-            _write(path, text())
+    if trace is not None:
+        _write(trace, json.dumps(trace_of(found)))
+    if page is not None:
+        _write(page, page_of(found))
     output.result([p.as_json() for p in found], lambda: "\n\n".join([*(p.table() for p in found), NOTE]))
 
 

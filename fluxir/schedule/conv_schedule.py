@@ -10,7 +10,9 @@ from typing import Any
 
 from fluxir.schedule.conv_patch import Patch
 from fluxir.schedule.conv_space import Conv
+from fluxir.schedule.group import Group
 from fluxir.schedule.templates import Schedule
+from fluxir.schedule.tuned import tuned
 
 PANEL = 20 * 1024  # bytes of weights that stay in the first cache
 # Cycles for an element of the patch and for a result; bytes of weights that come in a cycle from the second cache and from
@@ -61,6 +63,27 @@ def choose(conv: Conv, target: Any) -> tuple[float, ConvChannelsSchedule] | None
             if best is None or time < best[0]:
                 best = time, ConvChannelsSchedule(pixels, vectors, lanes, images, rows, columns, tiles, depth)
     return best
+
+
+def searched(group: Group, conv: Conv, target: Any, default: ConvChannelsSchedule) -> ConvChannelsSchedule:
+    """The schedule that tuning found, of other tiles and tasks; the default where there is none."""
+    _, outer, line = conv.axes
+    space = {
+        "pixels": range(1, 15),
+        "vectors": (1, 2, 3),
+        "rows": {-(-outer.out // n) for n in range(1, outer.out + 1)},
+        "columns": {-(-line.out // n) for n in range(1, line.out + 1)},
+        "tiles": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+    }
+
+    def valid(s: ConvChannelsSchedule) -> bool:
+        patch = Patch(conv, s.lanes, s.images, s.rows, s.columns, s.depth)
+        whole = s.images == 1 or (s.rows == outer.out and s.columns == line.out)
+        fits = s.pixels <= patch.places and s.tiles <= -(-conv.outputs // (s.vectors * s.lanes))
+        registers = (s.pixels + 1) * s.vectors + 1
+        return whole and fits and patch.nbytes <= target.l2_bytes // 2 and registers <= target.vector_registers
+
+    return tuned(group, target, "conv_channels", default, space, valid)
 
 
 def tasks_of(conv: Conv, images: int, rows: int, columns: int) -> int:
@@ -126,6 +149,7 @@ __all__ = [
     "choose",
     "depth_of",
     "parts_of",
+    "searched",
     "shared",
     "tasks_of",
     "tile_of",
