@@ -169,7 +169,7 @@ def test_independent_kernels_that_read_the_same_memory_are_joined() -> None:
 # ---- whole models: what runs as one kernel --------------------------------------------------------------------------
 
 
-def kernels_of(fn: Callable[..., Any], *types: Any) -> list[str]:
+def kernels_of(fn: Callable[..., Any], *types: Any, target: str = "cpu") -> list[str]:
     """The kernels of a model, as kinds with names; views and loops left out, loop bodies in place of their loops."""
     import fluxir as fx
 
@@ -184,7 +184,7 @@ def kernels_of(fn: Callable[..., Any], *types: Any) -> list[str]:
                 found.append(op.name)
         return found
 
-    return walk(fx.jit(fn).lower(*types).stage("fused", "cpu").entry.ops)
+    return walk(fx.jit(fn).lower(*types).stage("fused", target).entry.ops)
 
 
 def kinds_of(fn: Callable[..., Any], *types: Any) -> list[str]:
@@ -226,7 +226,7 @@ def test_a_loss_is_its_rows_and_then_their_mean() -> None:
 
 
 @pytest.mark.parametrize("mask", ["none", "causal", "given"])
-def test_attention_is_three_kernels(mask: str) -> None:
+def test_attention_is_three_kernels_where_it_is_not_one(mask: str) -> None:
     import fluxir as fx
 
     def attention(q: Any, k: Any, v: Any, m: Any) -> Any:
@@ -234,7 +234,9 @@ def test_attention_is_three_kernels(mask: str) -> None:
         return fx.nn.scaled_dot_product_attention(q, k, v, **given)
 
     heads = fx.f32["B", 4, 16, 8]
-    found = kernels_of(attention, heads, heads, heads, fx.bool[16, 16])
+    types = heads, heads, heads, fx.bool[16, 16]
+    assert [k.split()[0] for k in kernels_of(attention, *types)] == ["attention"]
+    found = kernels_of(attention, *types, target="sm_80")
     assert [k.split()[0] for k in found] == ["dot", "rowwise", "dot"]
     assert found[0].startswith("dot dot_mul")  # scale and mask are applied where the product is in a register
 
@@ -252,13 +254,15 @@ def test_transformer_block() -> None:
         x = x + fx.reshape(a, (b, 16, 64)) @ wo
         return x + nn.gelu(nn.layer_norm(x, s) @ w1 + c1) @ w2
 
-    found = kernels_of(
-        block, f32["B", 16, 64], f32[64], f32[64, 192], f32[64, 64], f32[64, 256], f32[256], f32[256, 64]
-    )
+    types = f32["B", 16, 64], f32[64], f32[64, 192], f32[64, 64], f32[64, 256], f32[256], f32[256, 64]
+    ends = ["dot", "rowwise", "dot", "dot"]  # each with its residual or activation
+    found = kernels_of(block, *types)
+    assert [k.split()[0] for k in found] == ["rowwise", "dot", "attention", *ends]  # the heads are read where they lie
+    found = kernels_of(block, *types, target="sm_80")
     assert [k.split()[0] for k in found] == [
         "rowwise", "dot", "pointwise",  # norm; q, k and v; these three apart, in one pass
         "dot", "rowwise", "dot", "pointwise",  # attention; heads back into rows
-        "dot", "rowwise", "dot", "dot",  # each with its residual or activation
+        *ends,
     ]  # fmt: skip
     assert [k for k in found if "dot_add" in k or "gelu" in k or "tanh" in k]
 
