@@ -83,6 +83,7 @@ _NAMES: dict[str, str] = {
     "fluxir.embed": "jit",
     "fluxir.custom": "checkpoint custom_jvp custom_vjp",
     "fluxir.batching": "hessian jacfwd jacobian jacrev vmap",
+    "fluxir.torch_models": "from_torch",
     "fluxir.gradcheck": "check_grads",
     "fluxir.kernels.kernel": "kernel",
     "fluxir.profiling": "profile",

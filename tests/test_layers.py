@@ -34,6 +34,7 @@ EVERYTHING = (
         "gradcheck",
         "custom",
         "kernels",
+        "from_torch",
         "linalg",
         "onnx",
         "report",
@@ -70,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "gradcheck": LEAVES | {"ir", "frontend", "transform"},
     "linalg": LEAVES | {"ir", "frontend", "custom"},
     "embed": EVERYTHING - {"errors_catalog", "dump", "report"},
-    "onnx": LEAVES | {"frontend", "driver", "embed"},
+    **{room: LEAVES | {"frontend", "driver", "embed"} for room in ("from_torch", "onnx")},
     "kernels": LEAVES | COMPILER | {"ir", "ops", "runtime", "driver"},
     # The library on top sees what every user sees: names of the package itself, no room of the compiler.
     **{room: {"fluxir"} | LIBRARY for room in LIBRARY},

@@ -92,3 +92,15 @@ declare(
     not.
     """,
 )
+
+declare(
+    "FX1209",
+    "a package that the importer needs is not installed",
+    "unsupported",
+    """
+    PyTorch modules are read through `torch.export`, so `fx.from_torch` needs PyTorch; the programs that it makes do not.
+
+        pip install 'fluxir[torch]'
+    """,
+    "pip install 'fluxir[torch]'",
+)

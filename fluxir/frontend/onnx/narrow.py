@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import Element, float_table
 from fluxir.ir.dtypes import f32, i32
 

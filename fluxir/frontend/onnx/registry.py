@@ -10,7 +10,7 @@ annotation (`Int`, `Ints`, `Text`, ...) and without a default where the attribut
 - `Raw`: as it is, whatever it may be.
 
 `moves=True`: the function only moves elements about, so it may be given arrays of symbolic sizes and texts too (through
-`lib`, whose functions take them), and what only stored types hold passes through. `since` is the opset in which that
+`library`, whose functions take them), and what only stored types hold passes through. `since` is the opset in which that
 form of the operator appeared; the newest one that is not newer than the model's opset is taken.
 """
 

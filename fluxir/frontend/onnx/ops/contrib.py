@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import ELEMENTS
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.ops.attention import heads_of, merged, repeated

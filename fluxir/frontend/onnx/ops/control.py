@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import FluxError, error
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Int, Ints, Known, Raw, Subgraph, Type, op
 from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, dims_of, known, scalar_of, tensor, unwrapped

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import ELEMENTS, STRING, element
 from fluxir.frontend.onnx.narrow import rounded
 from fluxir.frontend.onnx.registry import Const, Float, Floats, Int, Ints, Known, Raw, Sparse, Text, Texts, op

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.registry import Float, Floats, Int, Ints, Known, Text, op
 from fluxir.frontend.onnx.values import dims_of, floats_of
 from fluxir.ir import dims

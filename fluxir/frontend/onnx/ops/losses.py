@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Results
 from fluxir.frontend.onnx.registry import Float, Int, Text, op
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Results
 from fluxir.frontend.onnx.registry import Const, Float, Floats, Int, Ints, Raw, Text, Texts, op
 from fluxir.frontend.onnx.values import is_texts, tensor

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx import lib as fx
-from fluxir.frontend.onnx.bounds import at_most
+from fluxir.frontend import library as fx
+from fluxir.frontend.bounds import at_most
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Raw, Text, op
 from fluxir.frontend.onnx.values import dims_of, ints_of, known, rewrapped, scalar_of, shape_of

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx import lib as fx
-from fluxir.frontend.onnx.bounds import at_least
+from fluxir.frontend import library as fx
+from fluxir.frontend.bounds import at_least
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Text, op
 from fluxir.frontend.onnx.values import ints_of
 from fluxir.ir import dims

@@ -6,7 +6,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import element
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Float, Int, Ints, op

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Float, Floats, Int, Text, Texts, op
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Results
 from fluxir.frontend.onnx.registry import Int, Ints, Known, op
 from fluxir.frontend.onnx.values import dims_of, ints_of, scalar_of

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.frontend import fft
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import element
 from fluxir.frontend.onnx.registry import Int, Known, op
 from fluxir.frontend.onnx.values import dims_of, ints_of, scalar_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxir.frontend.onnx import lib as fx
+from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.ops.products import each, window_pads
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Text, op

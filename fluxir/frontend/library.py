@@ -1,4 +1,4 @@
-"""The functions that operators are written with: those of the public API under one roof, some of them wider.
+"""The functions that importers write operators with: those of the public API under one roof, some of them wider.
 
 Functions that only move elements (`reshape`, `take`, `concat`, ...) also take numpy arrays of objects, which are symbolic
 sizes or texts while a graph is read: numpy moves those. Invariant: what is an array of objects goes in and out as one.
