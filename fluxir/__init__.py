@@ -163,6 +163,7 @@ if TYPE_CHECKING:
     from fluxir.runtime.safetensors import load_safetensors as load_safetensors
     from fluxir.runtime.safetensors import read_safetensors_header as read_safetensors_header
     from fluxir.runtime.safetensors import save_safetensors as save_safetensors
+    from fluxir.torch_models import from_torch as from_torch
     from fluxir.tuning import tune as tune
 
     error, functional = _trace.user_error, _functional
