@@ -15,7 +15,7 @@ from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
-from fluxir.ir.dims import Dim, ceildiv
+from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.ops.nest import accumulator, cast
@@ -27,21 +27,25 @@ from fluxir.schedule.matmul_pack import lanes_of, pieces, transposed
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
 BUFFER = 96 * 1024  # bytes of stack for a task's rows, and as many for its results
-TASKS = 12  # tasks wanted, where there are as many images
+PANEL = 20 * 1024  # bytes of a panel that stay in the first cache
+TASKS = 12  # tasks wanted, where there are as many images and panels
+IMAGES = 32  # images of a task, at most
 CHUNK = 1024  # contracted elements that a task of the packing copies
 
 
 @dataclass(frozen=True)
 class ConvReduceSchedule(Schedule):
-    """`places` x `channels` broadcast by `vectors` x `lanes`: the register tile. `images`: of a task. `rows`: of the window, in
-    the buffer at a time."""
+    """`places` x `channels` broadcast by `vectors` x `lanes`: the register tile. `images`, `panels`: of a task. `rows` of the
+    window for `depth` contracted channels are in the buffer at a time."""
 
     places: int
     channels: int
     vectors: int
     lanes: int
     images: int
+    panels: int
     rows: int
+    depth: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +77,51 @@ def _choose(c: _Conv, target: Any) -> ConvReduceSchedule | None:
     window, factor = outer.window * line.window, 2 if isinstance(c.depth, int) else 1
     if c.outputs < lanes // 2 or lanes < 2 or outer.out * line.out * factor > window:
         return None
-    most = 12 if registers >= 32 else 9
-    places = outer.out * line.out if outer.out * line.out <= most else line.out
-    if places > most:
+    tile = _tile(c, lanes, registers)
+    if tile is None:
         return None
-    channels = max(1, min(most // places, c.images))
-    fitting = [v for v in (1, 2, 3, 4) if places * channels * v + v + 1 <= registers]
-    vectors = min(fitting, key=lambda v: (-(-c.outputs // (v * lanes)) * (v + 0.4), -v))
-    size = c.dtype.itemsize
-    images = channels
-    while images * 2 <= c.images and c.groups * -(-c.images // (images * 2)) >= TASKS:
-        images *= 2
-    padded = -(-c.outputs // (vectors * lanes)) * vectors * lanes
-    while images > channels and images * outer.out * line.out * padded * size > BUFFER:
-        images //= 2
-    rows = outer.window
-    while rows > 1 and (outer.window % rows or images * _lines(c, rows) * _columns(c) * size > BUFFER):
+    places, channels, vectors = tile
+    size, width = c.dtype.itemsize, vectors * lanes
+    total = -(-c.outputs // width)
+    line_bytes = line.window * width * size
+    rows = max(r for r in range(1, outer.window + 1) if outer.window % r == 0 and (r == 1 or r * line_bytes <= PANEL))
+    while rows > 1 and (outer.window % rows or channels * _lines(c, rows) * _columns(c) * size > BUFFER):
         rows -= 1
-    if images * size * max(_lines(c, rows) * _columns(c), outer.out * line.out * padded) > BUFFER:
+    depth = max(1, min(16, PANEL // (rows * line_bytes))) if rows == outer.window else 1
+    depth = min(depth, c.depth) if isinstance(c.depth, int) else depth
+    one = _lines(c, rows) * _columns(c) * size
+    while depth > 1 and channels * depth * one > BUFFER // 2:
+        depth //= 2
+    if channels * one > BUFFER:
         return None
-    return ConvReduceSchedule(places, channels, vectors, lanes, images, rows)
+    sums = outer.out * line.out * width * size
+    images, panels = channels, max(1, min(total, BUFFER // max(1, channels * sums)))
+    while images * 2 <= min(c.images, IMAGES) and images * 2 * max(depth * one, sums) <= BUFFER:
+        images *= 2
+    panels = min(panels, max(1, BUFFER // (images * sums)))
+    if images * sums > BUFFER:
+        return None
+    while c.groups * -(-c.images // images) * -(-total // panels) < TASKS and (panels > 1 or images > channels):
+        panels, images = (-(-panels // 2), images) if panels > 1 else (1, images // 2)
+    return ConvReduceSchedule(places, channels, vectors, lanes, images, panels, rows, depth)
+
+
+def _tile(c: _Conv, lanes: int, registers: int) -> tuple[int, int, int] | None:
+    """Places, images and vectors of the register tile with the least work, where a step costs its multiplications, its loads or
+    the time until the sums can be used again."""
+    _, (outer, line) = c, c.axes
+    best: tuple[float, tuple[int, int, int]] | None = None
+    for places in {outer.out * line.out, line.out}:
+        for vectors in (1, 2, 3, 4):
+            for channels in range(1, min(c.images, 8) + 1):
+                sums = places * channels * vectors
+                if sums + vectors + 1 > registers or (vectors > 1 and c.outputs <= (vectors - 1) * lanes):
+                    continue
+                tiles = -(-c.images // channels) * -(-c.outputs // (vectors * lanes)) * (outer.out * line.out // places)
+                cost = tiles * (max(sums / 2, (places * channels + vectors) / 2, 4) + 0.25)
+                if best is None or cost < best[0]:
+                    best = cost, (places, channels, vectors)
+    return None if best is None else best[1]
 
 
 def _lines(c: _Conv, rows: int) -> int:
@@ -221,12 +250,15 @@ class _Reduce:
             seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
         post = PostCode(self.post, seen, outs)
         blocks, blocks_of_rows = -(-conv.images // s.images), outer.window // s.rows
-        kept = (s.images, self.panels, outer.out * line.out, self.width)
+        kept = (s.images, s.panels, outer.out * line.out, self.width)
+        shape = (conv.groups, blocks, -(-self.panels // s.panels))
 
         def task(ib: Builder, t: Value) -> None:
-            g, block = unravel(ib, t, (conv.groups, blocks))
-            first = ib.mul(block, ib.index(s.images))
-            buffer = ib.alloc(type=MemType(conv.dtype, (s.images, _lines(conv, s.rows), _columns(conv)), "local"))
+            g, block, part = unravel(ib, t, shape)
+            first, first_panel = ib.mul(block, ib.index(s.images)), ib.mul(part, ib.index(s.panels))
+            panels_there = ib.minimum(ib.index(s.panels), ib.sub(ib.index(self.panels), first_panel))
+            patch = (s.images, s.depth, _lines(conv, s.rows), _columns(conv))
+            buffer = ib.alloc(type=MemType(conv.dtype, patch, "local"))
             sums = ib.alloc(type=MemType(conv.dtype, kept, "local"))
             zero = ib.emit("splat", ib.const(0, dtype=conv.dtype), lanes=s.lanes)[0]
 
@@ -237,51 +269,53 @@ class _Reduce:
             nest(ib, kept[:3], clear)
 
             def rows(jb: Builder, at: tuple[Value, ...]) -> None:
-                n, r = at
-                top = jb.mul(r, jb.index(s.rows))
-                self.fill(jb, x, buffer, first, jb.add(jb.mul(g, jb.index(conv.depth)), n), top)
+                block, r = at
+                n, top = jb.mul(block, jb.index(s.depth)), jb.mul(r, jb.index(s.rows))
+                there = jb.minimum(jb.index(s.depth), jb.sub(jb.index(conv.depth), n))
+                self.fill(jb, x, buffer, first, jb.add(jb.mul(g, jb.index(conv.depth)), n), there, top)
                 k0 = jb.mul(jb.add(jb.mul(n, jb.index(outer.window)), top), jb.index(line.window))
                 tiles = (-(-s.images // s.channels), 1 if self.whole else outer.out)
 
                 def panel(kb: Builder, p: Value) -> None:
-                    own = kb.add(kb.mul(g, kb.index(self.panels)), p)
-                    nest(kb, tiles, lambda lb, at: self.tile(lb, buffer, panels, sums, own, p, at, k0))
+                    own = kb.add(kb.add(kb.mul(g, kb.index(self.panels)), first_panel), p)
+                    nest(kb, tiles, lambda lb, at: self.tile(lb, buffer, panels, sums, own, p, at, k0, there))
 
-                for_(jb, 0, self.panels, panel, name="panel", vectorize=False)
+                for_(jb, 0, panels_there, panel, name="panel", vectorize=False)
 
-            nest(ib, (conv.depth, blocks_of_rows), rows)
-            self.finish(ib, post, sums, g, first)
+            nest(ib, (ceildiv(conv.depth, s.depth), blocks_of_rows), rows)
+            self.finish(ib, post, sums, g, first, first_panel, panels_there)
 
-        parallel(b, conv.groups * blocks, task)
+        parallel(b, product(shape), task)
 
-    def fill(self, b: Builder, x: Value, buffer: Value, first: Value, channel: Value, top: Value) -> None:
-        """The rows that `rows` rows of the window read from `top` on, of all images of the task; zeros where there is none.
-        Images beyond the last are the last again."""
+    def fill(self, b: Builder, x: Value, buffer: Value, first: Value, channel: Value, there: Value, top: Value) -> None:
+        """The rows that `rows` rows of the window read from `top` on, of all images of the task and `there` contracted channels
+        from `channel` on; zeros where there is none. Images beyond the last are the last again."""
         conv, s = self.conv, self.schedule
         outer, line = conv.axes
         columns = _columns(conv)
         plane = len(shape_of(conv.op.operands[0])) == 4
 
         def one(ib: Builder, at: tuple[Value, ...]) -> None:
-            c, r = at
+            c, k, r = at
             image = ib.minimum(ib.add(first, c), ib.index(conv.images - 1))
+            own = ib.add(channel, k)
             p = ib.sub(ib.add(ib.mul(top, ib.index(outer.step)), r), ib.index(outer.low))
-            there, h = outer.source(ib, p)
+            exists, h = outer.source(ib, p)
 
             def read(jb: Builder, i: Value) -> Value:
-                where = (image, channel, h, i) if plane else (image, channel, i)
+                where = (image, own, h, i) if plane else (image, own, i)
                 return cast(jb, jb.emit("load", x, *where)[0], conv.dtype)
 
             def nothing(jb: Builder, q: Value) -> None:
-                jb.store(buffer, jb.const(0, dtype=conv.dtype), c, r, q)
+                jb.store(buffer, jb.const(0, dtype=conv.dtype), c, k, r, q)
 
             def copy(jb: Builder) -> None:
                 if line.spread > 1:
 
                     def place(kb: Builder, q: Value) -> None:
-                        exists, i = line.source(kb, kb.sub(q, kb.index(line.low)))
-                        (v,) = if_(kb, exists, lambda lb: read(lb, i), lambda lb: lb.const(0, dtype=conv.dtype))
-                        kb.store(buffer, v, c, r, q)
+                        inside, i = line.source(kb, kb.sub(q, kb.index(line.low)))
+                        (v,) = if_(kb, inside, lambda lb: read(lb, i), lambda lb: lb.const(0, dtype=conv.dtype))
+                        kb.store(buffer, v, c, k, r, q)
 
                     for_(jb, 0, columns, place, vectorize=False)
                     return
@@ -289,15 +323,18 @@ class _Reduce:
                 hi = max(lo, min(columns, line.size + line.low))
 
                 def element(kb: Builder, q: Value) -> None:
-                    kb.store(buffer, read(kb, kb.sub(q, kb.index(line.low))), c, r, q)
+                    kb.store(buffer, read(kb, kb.sub(q, kb.index(line.low))), c, k, r, q)
 
                 for start, end, what in ((0, lo, nothing), (lo, hi, element), (hi, columns, nothing)):
                     if start < end:
                         for_(jb, start, end, what)
 
-            if_(ib, there, copy, lambda jb: for_(jb, 0, columns, nothing) and None)
+            if_(ib, exists, copy, lambda jb: for_(jb, 0, columns, nothing) and None)
 
-        nest(b, (s.images, _lines(conv, s.rows)), one)
+        def image(ib: Builder, c: Value) -> None:
+            for_(ib, 0, there, lambda jb, k: nest(jb, (_lines(conv, s.rows),), one, at=(c, k)))
+
+        for_(b, 0, s.images, image)
 
     def tile(
         self,
@@ -309,6 +346,7 @@ class _Reduce:
         p: Value,
         at: tuple[Value, ...],
         k0: Value,
+        there: Value,
     ) -> None:
         """One register tile: `channels` images by the places by a panel, over the rows in the buffer."""
         conv, s = self.conv, self.schedule
@@ -327,21 +365,20 @@ class _Reduce:
 
         start = [b.emit("load", sums, *kept(b, *cell, v), lanes=s.lanes)[0] for cell in cells for v in range(s.vectors)]
 
-        def across(ib: Builder, r: Value, *acc: Value) -> Sequence[Value]:
-            k1 = ib.add(k0, ib.mul(r, ib.index(line.window)))
+        def across(ib: Builder, at: tuple[Value, ...], *acc: Value) -> Sequence[Value]:
+            d, r = at
+            k1 = ib.add(k0, ib.mul(ib.add(ib.mul(d, ib.index(outer.window)), r), ib.index(line.window)))
             high = ib.mul(r, ib.index(outer.step))
             lines = [ib.add(high, ib.mul(ib.add(row, ib.index(i)), ib.index(outer.stride))) for i in range(height)]
 
+            # One column a round: LLVM would keep what neighbouring columns share in registers, and sums on the stack.
             def step(jb: Builder, q: Value, *acc: Value) -> list[Value]:
-                k = jb.add(k1, q)
-                ws = [
-                    jb.emit("load", panels, own, k, jb.index(v * s.lanes), lanes=s.lanes)[0] for v in range(s.vectors)
-                ]
-                left = jb.mul(q, jb.index(line.step))
-                out: list[Value] = []
+                at = (own, jb.add(k1, q))
+                ws = [jb.emit("load", panels, *at, jb.index(v * s.lanes), lanes=s.lanes)[0] for v in range(s.vectors)]
+                left, out = jb.mul(q, jb.index(line.step)), list[Value]()
                 for c, i, j in cells:
-                    column = jb.add(left, jb.index(j * line.stride))
-                    e = jb.emit("splat", jb.emit("load", buffer, images[c], lines[i], column)[0], lanes=s.lanes)[0]
+                    x = jb.emit("load", buffer, images[c], d, lines[i], jb.add(left, jb.index(j * line.stride)))[0]
+                    e = jb.emit("splat", x, lanes=s.lanes)[0]
                     for w in ws:
                         a = acc[len(out)]
                         out.append(jb.fma(w, e, a) if self.fma else jb.add(jb.mul(w, e), a))
@@ -349,30 +386,42 @@ class _Reduce:
 
             return for_(ib, 0, line.window, step, acc, name="q", vectorize=False)
 
-        acc = for_(b, 0, s.rows, across, start, name="r", vectorize=False)
+        def channel(ib: Builder, d: Value, *acc: Value) -> Sequence[Value]:
+            return nest(ib, (s.rows,), across, acc, at=(d,))
+
+        acc = for_(b, 0, there, channel, start, name="d", vectorize=False)
         for n, cell in enumerate(cells):
             for v in range(s.vectors):
                 b.store(sums, acc[n * s.vectors + v], *kept(b, *cell, v))
 
-    def finish(self, b: Builder, post: PostCode, sums: Value, g: Value, first: Value) -> None:
+    def finish(
+        self, b: Builder, post: PostCode, sums: Value, g: Value, first: Value, first_panel: Value, panels: Value
+    ) -> None:
         """The sums of a task to the results, with what follows."""
         conv, s = self.conv, self.schedule
         outer, line = conv.axes
         plane = len(shape_of(conv.op.result)) == 4
         there = b.minimum(b.index(s.images), b.sub(b.index(conv.images), first))
+        begin = b.mul(first_panel, b.index(self.width))
+        count = b.minimum(b.mul(panels, b.index(self.width)), b.sub(b.index(conv.outputs), begin))
 
-        def image(ib: Builder, c: Value) -> None:
-            def one(jb: Builder, at: tuple[Value, ...]) -> None:
-                o, i, j = at
+        def output(ib: Builder, c: Value, o: Value) -> None:
+            def one(jb: Builder, i: Value, j: Value) -> None:
                 place = jb.add(jb.mul(i, jb.index(line.out)), j)
-                panel, r = unravel(jb, o, (self.panels, self.width))
+                panel, r = unravel(jb, o, (s.panels, self.width))
                 x = jb.emit("load", sums, c, panel, place, r)[0]
-                channel = jb.add(jb.mul(g, jb.index(conv.outputs)), o)
+                channel = jb.add(jb.add(jb.mul(g, jb.index(conv.outputs)), begin), o)
                 n = jb.add(first, c)
                 full = (n, channel, i, j) if plane else (n, channel, j)
                 post.store(jb, x, [full[k] for k in self.axes], j)
 
-            nest(ib, (conv.outputs, outer.out, line.out), one)
+            def row(jb: Builder, i: Value) -> None:
+                for_(jb, 0, line.out, lambda kb, j: one(kb, i, j), vectorize=False)
+
+            for_(ib, 0, outer.out, row, vectorize=False)
+
+        def image(ib: Builder, c: Value) -> None:
+            for_(ib, 0, count, lambda jb, o: output(jb, c, o), vectorize=False)
 
         for_(b, 0, there, image, vectorize=False)
 
