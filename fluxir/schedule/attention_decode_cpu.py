@@ -42,7 +42,7 @@ from fluxir.schedule.vectors import Lanes
 FEW = 4  # queries of one batch index up to which a panel would stay mostly empty
 ROWS = 64  # queries that may share keys
 CHUNK = 512  # keys of a task
-LONG_CHUNK = 4096  # where there are tasks enough
+LONG_CHUNK = 4096  # where there are tasks enough, and each key is needed once
 ENOUGH = 8  # batch indices that keep all threads busy
 SUMS = 8  # vectors of a weighted sum that are kept in registers
 
@@ -85,6 +85,8 @@ class _Decode:
         self.own_shape = tuple(a.batch[i] for i in self.own)
         many = product(self.own_shape)
         keys = LONG_CHUNK if isinstance(many, int) and many >= ENOUGH else CHUNK
+        if rows > 1:  # what several queries read stays in the second cache
+            keys = min(keys, max(lanes, target.l2_bytes // 2 // ((a.d + a.e) * a.dtype.itemsize) // lanes * lanes))
         if isinstance(a.t, int):
             keys = min(keys, -(-a.t // lanes) * lanes)
         self.chunks = ceildiv(a.t, keys)
