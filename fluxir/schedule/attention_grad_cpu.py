@@ -18,14 +18,14 @@ from fluxir.ir.core import Value
 from fluxir.ir.dims import ceildiv, product
 from fluxir.ir.types import MemType
 from fluxir.ops.approx.exponential import exp2_of_negative
-from fluxir.schedule.attention import LOG2E, Attention, Flat, multiply_add, number, read, splat
+from fluxir.schedule.attention import LOG2E, Attention, Flat, multiply_add, number, read, splat, unrolled
 from fluxir.schedule.attention_cpu import AttentionSchedule, Panels
 from fluxir.schedule.attention_mask import MaskCode
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_, if_, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.templates import Kernels, Ref, Step, template
 
-BLOCK = 48  # columns of a block
+BLOCK = 96  # columns of a block
 PANELS = 2  # panels of queries that are looked at together: the length of the sums that make dk and dv
 
 
@@ -374,7 +374,7 @@ class _Rows:
                         out += [multiply_add(kb, o.fma, x, y, acc[r * o.vectors + v]) for v, y in enumerate(changes)]
                     return out
 
-                acc = for_(jb, lo, hi, column, start, name="t", vectorize=False)
+                acc = unrolled(jb, lo, hi, column, start, name="t")
                 for r in range(height):
                     for v in range(o.vectors):
                         o.put(jb, sums, acc[r * o.vectors + v], where, jb.add(c, jb.index(r)), v * n)
@@ -447,7 +447,7 @@ class _Columns:
                     out += [multiply_add(jb, o.fma, x, y, acc[i * vectors + v]) for v, y in enumerate(ys)]
                 return out
 
-            acc = for_(ib, 0, count, step, start, name="r", vectorize=False)
+            acc = unrolled(ib, 0, count, step, start, name="r")
             for r in range(s.keys):
                 for v in range(vectors):
                     ib.store(self.mem, acc[r * vectors + v], ib.add(t, ib.index(r)), places[v])
