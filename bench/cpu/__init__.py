@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--held-out", action="store_true", help="also rows of other shapes than the table's")
     p.add_argument("--threads", default="1,2", help="numbers of threads, by commas (default: 1,2)")
-    p.add_argument("--rounds", type=int, default=0, help="rounds of each row (default: 7, quick: 3)")
+    p.add_argument("--rounds", type=int, default=0, help="rounds of each row (default: 5, quick: 3)")
     p.add_argument("--budget", type=float, default=0.06, help="seconds of a burst of calls (default: 0.06)")
     p.add_argument("--peers", default=",".join(LIBRARIES[1:]), help="libraries to compare with, by commas")
     p.add_argument("--list", action="store_true", help="print the rows and end")
@@ -63,7 +63,7 @@ def run(
     chunk: int = 1,
 ) -> tuple[list[Result], dict[int, Limits], list[str]]:
     """Prepare and measure the chosen rows, `chunk` at a time. `alone` is entered around timing."""
-    rounds = options.rounds or (3 if options.quick else 7)
+    rounds = options.rounds or (3 if options.quick else 5)
     names, missing = available(options.peers)
     rows = chosen(options)
     results: list[Result] = []

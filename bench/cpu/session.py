@@ -20,7 +20,7 @@ from bench.cpu.worker import Worker
 from bench.measure import median
 
 OURS = "fluxir"
-PREPARE, BURST = 900.0, 120.0
+PREPARE, BURST = 300.0, 60.0
 """Seconds until a worker is given up."""
 NOISY = 0.1
 """Spread (of the middle half of the rounds, by the median), or share of a processor that others took, that marks a row."""
