@@ -14,7 +14,7 @@ import gc
 import json
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,13 @@ from fluxir import config
 from fluxir.dump import Cost, cost_of, write_dumps
 from fluxir.errors import IOFailure, error
 from fluxir.frontend import tree
-from fluxir.ir.core import Module
+from fluxir.ir.core import Func, Module
 from fluxir.ir.dims import assuming
 from fluxir.ir.printer import print_module
 from fluxir.ir.verify import verify_module
 from fluxir.passes.manager import PassManager, Record
+from fluxir.routes import remember
+from fluxir.runtime.route import Routed
 from fluxir.target import CpuTarget, GpuTarget, Target, parse_target
 
 if TYPE_CHECKING:
@@ -77,14 +79,21 @@ def build(
     passes: str | None = None,
     verify: str | None = None,
     dump_dir: str | Path | None = None,
+    ahead: Callable[[Func], None] | None = None,
 ) -> Build:
-    """Take a tensor module through every stage to planned loop IR. `passes` replaces the tensor-level pipeline."""
+    """Take a tensor module through every stage to planned loop IR. `passes` replaces the tensor-level pipeline; `ahead` is
+    told each kernel as soon as it is made (see `lower`)."""
     with few_collections():
-        return _build(module, target, passes, verify, dump_dir)
+        return _build(module, target, passes, verify, dump_dir, ahead)
 
 
 def _build(
-    module: Module, target: Target, passes: str | None, verify: str | None, dump_dir: str | Path | None
+    module: Module,
+    target: Target,
+    passes: str | None,
+    verify: str | None,
+    dump_dir: str | Path | None,
+    ahead: Callable[[Func], None] | None,
 ) -> Build:
     from fluxir.schedule import lower
     from fluxir.schedule.tuned import using
@@ -102,7 +111,7 @@ def _build(
     for stage in ("adjoint", "simplified"):
         out.stages.setdefault(stage, module)
     with assuming(module.facts), using(tuned_state()):
-        module = lower(module, target)
+        module = lower(module, target, ahead=ahead)
     if dump_dir is not None:
         (Path(dump_dir) / "lowered.fx").write_text(print_module(module))
     if (verify or config.get().verify) != "off":
@@ -244,7 +253,7 @@ def generate(module: Module, target: Target) -> Any:
     return compile_ptx(module, target)
 
 
-class Compiled:
+class Compiled(Routed):
     """Machine code for one target, with what was learned on the way. Callable where its device is there: `device`, or the
     CPU for a CPU target, or else what the setting `device` names.
 
@@ -263,6 +272,7 @@ class Compiled:
         out_tree: tree.TreeDef | None = None,
         device: str | None = None,
     ) -> None:
+        super().__init__()
         self.device = device
         self.target, self.spec, self.code, self.constants, self.build, self.texts = (
             target,
@@ -284,13 +294,15 @@ class Compiled:
         device = self.device or ("cpu" if self.target.kind == "cpu" else config.get().device)
         return load_program(self.spec, self.code, self.constants, device)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
         """Run on arrays (trees of arrays where the traced function took trees)."""
         if self.in_tree is None or self.out_tree is None:
             return self.program(*args, **kwargs)
         leaves, given = tree.flatten((args, kwargs))
         tree.check_same(given, self.in_tree, "the arguments", "the traced arguments")
-        return self.out_tree.unflatten(self.program.call_flat(leaves))
+        results = self.program.checked(leaves)
+        remember(self, self.program, (args, kwargs), given, leaves, self.out_tree)
+        return self.out_tree.unflatten(results)
 
     def save(self, path: str | Path) -> None:
         """Write a `.fxb` artifact, which `fluxir run` and `fluxir.load` run without the compiler."""
@@ -326,13 +338,7 @@ def compile_module(
     if store is not None and (found := _from_cache(store.get(key), t, in_tree, out_tree)) is not None:
         found.device = device
         return found
-    if isinstance(t, CpuTarget):
-        from fluxir.codegen import backend, workers
-
-        workers.prepare(backend.machine_of(t))
-    with few_collections():
-        b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir)
-        code = generate(b.stages["loops"], t)
+    b, code = _compiled(module, t, passes, verify, dump_dir)
     data = code.object if t.kind == "cpu" else code.ptx.encode()
     spec = {**code.spec, "digest": module.digest}
     if in_tree is not None and out_tree is not None:
@@ -350,6 +356,22 @@ def compile_module(
         except IOFailure as problem:  # a full or read-only disk: the program itself is there
             warnings.warn(f"the compiled program was not cached: {problem.message}", stacklevel=2)
     return out
+
+
+def _compiled(
+    module: Module, t: Target, passes: str | None, verify: str | None, dump_dir: str | Path | None
+) -> tuple[Build, Any]:
+    """All stages and the machine code. For a CPU, kernels are translated while later ones are still being made."""
+    with few_collections():
+        if not isinstance(t, CpuTarget):
+            b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir)
+            return b, generate(b.stages["loops"], t)
+        from fluxir.codegen.x86 import Compilation
+
+        settings = config.get()
+        with Compilation(t, settings.opt_level, settings.accuracy) as c:
+            b = build(module, t, passes=passes, verify=verify, dump_dir=dump_dir, ahead=c.ahead)
+            return b, c.finish(b.stages["loops"])
 
 
 def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from fluxir.codegen.part import Piece
 from fluxir.codegen.worker import BOOT, FRAME, frame
 from fluxir.errors import FluxError, error
 
-__all__ = ["Translation", "prepare", "replay"]
+__all__ = ["Translation", "replay", "stop"]
 
 _IDLE = 60.0  # seconds without work after which the processes are ended
 _OPTIMISED = 4  # what a character that LLVM optimises takes, as a multiple of one that it only translates
@@ -84,6 +84,11 @@ class Translation:
 
     def __enter__(self) -> Translation:
         _turn.acquire()
+        try:
+            self._pool = _running(self.machine)  # loads LLVM while the first piece is still being written
+        except BaseException:
+            _turn.release()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
@@ -97,8 +102,6 @@ class Translation:
         """Begin to translate a piece."""
         task = _Task(piece, self.machine, self.level)
         self.tasks.append(task)
-        if self._pool is None:
-            self._pool = _running(self.machine)
         if self._pool is not None:
             self._pool.send(task)
 
@@ -159,7 +162,7 @@ class _Pool:
                     with contextlib.suppress(OSError):
                         fcntl.fcntl(end, _F_SETPIPE_SZ, _PIPE)
             self.process = subprocess.Popen(
-                [python, "-I", "-S", *["-B"] * sys.dont_write_bytecode, "-c", BOOT, json.dumps(_places()), json.dumps(ends), json.dumps(machine)],
+                [python, "-I", "-S", *["-B"] * sys.dont_write_bytecode, "-c", BOOT, *map(json.dumps, (_places(), ends, machine))],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
                 pass_fds=[end for pair in ends for end in pair], start_new_session=True,
             )  # fmt: skip
@@ -317,12 +320,6 @@ class _Ending:
 
 
 _ending = _Ending()
-
-
-def prepare(machine: backend.Machine) -> None:
-    """Start the processes, where they are not running: they load LLVM while this one still works on the program."""
-    with _turn:
-        _running(machine)
 
 
 def _running(machine: backend.Machine) -> _Pool | None:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from fluxir.ir.core import Func, Module, Op, array_digest
 from fluxir.ir.dims import assuming
 from fluxir.target import CpuTarget
 
-__all__ = ["CompiledCode", "compile_cpu"]
+__all__ = ["Compilation", "CompiledCode", "compile_cpu"]
 
 
 @dataclass
@@ -91,71 +92,124 @@ def compile_cpu(
     FX0514 where the object would need a library function, FX0517 where LLVM crashes, FX0604 where the inputs do not
     determine a size.
     """
-    start = time.perf_counter()
-    with workers.Translation(backend.machine_of(target), opt_level) as translation, assuming(module.facts):
-        unit = ModuleEmitter(module, target, accuracy == "fast", translation.add, events)
+    with Compilation(target, opt_level, accuracy) as c:
+        return c.finish(module, events)
+
+
+class Compilation:
+    """One compilation in progress. Kernels may be given `ahead`, while the program around them is still being made."""
+
+    def __init__(self, target: CpuTarget, opt_level: int = 2, accuracy: str = "standard") -> None:
+        self.target, self.level = target, opt_level
+        self.translation = workers.Translation(backend.machine_of(target), opt_level)
+        self.pieces = Pieces(target, accuracy == "fast", self.translation.add)
+        self.emitting = 0.0
+
+    def __enter__(self) -> Compilation:
+        self.translation.__enter__()
+        return self
+
+    def __exit__(self, *what: Any) -> None:
+        self.translation.__exit__(*what)
+
+    def ahead(self, f: Func) -> None:
+        """Begin to translate a kernel that shares no memory between its arguments."""
+        start = time.perf_counter()
+        # What is wrong with it is said when the program is verified and written as a whole.
+        with contextlib.suppress(Exception):
+            self.pieces.kernel(f, ())
+        self.emitting += time.perf_counter() - start
+
+    def finish(self, module: Module, events: int = 0) -> CompiledCode:
+        """The whole program; see `compile_cpu`."""
+        start = time.perf_counter()
+        with assuming(module.facts):
+            unit = ModuleEmitter(module, self.pieces, events)
         written = time.perf_counter()
-        objects = translation.objects()
-    done = time.perf_counter()
-    code = join_objects([(o, (CODE, p.name)) for o, p in zip(objects, unit.pieces, strict=True)])
-    checks.check_object(code)
-    times = {"emit": written - start, "wait": done - written, "link": time.perf_counter() - done}
-    times |= translation.seconds()
-    spec = abi.entry_spec(module, unit.symbols)
-    spec["target"] = {"name": target.name, "kind": "cpu", "triple": target.triple, "features": list(target.features)}
-    spec["recursive"] = bool(unit.cyclic)
-    spec["errors"] |= {k: list(v) for k, v in unit.failures.items()}
-    spec["constants"] = [
-        {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
-    ]
-    launches = unit.recorder.launches if unit.recorder is not None else []
-    return CompiledCode(code, spec, unit.constants, unit.pieces, target, opt_level, times, launches)
+        objects = self.translation.objects()
+        done = time.perf_counter()
+        pieces = self.pieces.all
+        code = join_objects([(o, (CODE, p.name)) for o, p in zip(objects, pieces, strict=True)])
+        checks.check_object(code)
+        times = {"emit": self.emitting + written - start, "wait": done - written, "link": time.perf_counter() - done}
+        times |= self.translation.seconds()
+        spec = abi.entry_spec(module, unit.symbols)
+        t = self.target
+        spec["target"] = {"name": t.name, "kind": "cpu", "triple": t.triple, "features": list(t.features)}
+        spec["recursive"] = bool(unit.cyclic)
+        spec["errors"] |= {k: list(v) for k, v in unit.failures.items()}
+        spec["constants"] = [
+            {"name": f"c{i}", "dtype": a.dtype.name, "shape": list(a.shape)} for i, a in enumerate(unit.constants)
+        ]
+        launches = unit.recorder.launches if unit.recorder is not None else []
+        return CompiledCode(code, spec, unit.constants, pieces, t, self.level, times, launches)
+
+
+# ---- kernels --------------------------------------------------------------------------------------------------------
+
+
+class Pieces:
+    """Kernels and recipes, each handed to `publish` as soon as it is written; equal ones once."""
+
+    def __init__(self, target: CpuTarget, fast: bool, publish: Callable[[Piece], None]) -> None:
+        self.target, self.fast = target, fast
+        half = "half" if target.has("half") else "i16"
+        self.dialect = Dialect(triple=target.triple, half=half)
+        self.attributes = f'nounwind "tune-cpu"="{backend.HOST if target.native else "generic"}"'
+        self.recipes = Recipes(target, self.dialect, fast, self.attributes, self.add)
+        self.all: list[Piece] = []
+        self._publish = publish
+        self._names = Unit(self.dialect, CODE)
+        self._kernels: dict[Any, str] = {}
+        self._known: dict[tuple[str, str], str] = {}  # texts and names
+
+    def add(self, part: Part, name: str) -> str:
+        """Have a finished part translated; returns its name in the program, that of an equal one if there is one."""
+        texts = part.texts()
+        if texts not in self._known:
+            piece = Piece(self._names.unique(name), *texts)
+            self._known[texts] = piece.name
+            self.all.append(piece)
+            self._publish(piece)
+        return self._known[texts]
+
+    def kernel(self, f: Func, shared: tuple[tuple[int, int], ...]) -> str:
+        """The LLVM name of kernel `f` with the arguments paired in `shared` being the same memory."""
+        key = (f.digest, shared)
+        if key not in self._kernels:
+            part = Part(self.dialect, self.attributes)
+            legal = legalize(expand_atomics(f, self.target), self.target, defer=True)
+            KernelEmitter.write(self, part, legal, dict(shared))
+            self._kernels[key] = self.add(part, "kernel." + f.name)
+        return self._kernels[key]
 
 
 # ---- the module -----------------------------------------------------------------------------------------------------
 
 
 class ModuleEmitter:
-    """Everything of one module that is shared between its functions."""
+    """The host functions of a module, and everything that is shared between them."""
 
-    def __init__(
-        self, module: Module, target: CpuTarget, fast: bool, publish: Callable[[Piece], None], events: int = 0
-    ) -> None:
-        self.module, self.target, self.fast = module, target, fast
-        half = "half" if target.has("half") else "i16"
-        self.dialect = Dialect(triple=target.triple, half=half)
+    def __init__(self, module: Module, pieces: Pieces, events: int = 0) -> None:
+        self.module, self.pieces = module, pieces
+        self.target, self.fast, self.recipes = pieces.target, pieces.fast, pieces.recipes
+        self.attributes = pieces.attributes
+        self.kernel = pieces.kernel
         self.constants: list[Any] = []
         self.failures: dict[str, tuple[str, str]] = {}
-        self.pieces: list[Piece] = []
-        self._publish = publish
-        self._names = Unit(self.dialect, module.name)
         self._constant_index: dict[str, int] = {}
-        self._kernels: dict[Any, str] = {}
-        self._known: dict[tuple[str, str], str] = {}  # texts of pieces and their names
         self.hosts = reachable(module)
         self.host_symbols = host_symbols(module, self.hosts)
         self.cyclic = {n for n in self.hosts if n in reachable_from(module, n)}
-        self.attributes = f'nounwind "tune-cpu"="{backend.HOST if target.native else "generic"}"'
-        self.recipes = Recipes(target, self.dialect, fast, self.attributes, self.publish)
         self.symbols = self.host_symbols[module.entry.name]
-        self.host = Part(self.dialect, self.attributes)
+        self.host = Part(pieces.dialect, self.attributes)
         self.plain = self.host.plain
         self.recorder = Recorder(self.host, events) if events else None
         self.names = {n: self.plain.unique("host." + n) for n in self.hosts}
         for name in self.hosts:
-            self._host(legalize(module.funcs[name], target, defer=True))
+            self._host(legalize(module.funcs[name], self.target, defer=True))
         self._entry()
-        self.publish(self.host, "host")
-
-    def publish(self, part: Part, name: str) -> str:
-        """Have a finished part translated; returns its name in the program, that of an equal one if there is one."""
-        texts = part.texts()
-        if texts not in self._known:
-            piece = Piece(self._names.unique(name), *texts)
-            self._known[texts] = piece.name
-            self.pieces.append(piece)
-            self._publish(piece)
-        return self._known[texts]
+        pieces.add(self.host, "host")
 
     def failure(self, code: str, message: str) -> str:
         """The number that the entry returns for an error of this program, beside those of `abi.ERRORS`."""
@@ -170,16 +224,6 @@ class ModuleEmitter:
             self._constant_index[digest] = len(self.constants)
             self.constants.append(a)
         return self._constant_index[digest]
-
-    def kernel(self, f: Func, shared: tuple[tuple[int, int], ...]) -> str:
-        """The LLVM name of kernel `f` with the arguments paired in `shared` being the same memory."""
-        key = (f.digest, shared)
-        if key not in self._kernels:
-            part = Part(self.dialect, self.attributes)
-            legal = legalize(expand_atomics(f, self.target), self.target, defer=True)
-            KernelEmitter.write(self, part, legal, dict(shared))
-            self._kernels[key] = self.publish(part, "kernel." + f.name)
-        return self._kernels[key]
 
     def _host(self, f: Func) -> None:
         symbols = self.host_symbols[f.name]

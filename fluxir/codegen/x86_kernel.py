@@ -18,7 +18,7 @@ from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.types import MemType, VectorType
 
 if TYPE_CHECKING:
-    from fluxir.codegen.x86 import ModuleEmitter
+    from fluxir.codegen.x86 import Pieces
 
 __all__ = ["KernelEmitter", "is_vector_code"]
 
@@ -30,7 +30,7 @@ class KernelEmitter(Emitter):
     """A kernel on the CPU: plain loops; `parallel` is outlined."""
 
     def __init__(
-        self, owner: ModuleEmitter, part: Part, unit: Unit, symbols: Mapping[str, str], code: Unit | None = None
+        self, owner: Pieces, part: Part, unit: Unit, symbols: Mapping[str, str], code: Unit | None = None
     ) -> None:
         super().__init__(unit, symbols, owner.fast)
         self.owner, self.part = owner, part
@@ -41,7 +41,7 @@ class KernelEmitter(Emitter):
         return self.owner.recipes.expand(self, op, call=self.unit is self.part.plain)
 
     @classmethod
-    def write(cls, owner: ModuleEmitter, part: Part, f: Func, shared: Mapping[int, int]) -> None:
+    def write(cls, owner: Pieces, part: Part, f: Func, shared: Mapping[int, int]) -> None:
         """Define kernel `f` in `part`; `shared` maps output argument positions to the input they coincide with."""
         written = _written(f)
         symbols = {s: f"%s{i}" for i, s in enumerate(f.symbols)}

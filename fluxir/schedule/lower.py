@@ -15,7 +15,7 @@ each input, then one for each result, written by the callee) followed by the ker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,19 @@ class Origin:
     """Whether the steps that prepare operands cost nothing here (see `Kernels.prepared`)."""
 
 
-def lower(module: Module, target: Any, origins: list[Origin] | None = None) -> Module:
+def lower(
+    module: Module,
+    target: Any,
+    origins: list[Origin] | None = None,
+    ahead: Callable[[Func], None] | None = None,
+) -> Module:
     """Host functions and kernels for `target` from the tensor functions of `module`. FX0502 for an op without code. Says in
-    `origins`, where given, what each op became."""
+    `origins`, where given, what each op became, and tells `ahead` each new kernel whose arguments share no memory."""
     with assuming(module.facts):
         called = {op.attrs["callee"] for f in module.funcs.values() for op in f.walk() if op.name == "kernel"}
         kernels = KernelTable(set(module.funcs) - called, target, {name: module.funcs[name] for name in called})
         kernels.origins = origins
+        kernels.ahead = ahead
         hosts = {
             name: _host_function(f, kernels) if f.level == "tensor" else f
             for name, f in module.funcs.items()
@@ -91,6 +97,8 @@ class KernelTable:
         self.funcs: dict[str, Func] = {}  # by digest
         self.groups: dict[tuple[str, str], tuple[str, Kernels]] = {}
         self.origins: list[Origin] | None = None
+        self.ahead: Callable[[Func], None] | None = None
+        self._told: set[str] = set()
 
     def kernels_of(self, group: Group) -> Kernels:
         return self.selected(group)[1]
@@ -115,6 +123,14 @@ class KernelTable:
                 name, kernel.block, kernel.level, kernel.attrs, kernel.result_names, kernel.loc
             )
         return self.funcs[kernel.digest].name
+
+    def launched(self, step: Step) -> str:
+        """The name of a step's kernel, which is about to be launched."""
+        name = self.name_of(step.kernel)
+        if self.ahead is not None and not step.inplace and name not in self._told:
+            self._told.add(name)
+            self.ahead(self.funcs[step.kernel.digest])
+        return name
 
 
 def _host_function(f: Func, kernels: KernelTable) -> Func:
@@ -358,7 +374,7 @@ class Region:
             for ref, arg in zip(step.operands, step.kernel.args, strict=True):
                 mem = memory_of(ref)
                 operands.append(self.as_type(mem, arg.type) if isinstance(arg.type, MemType) else mem)
-            name = self.kernels.name_of(step.kernel)
+            name = self.kernels.launched(step)
             self.b.emit("launch", *operands, callee=name, outputs=step.outputs, inplace=step.inplace)
 
     def best(self, made: Kernels, inputs: Sequence[Value], arrays: Sequence[Array | None]) -> Kernels:
@@ -399,7 +415,7 @@ class Region:
         """A memory with what a step writes that reads these values alone: that of an equal step before, or of one before
         the loop if the values are the same in every round."""
         sources = [_source(v) for v in sources]
-        name = self.kernels.name_of(step.kernel)
+        name = self.kernels.launched(step)
         key = (name, *sources)
         if key in self.prepared:
             return self.prepared[key]
