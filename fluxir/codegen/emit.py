@@ -126,6 +126,13 @@ class Emitter(Arithmetic):
             v, r = self.let(f"zext {r} {v} to {wide}"), wide
         self.do(f"store {r} {v}, {self.register(mem.type)} {p}, align {op.attrs.align or d.itemsize}{self.access(op)}")
 
+    def op_prefetch(self, op: Op) -> None:
+        mem, *indices = op.operands
+        f = self.unit.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
+        at = self.linear(mem.type, [self.get(i) for i in indices])  # type: ignore[arg-type]
+        p = self.let(f"getelementptr {self.stored(mem.type.dtype)}, {self.typed(mem)}, i64 {at}")
+        self.do(f"call void {f}(ptr {p}, i32 1, i32 3, i32 1)")
+
     def access(self, op: Op) -> str:
         """Metadata of a load or store; machines override it."""
         return ""

@@ -325,6 +325,25 @@ op(
 )
 
 
+def _prefetch(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    _indices("prefetch", t[1:], _mem("prefetch", t[0]).rank)
+    return []
+
+
+op(
+    "prefetch",
+    _prefetch,
+    level="loop",
+    category="memory",
+    effects=True,
+    eval=lambda it, o, a, args, env: [],
+    doc=(
+        "prefetch(mem, i, j, ...): bring the line of an element that is soon read and written to the caches. A hint: "
+        "the element may lie outside."
+    ),
+)
+
+
 # ---- loops ------------------------------------------------------------------------------------------------------------
 
 

@@ -102,7 +102,9 @@ def matmul(group: Group, target: Any) -> Kernels | None:
     made = _Matmul(dot, target, schedule).kernels()
     if schedule.rhs == "packed" or dot.rhs.computed:
         return made
-    prepared = functools.cache(lambda: _Matmul(dot, target, _tuned(dot, target, choose(dot, target, packed=True))).kernels())
+    prepared = functools.cache(
+        lambda: _Matmul(dot, target, _tuned(dot, target, choose(dot, target, packed=True))).kernels()
+    )
     return replace(made, prepared=prepared)
 
 
@@ -501,10 +503,23 @@ class _Panels:
     def each(self, b: Builder, start: Value, end: Value, base: Value | None) -> None:
         """All tiles of panels start..end, all of whose columns exist; the buffer starts with panel `base`."""
         s = self.task.schedule
-        for_(b, start, end, lambda ib, p: self.panel(ib, p, s.cols, s.vectors, base), name="panel", vectorize=False)
 
-    def panel(self, b: Builder, p: Value, cols: int | Value, vectors: int, base: Value | None) -> None:
-        """All tiles of rows of one panel, of which `cols` columns exist; the buffer starts with panel `base`."""
+        def panels(ib: Builder, only: Value | None = None) -> None:
+            def one(jb: Builder, p: Value) -> None:
+                self.panel(jb, p, s.cols, s.vectors, base, only)
+
+            for_(ib, start, end, one, name="panel", vectorize=False)
+
+        if self.task.tiles.updated():  # a row of tiles: what is updated is then read along its rows
+            for_(b, self.i0, self.i1, panels, name="row_tile", vectorize=False)
+        else:
+            panels(b)
+
+    def panel(
+        self, b: Builder, p: Value, cols: int | Value, vectors: int, base: Value | None, only: Value | None = None
+    ) -> None:
+        """All tiles of rows of one panel (or `only` this one), of which `cols` columns exist; the buffer starts with panel
+        `base`."""
         task, s = self.task, self.task.schedule
         n = b.mul(p, b.index(s.cols))
         rhs = self.rhs(b, p, n, cols, base)
@@ -517,7 +532,9 @@ class _Panels:
             lhs = self.lhs(ib, q, m, skip)
             task.tiles.emit(ib, place, rows, vectors, self.length, lhs, rhs)
 
-        if task.full_rows != 0:
+        if left == 0 and only is not None:
+            tile(b, only, s.rows)
+        elif task.full_rows != 0 and only is None:
             for_(b, self.i0, end, lambda ib, q: tile(ib, q, s.rows), name="row_tile", vectorize=False)
         if left == 0:
             return
@@ -537,6 +554,8 @@ class _Panels:
 
         if task.owner.row_panels == 1 and left is not None:
             edge(b)
+        elif only is not None:
+            if_(b, b.lt(only, q), lambda ib: tile(ib, only, s.rows), edge)
         else:
             if_(b, b.lt(q, self.i1), edge)
 

@@ -15,10 +15,12 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import Dot, PostCode
+from fluxir.schedule.group import shape_of
 from fluxir.schedule.loops import Size, for_, if_
 from fluxir.schedule.matmul_pack import lanes_of, pieces, plus, whole
 
 Read = Callable[[Builder, Value, int], Value]
+LINE = 64  # bytes of a line of the caches
 INLINE = 6  # ops after the product up to which the code of a store is repeated for each vector of a tile
 
 
@@ -49,6 +51,7 @@ class Tiles:
         """One tile over `length` values of k."""
         zero = b.emit("splat", b.const(0, dtype=self.dot.dtype), lanes=self.lanes)[0]
         start: Sequence[Value] = [zero] * (rows * vectors)
+        self._ahead(b, at, rows, vectors)
         if at.partial is None:
             self._finish(b, at, rows, vectors, self._multiply(b, rows, vectors, length, lhs, rhs, start))
             return
@@ -71,6 +74,27 @@ class Tiles:
                     ib.store(memory, acc[r * vectors + v], tile, plus(ib, row, r), ib.index(v * self.lanes))
 
         if_(b, at.last, lambda ib: self._finish(ib, at, rows, vectors, acc), keep)
+
+    def updated(self) -> list[Value]:
+        """The memories that are read where a result is written: a state, or what is added to the product."""
+        space, post = self.dot.post_shape(), self.post
+        return [post.reads[a] for a in post.post.args[:-1] if a in post.reads and shape_of(a) == space]
+
+    def _ahead(self, b: Builder, at: Place, rows: int, vectors: int) -> None:
+        """Ask for the lines of `updated` under the tile. They lie far from each other, which the processor does not foresee,
+        and arrive while the products are added up."""
+        memories = self.updated()
+
+        def lines(ib: Builder) -> None:
+            for mem in memories:
+                for r in range(rows):
+                    for c in range(0, vectors * self.lanes, max(1, LINE // mem.type.dtype.itemsize)):
+                        ib.prefetch(mem, *self.dot.post_index(ib, at.t, plus(ib, at.m, r), plus(ib, at.n, c)))
+
+        if memories and at.last is not None:
+            if_(b, at.last, lines)
+        elif memories:
+            lines(b)
 
     def _multiply(
         self, b: Builder, rows: int, vectors: int, length: Size, lhs: Read, rhs: Read, start: Sequence[Value]
