@@ -150,12 +150,12 @@ def _parallel(m: Module) -> None:
         recent = (since.get() - state.load(I64, LAST)).lt(_RECENT)
         debt.set(recent.choose(state.load(I64, DEBT), 0))
         seen = known.pointer(_BODY_OF).eq(body) & known.word(_N_OF).eq(n)
-        took = f.variable(I64, seen.choose(known.word(_TIME_OF), _LONG))
+        guess = f.variable(I64, seen.choose(known.word(_TIME_OF), _LONG))
         with f.when(~seen & n.ge(_PROBED)):
             start.set(n // _PROBED)
             f.call("void", body, context, zero, start.get())
-            took.set((_now(f) - since.get()) * _PROBED)
-        with f.when((debt.get() + took.get()).lt(state.load(I64, WAKE_COST) * _WORTH)):
+            guess.set((_now(f) - since.get()) * _PROBED)
+        with f.when((debt.get() + guess.get()).lt(state.load(I64, WAKE_COST) * _WORTH)):
             asleep.set(0)
     first = start.get()
     most = limit * _CHUNKS
