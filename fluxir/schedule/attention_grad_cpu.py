@@ -374,7 +374,7 @@ class _Rows:
                         out += [multiply_add(kb, o.fma, x, y, acc[r * o.vectors + v]) for v, y in enumerate(changes)]
                     return out
 
-                acc = unrolled(jb, lo, hi, column, start, name="t")
+                acc = unrolled(jb, lo, hi, column, start, 4, "t")
                 for r in range(height):
                     for v in range(o.vectors):
                         o.put(jb, sums, acc[r * o.vectors + v], where, jb.add(c, jb.index(r)), v * n)
@@ -447,7 +447,7 @@ class _Columns:
                     out += [multiply_add(jb, o.fma, x, y, acc[i * vectors + v]) for v, y in enumerate(ys)]
                 return out
 
-            acc = unrolled(ib, 0, count, step, start, name="r")
+            acc = unrolled(ib, 0, count, step, start, 4, "r")
             for r in range(s.keys):
                 for v in range(vectors):
                     ib.store(self.mem, acc[r * vectors + v], ib.add(t, ib.index(r)), places[v])
