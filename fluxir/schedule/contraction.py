@@ -141,7 +141,8 @@ def analyse_dot(group: Group) -> Dot | None:
     (op,) = dots
     x, y = op.operands
     lb, lf, lc, rb, rf, rc = dot_axes(x.type, y.type, op.attrs)
-    classes = [BATCH] * len(lb) + [1] * len(lf) + [2] * len(rf)
+    across = 1 if lf and product(shape_of(y)[j] for j in rf) == 1 else 2  # a single column is no axis
+    classes = [BATCH] * len(lb) + [1] * len(lf) + [across] * len(rf)
     after = follows_exactly(group, op.result, classes)
     if after is None:
         return None
@@ -158,12 +159,15 @@ def analyse_dot(group: Group) -> Dot | None:
 
 
 def _operand(group: Group, v: Value, by_class: Sequence[Sequence[int]], alone: bool) -> Operand:
-    """How an operand's axes run; axes of one class that are neighbours in order merge where `alone` allows."""
+    """How an operand's axes run; where `alone` allows, axes of one class that are neighbours in order merge, and axes of size
+    1 are left out."""
     shape = shape_of(v)
     place = {axis: (c, p) for c, axes in enumerate(by_class) for p, axis in enumerate(axes)}
     merge = v in group.args and alone
     runs: list[list[int]] = []
     for axis in range(len(shape)):
+        if merge and shape[axis] == 1:
+            continue
         c, p = place[axis]
         if merge and runs and place[runs[-1][-1]] == (c, p - 1):
             runs[-1].append(axis)

@@ -17,7 +17,7 @@ The order of additions depends on the sizes alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,6 @@ from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, floordiv, maximum, product
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import (
-    CONTRACT,
     FREE,
     Dot,
     Operand,
@@ -38,9 +37,11 @@ from fluxir.schedule.contraction import (
     types_of,
     views,
 )
+from fluxir.schedule.gemv_cpu import gemv, turned
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import Size, for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.matmul_pack import (
+    LINES,
     Packer,
     lanes_of,
     pack_array,
@@ -59,14 +60,15 @@ from fluxir.schedule.tuned import tuned
 TINY = 2048  # multiplications below which plain loops do
 TASK = 1 << 18  # multiplications that are worth a task: some 5 us
 TASKS = 16  # tasks that a product is cut into where they are not too small
-GROUP = 4  # panels that a task copies together: longer pieces of lines, and of pages
+LONG = 8192  # bytes of a line's piece that memory is read in at full speed, about
+CHUNK = 64  # values of k that a task of the packing copies
 MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
 
 
 @dataclass(frozen=True)
 class MatmulSchedule(Schedule):
     """`rows` x `vectors` x `lanes`: the register tile. `depth`: length of a block of the contracted index (0: all of it).
-    `row_tiles`, `panels`: size of a task. `lhs`, `rhs`: how the operands are read, see above."""
+    `row_tiles`, `panels`: size of a task. `group`: panels that it copies together. `lhs`, `rhs`: how operands are read."""
 
     rows: int
     vectors: int
@@ -74,6 +76,7 @@ class MatmulSchedule(Schedule):
     depth: int
     row_tiles: int
     panels: int
+    group: int
     lhs: str
     rhs: str
 
@@ -90,8 +93,10 @@ def matmul(group: Group, target: Any) -> Kernels | None:
         return None
     if 0 in (dot.batch, dot.m, dot.n, dot.k):
         return None
-    flat = as_reduction(dot)
-    if flat is not None:
+    written, dot = dot, turned(dot)
+    if (few := gemv(dot, target)) is not None:
+        return few
+    if not _is_wide(dot, target) and (flat := as_reduction(written)) is not None:
         return rowwise(flat, target)
     work = dot.batch * dot.m * dot.n * dot.k
     if isinstance(work, int) and work <= TINY:
@@ -106,6 +111,12 @@ def matmul(group: Group, target: Any) -> Kernels | None:
         lambda: _Matmul(dot, target, _tuned(dot, target, choose(dot, target, packed=True))).kernels()
     )
     return replace(made, prepared=prepared)
+
+
+def _is_wide(dot: Dot, target: Any) -> bool:
+    """Whether a vector times a matrix has enough columns to be cut by columns alone."""
+    wide = 4 * target.l1_bytes // 128 // dot.dtype.itemsize
+    return dot.m == 1 and isinstance(dot.n, int) and dot.n >= wide and dot.rhs.contiguous() == FREE and dot.k != 1
 
 
 # ---- the schedule ------------------------------------------------------------------------------------------------------
@@ -138,42 +149,59 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     lanes = target.lanes(dot.dtype.bits)
     rows, vectors = _tile(dot.m, dot.n, lanes, target.vector_registers)
     cols = vectors * lanes
-    once = isinstance(dot.m, int) and dot.m <= rows  # whether the right operand is read once only
     deepest = max(64, target.l1_bytes // (cols * size))
     deep = dot.k if isinstance(dot.k, int) else deepest
     if deep > deepest * 5 // 4:  # blocks of one length
         deep = -(-deep // -(-deep // deepest))
         deep += -deep % lanes
     most = max(1, target.l2_bytes // 4 // (deep * size) // rows)  # tiles of rows that stay in the second cache
-    several = not isinstance(dot.m, int) or dot.m > 2 * most * rows
-    rhs = "packed" if packed else _rhs(dot, target, once, several)
-    depth = 0 if deep == dot.k or (once and rhs != "panels" and isinstance(dot.k, int)) else deep
-    lhs = _lhs(dot, depth, once)
+    m = dot.m if isinstance(dot.m, int) else 1 << 16
+    rhs = "packed" if packed else _rhs(dot, target, m, rows, isinstance(dot.m, int) and m > 2 * most * rows)
+    bytes_ = dot.k * dot.n * size
+    large = rhs != "packed" and not (isinstance(bytes_, int) and bytes_ <= target.l2_bytes // 2)
+    group, streams = 8, False
+    if large and rhs == "in place":
+        deep, streams = LINES, True
+    elif (
+        large and m <= 2 * LINES * rows and isinstance(dot.m, int)
+    ):  # memory is what takes time: read long pieces of its lines
+        deep, streams = min(deep, CHUNK), True
+        group = max(8, target.l2_bytes // 2 // (deep * cols * size))
+    depth = 0 if deep == dot.k else deep
     if rhs != "packed":  # what a task copies is copied in every block of rows: at most one or two
         most *= 2
-    row_tiles, panels = _task(dot, rows, cols, most)
-    return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, lhs, rhs)
+    row_tiles, panels = _task(dot, rows, cols, most, streams)
+    lhs = _lhs(dot, target, depth, m <= rows)
+    return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
 
 
-def _rhs(dot: Dot, target: Any, once: bool, several: bool) -> str:
-    """How to read the right operand; `once`: by one tile of rows, `several`: by several blocks of rows."""
+def _rhs(dot: Dot, target: Any, m: int, rows: int, several: bool) -> str:
+    """How to read the right operand by tiles of `rows` rows, in `several` blocks."""
     if dot.rhs.computed or dot.rhs.contiguous() is None:
         return "packed"
     if dot.rhs.contiguous() == FREE and isinstance(dot.n, int):
         small = dot.k * dot.n * dot.dtype.itemsize
-        if once or (isinstance(small, int) and small <= target.l1_bytes // 2):
+        known = isinstance(small, int)
+        if (
+            m <= rows
+            or (known and small <= target.l1_bytes // 2)
+            or (m <= 2 * rows and known and small > target.l2_bytes // 2)
+        ):
             return "in place"
-    return "packed" if several and isinstance(dot.m, int) else "panels"
+    return "packed" if several else "panels"
 
 
-def _lhs(dot: Dot, depth: int, once: bool) -> str:
+def _lhs(dot: Dot, target: Any, depth: int, once: bool) -> str:
     run = dot.lhs.contiguous()
     if dot.lhs.computed or run is None:
         return "packed"
+    small = dot.m * dot.k * dot.dtype.itemsize
+    if run == FREE:
+        return "in place" if isinstance(small, int) and small <= target.l1_bytes // 2 else "panels"
     narrow = isinstance(dot.n, int) and dot.n <= 64  # a copy costs more than it saves
     if once or (dot.lhs.value.type.dtype == dot.dtype and (not depth or narrow)):
         return "in place"
-    return "rows" if run == CONTRACT else "panels"
+    return "rows"
 
 
 def _tile(m: Dim, n: Dim, lanes: int, registers: int) -> tuple[int, int]:
@@ -202,8 +230,9 @@ def _tile(m: Dim, n: Dim, lanes: int, registers: int) -> tuple[int, int]:
     return min(tiles, key=lambda x: (total(x), -x[0] * x[1]))
 
 
-def _task(dot: Dot, rows: int, cols: int, most: int) -> tuple[int, int]:
-    """The tiles of rows and the panels of columns that a task takes; at most `most` tiles of rows."""
+def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool) -> tuple[int, int]:
+    """The tiles of rows and the panels of columns that a task takes; at most `most` tiles of rows. `streams`: lines of the
+    right operand are read from memory, the longer the better."""
     across = -(-dot.n // cols) if isinstance(dot.n, int) else None
     k = dot.k if isinstance(dot.k, int) else 256
     if not isinstance(dot.m, int) or not isinstance(dot.batch, int):
@@ -217,8 +246,10 @@ def _task(dot: Dot, rows: int, cols: int, most: int) -> tuple[int, int]:
     work = int(product((dot.batch, dot.m, dot.n, k)))
     wanted = max(1, min(TASKS if work > 64 * TASK * TASKS else TASKS // 2, work // TASK))
     strips = max(1, min(across, -(-wanted // (dot.batch * blocks))))
+    if streams:
+        strips = min(strips, max(2, across * cols * dot.dtype.itemsize // LONG))
     panels = -(-across // strips)
-    return -(-down // blocks), min(across, panels + -panels % GROUP)
+    return -(-down // blocks), panels
 
 
 # ---- the kernels -------------------------------------------------------------------------------------------------------
@@ -309,34 +340,49 @@ class _Matmul:
         def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
             reads, _ = views(b, dot, dict(zip(used, ins)))
             packer = Packer(OperandCode(side, reads, dot.dtype), width, s.lanes)
+            full = floordiv(size, width)
+
+            def edge(ib: Builder, t: Value, row: Value, lo: Size, n: Size) -> None:
+                first = ib.index(full * width)
+                left = size % width if isinstance(size, int) else ib.sub(ib.index(size), first)
+                if left != 0:
+                    at = plus(ib, row, ib.index(full))
+                    packer.panel(ib, outs[0], at, t, first, left, lo, n, lo)
+
+            def lines(ib: Builder, at: tuple[Value, ...]) -> None:
+                """All panels for some k."""
+                t, c = at
+                lo = ib.mul(c, ib.index(CHUNK))
+                n = ib.minimum(ib.sub(ib.index(dot.k), lo), ib.index(CHUNK))
+                row = ib.mul(t, ib.index(panels))
+                packer.strip(ib, outs[0], row, t, ib.index(0), ib.index(full), lo, n, lo)
+                edge(ib, t, row, lo, n)
 
             def panel(ib: Builder, at: tuple[Value, ...]) -> None:
+                """One panel for all k."""
                 t, p = at
-                row = self.flat(ib, t, panels, p)
-                first = ib.mul(p, ib.index(width))
+                row = ib.mul(t, ib.index(panels))
 
-                def some(count: int | Value) -> Callable[[Builder], None]:
-                    return lambda jb: packer.panels(jb, outs[0], row, t, first, count, 0, dot.k)
+                def one(jb: Builder) -> None:
+                    first = jb.mul(p, jb.index(width))
+                    packer.panel(jb, outs[0], jb.add(row, p), t, first, width, 0, dot.k)
 
-                if isinstance(size, int) and size % width == 0:
-                    some(width)(ib)
-                elif isinstance(size, int):
-                    last = ib.eq(p, ib.index(size // width))
-                    if size < width:
-                        some(size)(ib)
-                    else:
-                        if_(ib, last, some(size % width), some(width))
+                if full == panels:
+                    one(ib)
+                elif full == 0:
+                    edge(ib, t, row, 0, dot.k)
                 else:
-                    left = ib.sub(ib.index(size), first)
-                    inside = ib.le(ib.index(width), left)
-                    if_(ib, inside, some(width), some(left))
+                    if_(ib, ib.lt(p, ib.index(full)), one, lambda jb: edge(jb, t, row, 0, dot.k))
 
-            shape, total = (dot.batch, panels), dot.batch * panels * dot.k * width
-            if is_small(total, 32768):
-                nest(b, shape, panel)
+            by_lines = side.contiguous() == FREE
+            shape = (dot.batch, ceildiv(dot.k, CHUNK) if by_lines else panels)
+            work = (min(CHUNK, dot.k) if isinstance(dot.k, int) else CHUNK) * panels * width
+            work = work if by_lines else dot.k * width
+            task = lines if by_lines else panel
+            if is_small(dot.batch * panels * dot.k * width, 32768):
+                nest(b, shape, task)
             else:
-                grain = grain_of(dot.k * width)
-                parallel(b, product(shape), lambda ib, x: panel(ib, unravel(ib, x, shape)), grain=grain)
+                parallel(b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=grain_of(work))
 
         made = kernel(
             f"{dot.group.name}_pack_{which}",
@@ -437,7 +483,7 @@ class _Block:
             elif s.lhs == "panels":
                 out["lhs"] = b.alloc(type=MemType(dtype, (s.row_tiles, depth, s.rows), "local"))
             if s.rhs == "panels":
-                out["rhs"] = b.alloc(type=MemType(dtype, (min(GROUP, s.panels), depth, s.cols), "local"))
+                out["rhs"] = b.alloc(type=MemType(dtype, (s.group, depth, s.cols), "local"))
         return out
 
 
@@ -461,7 +507,7 @@ class _Panels:
         end = b.minimum(j1, b.index(task.full_cols)) if task.left_cols != 0 else j1
         if task.full_cols != 0:
             if s.rhs == "panels":
-                for_(b, j0, end, lambda ib, p: self.group(ib, p, end), step=GROUP, name="group", vectorize=False)
+                for_(b, j0, end, lambda ib, p: self.group(ib, p, end), step=s.group, name="group", vectorize=False)
             else:
                 self.each(b, j0, end, None)
         if task.left_cols == 0:
@@ -472,7 +518,7 @@ class _Panels:
         def edge(ib: Builder) -> None:
             cols = left or ib.sub(ib.index(task.dot.n), ib.mul(p, ib.index(s.cols)))
             if s.rhs == "panels":
-                self.copy_rhs(ib, ib.index(0), p, cols)
+                self.copy_edge(ib, p, cols)
             self.panel(ib, p, cols, -(-left // s.lanes) if left is not None else s.vectors, p)
 
         if task.owner.col_panels == 1 and left is not None:
@@ -482,23 +528,19 @@ class _Panels:
 
     def group(self, b: Builder, p: Value, end: Value) -> None:
         """Panels p, p + 1, ... of a group, copied together."""
-        s, last = self.task.schedule, b.minimum(b.add(p, b.index(GROUP)), end)
-        if s.panels >= GROUP:
-
-            def single(ib: Builder) -> None:
-                for_(ib, p, last, lambda jb, q: self.copy_rhs(jb, jb.sub(q, p), q, s.cols), vectorize=False)
-
-            complete = b.eq(b.sub(last, p), b.index(GROUP))
-            if_(b, complete, lambda ib: self.copy_rhs(ib, ib.index(0), p, GROUP * s.cols), single)
-        else:
-            for_(b, p, last, lambda jb, q: self.copy_rhs(jb, jb.sub(q, p), q, s.cols), vectorize=False)
+        task, s = self.task, self.task.schedule
+        last = b.minimum(b.add(p, b.index(s.group)), end)
+        packer = Packer(task.rhs, s.cols, s.lanes)
+        first, count = b.mul(p, b.index(s.cols)), b.sub(last, p)
+        packer.strip(b, self.buffers["rhs"], b.index(0), self.t, first, count, self.lo, self.length)
         self.each(b, p, last, p)
 
-    def copy_rhs(self, b: Builder, at: Value, p: Value, cols: int | Value) -> None:
-        """`cols` columns from panel p on into the buffer, from its panel `at` on."""
+    def copy_edge(self, b: Builder, p: Value, cols: int | Value) -> None:
+        """The columns of the last panel, which is not whole, into the buffer."""
         task, s = self.task, self.task.schedule
         packer = Packer(task.rhs, s.cols, s.lanes)
-        packer.panels(b, self.buffers["rhs"], at, self.t, b.mul(p, b.index(s.cols)), cols, self.lo, self.length)
+        first = b.mul(p, b.index(s.cols))
+        packer.panel(b, self.buffers["rhs"], b.index(0), self.t, first, cols, self.lo, self.length)
 
     def each(self, b: Builder, start: Value, end: Value, base: Value | None) -> None:
         """All tiles of panels start..end, all of whose columns exist; the buffer starts with panel `base`."""
@@ -584,7 +626,7 @@ class _Panels:
 
         def panel(ib: Builder, q: Value, count: int | Value) -> None:
             at, m = ib.sub(q, self.i0), ib.mul(q, ib.index(s.rows))
-            packer.panels(ib, buffer, at, self.t, m, count, self.lo, self.length)
+            packer.panel(ib, buffer, at, self.t, m, count, self.lo, self.length)
 
         for_(b, self.i0, end, lambda ib, q: panel(ib, q, s.rows), name="row_tile", vectorize=False)
         if left != 0:

@@ -20,6 +20,7 @@ from fluxir.schedule.contraction import BATCH, CONTRACT, FREE, Operand, OperandC
 from fluxir.schedule.group import Array
 from fluxir.schedule.loops import Size, for_, index
 
+LINES = 8  # lines of memory read side by side: no more than a first cache has ways
 LoadRow = Callable[[int, int, int], Value]
 
 
@@ -109,87 +110,117 @@ class Packer:
         self.code, self.width, self.lanes = code, width, lanes
         self.run = code.operand.contiguous()
 
-    def panels(
-        self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: int | Value, lo: Size, n: Size
+    def strip(
+        self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: Size, lo: Size, n: Size, to: Size = 0
     ) -> None:
-        """mem[at + c // width, k, c % width] = the operand at free index first + c and contracted index lo + k, for k in 0..n
-        and c in 0..count; zeros up to a whole panel. A count that is not known is less than a panel's width."""
+        """`count` whole panels, mem[at], mem[at + 1], ..., from free index `first` on, for n values of k from `lo` on, which go
+        to place `to` of the panels and after it. Memory is read in its own order, a few lines at a time."""
+        width = self.width
+        if self.run != FREE:
+
+            def panel(ib: Builder, p: Value) -> None:
+                self.panel(ib, mem, plus(ib, at, p), t, plus(ib, first, ib.mul(p, ib.index(width))), width, lo, n, to)
+
+            for_(b, 0, count, panel, name="panel", vectorize=False)
+            return
+
+        def lines(ib: Builder, k: Value, some: int) -> None:
+            def panel(jb: Builder, p: Value) -> None:
+                start = plus(jb, first, jb.mul(p, jb.index(width)))
+                for j in range(some):
+                    self._line(jb, mem, plus(jb, at, p), t, start, width, plus(jb, lo, j), plus(jb, to, j), k)
+
+            for_(ib, 0, count, panel, name="panel", vectorize=False)
+
+        end = whole(b, n, LINES)
+        for_(b, 0, end, lambda ib, k: lines(ib, k, LINES), step=LINES, name="k", vectorize=False)
+        if not (isinstance(n, int) and n % LINES == 0):
+            for_(b, end, n, lambda ib, k: lines(ib, k, 1), name="k", vectorize=False)
+
+    def panel(
+        self,
+        b: Builder,
+        mem: Value,
+        at: Value,
+        t: Value,
+        first: Value,
+        count: int | Value,
+        lo: Size,
+        n: Size,
+        to: Size = 0,
+    ) -> None:
+        """mem[at, to + k, c] = the operand at free index first + c and contracted index lo + k, for k in 0..n and c in
+        0..count; zeros beyond."""
         if isinstance(count, Value):
-            self._edge(b, mem, at, t, first, count, lo, n)
+            self._edge(b, mem, at, t, first, count, lo, n, to)
         elif self.run == CONTRACT and self.lanes > 1 and not (isinstance(n, int) and n < self.lanes):
-            self._along_k(b, mem, at, t, first, count, lo, n)
+            self._along_k(b, mem, at, t, first, count, lo, n, to)
         else:
-            for_(b, 0, n, lambda kb, k: self._line(kb, mem, at, t, first, count, lo, k), name="k", vectorize=False)
+            for_(b, 0, n, lambda kb, k: self._line(kb, mem, at, t, first, count, lo, to, k), name="k", vectorize=False)
 
-    def _parts(self, count: int) -> list[tuple[int, int, int, int]]:
-        """Columns 0..count as vectors: (column, panel, column in the panel, how many)."""
-        return [
-            (c + first, c // self.width, first, n)
-            for c in range(0, count, self.width)
-            for first, n in pieces(min(self.width, count - c), self.lanes)
-        ]
-
-    def _line(self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: int, lo: Size, k: Value) -> None:
-        """One k of some panels."""
-        code, source = self.code, plus(b, lo, k)
-        self._zeros(b, mem, at, count, k)
-        for c, panel, inner, n in self._parts(count):
+    def _line(
+        self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: int, lo: Size, to: Size, k: Value
+    ) -> None:
+        """One k of a panel."""
+        code, source, place = self.code, plus(b, lo, k), plus(b, to, k)
+        self._zeros(b, mem, at, count, place)
+        for c, n in pieces(count, self.lanes):
             if self.run == FREE and n > 1:
-                b.store(mem, code.vector(b, t, plus(b, first, c), source, n), plus(b, at, panel), k, b.index(inner))
+                b.store(mem, code.vector(b, t, plus(b, first, c), source, n), at, place, b.index(c))
                 continue
-            for i in range(n):
-                x = code.at(b, t, plus(b, first, c + i), source)
-                b.store(mem, x, plus(b, at, panel), k, b.index(inner + i))
+            for i in range(c, c + n):
+                b.store(mem, code.at(b, t, plus(b, first, i), source), at, place, b.index(i))
 
-    def _zeros(self, b: Builder, mem: Value, at: Value, count: int, k: Value) -> None:
-        """Zeros in the last panel, from the vector on in which the columns end."""
-        panel, there = divmod(count, self.width)
-        if not there and count:
+    def _zeros(self, b: Builder, mem: Value, at: Value, count: int, place: Value) -> None:
+        """Zeros from the vector on in which the columns end."""
+        if count == self.width:
             return
         zero = b.const(0, dtype=self.code.dtype)
-        first = there - there % self.lanes
+        first = count - count % self.lanes
         for c, n in pieces(self.width - first, self.lanes):
             x = b.emit("splat", zero, lanes=n)[0] if n > 1 else zero
-            b.store(mem, x, plus(b, at, panel), k, b.index(first + c))
+            b.store(mem, x, at, place, b.index(first + c))
 
     def _along_k(
-        self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: int, lo: Size, n: Size
+        self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: int, lo: Size, n: Size, to: Size
     ) -> None:
         lanes, code = self.lanes, self.code
 
         def square(kb: Builder, k: Value) -> None:
-            source = plus(kb, lo, k)
+            source, place = plus(kb, lo, k), plus(kb, to, k)
             for j in range(lanes):
-                self._zeros(kb, mem, at, count, plus(kb, k, j))
-            for c0 in range(0, count, self.width):
-                for c1 in range(0, min(self.width, count - c0), lanes):
-                    w = min(lanes, self.width - c1, count - c0 - c1)
+                self._zeros(kb, mem, at, count, plus(kb, place, j))
+            for c0 in range(0, count, lanes):
+                w = min(lanes, count - c0)
 
-                    def load(i: int, part: int, some: int, c: int = c0 + c1) -> Value:
-                        return code.vector(kb, t, plus(kb, first, c + i), plus(kb, source, part), some)
+                def load(i: int, part: int, some: int, c0: int = c0) -> Value:
+                    return code.vector(kb, t, plus(kb, first, c0 + i), plus(kb, source, part), some)
 
-                    for j, x in enumerate(columns_of(kb, load, w, lanes)):
-                        for c, some in pieces(w, lanes):
-                            part = x if some == lanes else lanes_of(kb, x, c, some)
-                            where = plus(kb, at, c0 // self.width), plus(kb, k, j), kb.index(c1 + c)
-                            kb.store(mem, part, *where)
+                for j, x in enumerate(columns_of(kb, load, w, lanes)):
+                    for c, some in pieces(w, lanes):
+                        part = x if some == lanes else lanes_of(kb, x, c, some)
+                        kb.store(mem, part, at, plus(kb, place, j), kb.index(c0 + c))
 
         end = whole(b, n, lanes)
         for_(b, 0, end, square, step=lanes, name="k", vectorize=False)
         if not (isinstance(n, int) and n % lanes == 0):
-            for_(b, end, n, lambda kb, k: self._line(kb, mem, at, t, first, count, lo, k), name="k", vectorize=False)
+            for_(
+                b, end, n, lambda kb, k: self._line(kb, mem, at, t, first, count, lo, to, k), name="k", vectorize=False
+            )
 
-    def _edge(self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: Value, lo: Size, n: Size) -> None:
+    def _edge(
+        self, b: Builder, mem: Value, at: Value, t: Value, first: Value, count: Value, lo: Size, n: Size, to: Size
+    ) -> None:
         """A panel with a number of columns that is not known."""
         code = self.code
 
         def line(kb: Builder, k: Value) -> None:
-            source = plus(kb, lo, k)
+            source, place = plus(kb, lo, k), plus(kb, to, k)
 
             def one(lb: Builder, c: Value) -> None:
-                lb.store(mem, code.at(lb, t, lb.add(first, c), source), at, k, c)
+                lb.store(mem, code.at(lb, t, lb.add(first, c), source), at, place, c)
 
-            self._zeros(kb, mem, at, 0, k)
+            self._zeros(kb, mem, at, 0, place)
             for_(kb, 0, count, one, vectorize=False)
 
         for_(b, 0, n, line, name="k", vectorize=False)
