@@ -66,7 +66,7 @@ class Op:
     `inferred`: the facts about sizes under which the rule gave these types; None where somebody did state them.
     """
 
-    __slots__ = ("defn", "operands", "attrs", "blocks", "loc", "results", "inferred")
+    __slots__ = ("name", "defn", "operands", "attrs", "blocks", "loc", "results", "inferred")
 
     def __init__(
         self,
@@ -77,17 +77,14 @@ class Op:
         loc: Location | None = None,
         result_types: Sequence[Type] | None = None,
     ) -> None:
-        self.defn, self.operands, self.blocks, self.loc = defn, tuple(operands), tuple(blocks), loc
+        self.name, self.defn = defn.name, defn
+        self.operands, self.blocks, self.loc = tuple(operands), tuple(blocks), loc
         self.attrs = attrs if isinstance(attrs, Attrs) else Attrs(attrs)
         self.inferred: Facts | None = None
         if result_types is None:
             result_types = defn.infer(tuple([v.type for v in self.operands]), self.attrs, self.blocks)
             self.inferred = facts()
         self.results = tuple([Value(t, self, i) for i, t in enumerate(result_types)])
-
-    @property
-    def name(self) -> str:
-        return self.defn.name
 
     @property
     def result(self) -> Value:
@@ -121,10 +118,15 @@ class Block:
 
     def walk(self) -> Iterator[Op]:
         """All ops, those inside regions after the op that holds them."""
-        for op in self.ops:
-            yield op
-            for block in op.blocks:
-                yield from block.walk()
+        todo = [iter(self.ops)]
+        while todo:
+            for op in todo[-1]:
+                yield op
+                if op.blocks:
+                    todo += [iter(block.ops) for block in reversed(op.blocks)]
+                    break
+            else:
+                todo.pop()
 
 
 @dataclass(frozen=True, eq=False)
