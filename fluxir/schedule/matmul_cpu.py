@@ -129,15 +129,18 @@ def _tuned(dot: Dot, target: Any, default: MatmulSchedule) -> MatmulSchedule:
         "vectors": range(1, 7),
         "row_tiles": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
         "panels": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+        "group": (1, 2, 4, 8, 16),
     }
     if default.depth:
         space["depth"] = range(default.lanes * 8, 513, default.lanes * 4)
 
     def valid(s: MatmulSchedule) -> bool:
         deep = s.depth or dot.k
-        copied = s.rows * s.row_tiles * (s.lhs != "in place") + s.cols * min(GROUP, s.panels) * (s.rhs == "panels")
+        copied = s.rows * s.row_tiles * (s.lhs != "in place") + s.cols * s.group * (s.rhs == "panels")
         fits = not copied or (isinstance(deep, int) and copied * (deep + 16) * dot.dtype.itemsize <= target.l2_bytes)
-        return fits and s.rows * s.vectors + min(s.rows, s.vectors) + 1 <= target.vector_registers
+        return (
+            fits and s.group <= s.panels and s.rows * s.vectors + min(s.rows, s.vectors) + 1 <= target.vector_registers
+        )
 
     return tuned(dot.group, target, f"matmul {default.rhs}", default, space, valid)
 
