@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", default="1,2", help="numbers of threads, by commas (default: 1,2)")
     p.add_argument("--rounds", type=int, default=0, help="rounds of each row (default: 5, quick: 3)")
     p.add_argument("--budget", type=float, default=0.06, help="seconds of a burst of calls (default: 0.06)")
-    p.add_argument("--peers", default=",".join(LIBRARIES[1:]), help="libraries to compare with, by commas")
+    p.add_argument(
+        "--peers", default="", help="libraries to compare with, by commas (default: all; quick: no torch.compile)"
+    )
     p.add_argument("--list", action="store_true", help="print the rows and end")
     return p
 
@@ -49,9 +51,10 @@ def chosen(options: Any) -> list[Row]:
     return [r for r in rows if options.held_out or not r.held_out]
 
 
-def available(names: str) -> tuple[list[str], list[str]]:
+def available(options: Any) -> tuple[list[str], list[str]]:
     """Libraries that are installed, ours first, and those that are not."""
-    wanted = [OURS, *[n for n in names.split(",") if n]]
+    everything = [n for n in LIBRARIES[1:] if not (options.quick and n == "torch.compile")]
+    wanted = [OURS, *(options.peers.split(",") if options.peers else everything)]
     there = [n for n in wanted if importlib.util.find_spec(NEEDS.get(n, n)) is not None]
     return there, [n for n in wanted if n not in there]
 
@@ -64,7 +67,7 @@ def run(
 ) -> tuple[list[Result], dict[int, Limits], list[str]]:
     """Prepare and measure the chosen rows, `chunk` at a time. `alone` is entered around timing."""
     rounds = options.rounds or (3 if options.quick else 5)
-    names, missing = available(options.peers)
+    names, missing = available(options)
     rows = chosen(options)
     results: list[Result] = []
     limits: dict[int, Limits] = {}
