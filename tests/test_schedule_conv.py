@@ -169,6 +169,11 @@ WINDOWS = [
     ("f32[2,3,T]", "max", (1, 1, 3), (1, 1, 2), (0, 0, 0, 0, 2, 1), (1, 1, 1)),
     ("f16[2,20]", "sum", (1, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
     ("i32[4,20]", "max", (2, 3), (1, 1), (1, 0, 0, 2), (1, 1)),
+    ("f32[2,2,11,21]", "max", (1, 1, 3, 3), (1, 1, 2, 2), (0, 0, 0, 0, 1, 1, 1, 1), (1,) * 4),
+    ("f32[2,29]", "min", (1, 4), (1, 3), (0, 0, 2, 3), (1, 2)),
+    ("f32[2,30]", "sum", (1, 12), (1, 1), (0, 0, 5, 6), (1, 1)),  # wider than what is written out
+    ("f32[2,30]", "sum", (2, 3), (1, 2), (0, 0, -1, -2), (1, 1)),
+    ("f32[2,9,10]", "prod", (1, 3, 2), (1, 3, 1), (0, 0, 2, 2, 0, 0), (1, 1, 1)),
 ]  # fmt: skip
 
 
@@ -234,6 +239,25 @@ def exact(x: str, w: str, attrs: dict[str, Any], name: str) -> None:
 def test_output_channels_as_lanes(x: str, w: str, base: dict[str, Any] | None, changes: dict[str, Any]) -> None:
     attrs = {**(base or {"lhs_dilation": (1, 1, 1), "rhs_dilation": (1, 1, 1), "groups": 1}), **changes}
     exact(x, w, attrs, "convchannels(")
+
+
+DEPTHWISE = [
+    ("f32[2,16,9,11]", "f32[16,1,3,3]", PLAIN, {}),
+    ("f32[B,19,10,7]", "f32[19,1,3,3]", PLAIN, {"strides": (2, 2)}),
+    ("f32[1,8,12,12]", "f32[8,1,5,5]", PLAIN, {"padding": (2, 2, 2, 2)}),
+    ("f32[2,9,7,8]", "f32[9,1,3,2]", PLAIN, {"rhs_dilation": (2, 3), "padding": (2, 1, 4, 0)}),
+    ("f32[2,8,5,6]", "f32[8,1,3,3]", PLAIN, {"lhs_dilation": (2, 1)}),
+    ("f32[1,33,3,3]", "f32[33,1,3,3]", PLAIN, {"padding": (0, 0, 0, 0)}),
+    ("f32[2,12,4,5,6]", "f32[12,1,2,3,3]", None, {"strides": (1, 2, 1), "padding": (1, 0, 1, 1, 1, 1)}),
+    ("f32[B,24,30]", "f32[24,1,11]", LINE, {"padding": (5, 5)}),
+    ("f16[1,16,6,6]", "f16[16,1,3,3]", PLAIN, {}),
+]
+
+
+@pytest.mark.parametrize(("x", "w", "base", "changes"), DEPTHWISE)
+def test_every_channel_by_itself(x: str, w: str, base: dict[str, Any] | None, changes: dict[str, Any]) -> None:
+    attrs = {**(base or {"lhs_dilation": (1, 1, 1), "rhs_dilation": (1, 1, 1)}), **changes}
+    exact(x, w, {**attrs, "groups": int(w[w.index("[") + 1 : w.index(",")])}, "depthwise(")
 
 
 WINOGRAD = [

@@ -24,7 +24,7 @@ from fluxir.ops.nest import cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
 from fluxir.schedule.conv_finish import Finish
 from fluxir.schedule.conv_patch import Patch, Place, starts_of
-from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose, searched
+from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose
 from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.group import Array, Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
@@ -48,8 +48,7 @@ def conv_channels(group: Group, target: Any) -> Kernels | None:
     found = choose(numbers, target)
     if found is None or after is None:
         return None
-    schedule = searched(group, numbers, target, found[1])
-    return Channels(group, numbers, schedule, after, numbers.dtype.is_float and target.has("fma")).kernels()
+    return Channels(group, numbers, found[1], after, numbers.dtype.is_float and target.has("fma")).kernels()
 
 
 class Channels:
@@ -189,7 +188,8 @@ class Channels:
         deep, outer, line = conv.axes
         *arrays, weights = ins
         x = arrays[self.group.args.index(conv.op.operands[0])]
-        sizes = (conv.batch, conv.groups * conv.channels, *[a.size for a in conv.axes[3 - conv.space :]])
+        channels = shape_of(conv.op.operands[0])[1]
+        sizes = (conv.batch, channels, *[a.size for a in conv.axes[3 - conv.space :]])
         x = b.emit("reinterpret", x, type=MemType(x.type.dtype, sizes))[0]
         seen = {}
         for arg, mem in zip(self.post.args, arrays):
@@ -224,14 +224,9 @@ class Channels:
         conv, s, patch = self.conv, self.schedule, self.patch
         buffer = b.alloc(type=patch.memory)
         padded = self.pixel_tiles * s.pixels
-        table = b.alloc(type=MemType(DTYPES["i64"], (padded,), "local"))
         sums = b.alloc(type=MemType(conv.dtype, (max(padded, patch.places + s.lanes), self.width), "local"))
         patch.fill(b, x, buffer, at)
-
-        def note(ib: Builder, p: Value) -> None:
-            ib.store(table, patch.offset_of(ib, ib.minimum(p, ib.index(patch.places - 1))), p)
-
-        for_(b, 0, padded, note, vectorize=False)
+        table = self.table(b)
         count = b.minimum(b.index(s.tiles), b.sub(b.index(self.panels), first))
 
         def tile(ib: Builder, t: Value) -> None:
@@ -245,6 +240,17 @@ class Channels:
             self.finish(post, sums).emit(ib, at, ib.mul(own, ib.index(self.width)))
 
         for_(b, 0, count, tile, vectorize=False)
+
+    def table(self, b: Builder) -> Value:
+        """The element of the patch where the window of each place begins."""
+        count = self.pixel_tiles * self.schedule.pixels
+        table = b.emit("alloc", type=MemType(DTYPES["i64"], (count,), "local"))[0]
+
+        def note(ib: Builder, p: Value) -> None:
+            ib.store(table, self.patch.offset_of(ib, ib.minimum(p, ib.index(self.patch.places - 1))), p)
+
+        for_(b, 0, count, note, vectorize=False)
+        return table
 
     def pixels(
         self, b: Builder, buffer: Value, table: Value, weights: Value, sums: Value, panel: Value, block: Value, t: Value
@@ -335,4 +341,4 @@ def gathered(b: Builder, xs: Sequence[Value], v: Value) -> Value:
     return v
 
 
-__all__ = ["Channels", "conv_channels", "gathered"]
+__all__ = ["Channels", "conv_channels", "gathered", "window_steps"]

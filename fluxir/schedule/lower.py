@@ -33,6 +33,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     conv_channels_cpu,
     conv_cpu,
     conv_reduce_cpu,
+    depthwise_cpu,
     gpu_matmul,
     gpu_pointwise,
     gpu_rowwise,

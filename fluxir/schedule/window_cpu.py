@@ -1,8 +1,10 @@
 """The template for sliding windows (pooling) on CPUs: vectors of neighbouring results along the last axis.
 
-Results whose window lies inside the last axis are computed in vectors (a stride of two takes every other lane of two
-loads); those at its ends, and what is left over, by the element rule. Windows along the other axes are cut to what
-exists, so padding is never read. Each result combines its window in row-major order.
+Where the last axis is known, a row of results first combines the rows of input that its windows reach into one line on the
+stack, with what changes nothing at both ends, and then the columns of each window in that line. Else, results whose window lies
+inside the last axis are computed in vectors (a stride of two takes every other lane of two loads), in row-major order; those at
+its ends, and what is left over, by the element rule. Windows along the other axes are cut to what exists, so padding is never
+read.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from fluxir.schedule.loops import for_, grain_of, is_small, kernel, memory, nest
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 from fluxir.schedule.vectors import Lanes
 
+LINE = 16384  # elements of a line on the stack, at most
 UNROLL = 5  # places of a window along one axis whose code is written out
 
 
@@ -99,7 +102,7 @@ class _Windows:
         row_work = self.shape[-1] * max(1, element_cost(self.group) // 4)
 
         def row(ib: Builder, at: tuple[Value, ...]) -> None:
-            self.row(ib, reads, post, at)
+            (self.row_in_two_steps if self.in_two_steps() else self.row)(ib, reads, post, at)
 
         if is_small(product(outer) * row_work) or product(outer) == 1:
             nest(b, outer, row)
@@ -130,14 +133,97 @@ class _Windows:
         for_(b, lo, middle, several, step=lanes, vectorize=False)
         for_(b, middle, n, single, vectorize=False)
 
+    def in_two_steps(self) -> bool:
+        """Whether rows go through a line on the stack."""
+        last, lanes = self.source[-1], self.schedule.lanes
+        known = isinstance(last, int) and isinstance(self.shape[-1], int) and lanes <= last <= LINE
+        return known and 1 < self.op.attrs.window[-1] <= 2 * UNROLL and min(self.padding[-1]) >= 0
+
+    def row_in_two_steps(self, b: Builder, reads: dict[Value, Value], post: PostCode, at: tuple[Value, ...]) -> None:
+        """All results along the last axis at outer index `at`: rows of the window, then its columns."""
+        a, lanes, (low, _) = self.op.attrs, self.schedule.lanes, self.padding[-1]
+        width, n, stride, step = int(self.source[-1]), int(self.shape[-1]), a.strides[-1], a.dilation[-1]
+        pitch = (n - 1) * stride + (a.window[-1] - 1) * step + 1
+        # One vector more, since every other lane is taken of two whole ones.
+        line = b.emit("alloc", type=MemType(self.wide, (max(pitch, low + width) + lanes,), "local"))[0]
+        nothing = b.const(identity(a.op, self.op.result.type.dtype), dtype=self.wide)
+        for lo, hi in ((0, low), (low + width, max(pitch, low + width) + lanes)):
+            if lo < hi:
+                for_(b, lo, hi, lambda ib, i: ib.store(line, nothing, i), vectorize=False)
+        ranges = self.ranges(b, reads, at)
+
+        def combined(ib: Builder, i: Value) -> None:
+            j = ib.minimum(i, ib.index(width - lanes))
+
+            def line_of(jb: Builder, where: tuple[Value, ...], acc: Value) -> Value:
+                x = Lanes(Elements(jb, reads), j, lanes).vector(self.op.operands[0], (*where, j))
+                return combine(jb, a.op, acc, cast(jb, x, self.wide))
+
+            start = ib.emit("splat", nothing, lanes=lanes)[0]
+            ib.store(line, self.along(ib, ranges, line_of, start), ib.add(j, ib.index(low)) if low else j)
+
+        for_(b, 0, width, combined, step=lanes, vectorize=False)
+
+        def several(ib: Builder, i: Value) -> None:
+            i = ib.minimum(i, ib.index(n - lanes))
+            first = ib.mul(i, ib.index(stride)) if stride != 1 else i
+            total = self.columns(ib, line, first)
+            for k in range(1, a.window[-1]):
+                total = combine(ib, a.op, total, self.columns(ib, line, ib.add(first, ib.index(k * step))))
+            post.store(ib, total, [(*at, i)[k] for k in self.axes], i, lanes)
+
+        for_(b, 0, n, several, step=lanes, vectorize=False)
+
+    def columns(self, b: Builder, line: Value, j: Value) -> Value:
+        """Elements j, j + stride, ... of the line, as many as there are lanes."""
+        lanes, stride = self.schedule.lanes, self.schedule.stride
+        parts = [
+            b.emit("load", line, b.add(j, b.index(k * lanes)), lanes=lanes)[0]
+            for k in range(stride if stride < 3 else 0)
+        ]
+        if stride == 1:
+            return parts[0]
+        if stride == 2:
+            return b.emit("shuffle", *parts, mask=tuple(range(0, 2 * lanes, 2)))[0]
+        out = b.emit("splat", b.emit("load", line, j)[0], lanes=lanes)[0]
+        for k in range(1, lanes):
+            out = b.emit("insert", out, b.emit("load", line, b.add(j, b.index(k * stride)))[0], lane=k)[0]
+        return out
+
+    def ranges(self, b: Builder, reads: dict[Value, Value], at: tuple[Value, ...]) -> list[Any]:
+        """What exists of the window along the outer axes: from, to, and the index at 0."""
+        a, e = self.op.attrs, Elements(b, reads)
+        return [
+            window_range(e, p, b.index(self.source[k]), a.window[k], a.strides[k], self.padding[k], a.dilation[k])
+            for k, p in enumerate(at)
+        ]
+
+    def along(self, b: Builder, ranges: Sequence[Any], line: Any, start: Value) -> Value:
+        """`line(builder, outer index, total)` for each row of the window."""
+        a = self.op.attrs
+
+        def level(ib: Builder, axis: int, where: tuple[Value, ...], acc: Value) -> Value:
+            if axis == len(ranges):
+                result: Value = line(ib, where, acc)
+                return result
+            lo, hi, base = ranges[axis]
+            w, d = a.window[axis], a.dilation[axis]
+            if self.padding[axis][0] <= 0 and self.padding[axis][1] <= 0 and w <= UNROLL:
+                for k in range(w):
+                    acc = level(ib, axis + 1, (*where, base if k == 0 else ib.add(base, ib.index(k * d))), acc)
+                return acc
+
+            def step(jb: Builder, k: Value, c: Value) -> Value:
+                return level(jb, axis + 1, (*where, jb.add(base, jb.mul(k, jb.index(d)))), c)
+
+            return for_(ib, lo, hi, step, [acc], vectorize=False)[0]
+
+        return level(b, 0, (), start)
+
     def vector(self, b: Builder, reads: dict[Value, Value], at: tuple[Value, ...], i: Value) -> Value:
         """Results i .. i+lanes, all of whose windows lie inside the last axis, in accumulator type."""
         a, last = self.op.attrs, len(self.shape) - 1
-        e = Elements(b, reads)
-        ranges = []
-        for k, place in enumerate(at):
-            size = b.index(self.source[k])
-            ranges.append(window_range(e, place, size, a.window[k], a.strides[k], self.padding[k], a.dilation[k]))
+        ranges = self.ranges(b, reads, at)
         column = b.mul(i, b.index(a.strides[last])) if a.strides[last] != 1 else i
         if self.padding[last][0]:
             column = b.sub(column, b.index(self.padding[last][0]))
@@ -157,23 +243,7 @@ class _Windows:
                 return acc
             return for_(ib, 0, a.window[last], lambda jb, k, c: place(jb, k, c), [acc], vectorize=False)[0]
 
-        def level(ib: Builder, axis: int, where: tuple[Value, ...], acc: Value) -> Value:
-            if axis == last:
-                return line(ib, where, acc)
-            lo, hi, base = ranges[axis]
-            w, d = a.window[axis], a.dilation[axis]
-            inside = self.padding[axis][0] <= 0 and self.padding[axis][1] <= 0
-            if inside and w <= UNROLL:
-                for k in range(w):
-                    acc = level(ib, axis + 1, (*where, base if k == 0 else ib.add(base, ib.index(k * d))), acc)
-                return acc
-
-            def step(jb: Builder, k: Value, c: Value) -> Value:
-                return level(jb, axis + 1, (*where, jb.add(base, jb.mul(k, jb.index(d)))), c)
-
-            return for_(ib, lo, hi, step, [acc], vectorize=False)[0]
-
-        return level(b, 0, (), start)
+        return self.along(b, ranges, line, start)
 
     def load(self, b: Builder, reads: dict[Value, Value], where: tuple[Value, ...], j: Value) -> Value:
         """Source elements at columns j, j+stride, ... (as many as there are lanes)."""
