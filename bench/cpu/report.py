@@ -156,14 +156,14 @@ def _record(r: Result, limits: Limits) -> dict[str, Any]:
 
 # ---- the plot -------------------------------------------------------------------------------------------------------------
 
-WIDTH, LEFT, LINE = 980, 330, 17
+WIDTH, LEFT, LINE = 1060, 330, 17
 LOW, HIGH = 1 / 4, 8
 
 
 def _x(ratio: float) -> float:
     """The horizontal place of a ratio, on a logarithmic scale that ends at LOW and HIGH."""
     clamped = min(max(ratio, LOW), HIGH)
-    return LEFT + (WIDTH - LEFT - 60) * math.log(clamped / LOW) / math.log(HIGH / LOW)
+    return LEFT + (WIDTH - LEFT - 170) * math.log(clamped / LOW) / math.log(HIGH / LOW)
 
 
 def plot(results: Sequence[Result]) -> str:
