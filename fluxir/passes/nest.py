@@ -11,7 +11,7 @@ its root, so that distinct parameters are distinct memories.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,6 +227,10 @@ class _Nest:
         if op.name == "parallel":  # which one thread does anyway
             b.emit("for", b.index(0), *operands, b.index(1), blocks=blocks)
             return
+        if not any(isinstance(r.type, MemType) for r in op.results):  # the types are the same: no rule is asked again
+            copy = Op(op.defn, operands, op.attrs, blocks, op.loc, [r.type for r in op.results])
+            env.update(zip(op.results, b.append(copy), strict=True))
+            return
         changes = {}
         if op.name == "alloc":
             changes = {"type": _local(op.attrs["type"])}
@@ -235,8 +239,8 @@ class _Nest:
             changes = {"type": MemType(t.dtype, t.shape, operands[0].type.space)}  # type: ignore[union-attr]
         env.update(zip(op.results, b.clone(op, operands, blocks, **changes), strict=True))
 
-    def region(self, block: Block, outer: Mapping[Value, Value]) -> Block:
-        env, b = dict(outer), Builder()
+    def region(self, block: Block, env: dict[Value, Value]) -> Block:
+        b = Builder()
         args = [Value(a.type, None, i, a.name) for i, a in enumerate(block.args)]
         env.update(zip(block.args, args, strict=True))
         for op in block.ops:
