@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
 DERIVE = "find_attention,derive"
 SIMPLIFY = "inline,find_attention,expand,conv,simplify,fold,cse,merge,hoist,lift,dce"
-FUSE = "layout,simplify,cse,gather_attention,fuse,dce"
+FUSE = "iterate,dce,layout,simplify,cse,gather_attention,fuse,dce"
 LOOPS = "nest,plan"
 _YOUNG = 200_000  # new objects after which Python looks for garbage while a program is compiled
 STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "llvm", "asm", "ptx")

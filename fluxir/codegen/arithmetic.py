@@ -227,6 +227,10 @@ class Arithmetic(Writer):
         (x,) = op.operands
         t, v = x.type, self.get(x)
         assert isinstance(t, VectorType)
+        if t.dtype.is_bool and op.attrs.op in ("and", "or"):  # LLVM knows the machine's way to ask all bits of a mask
+            r = self.register(t)
+            f = self.unit.declare(f"llvm.vector.reduce.{op.attrs.op}.{self.suffix(t)}", "i1", [r])
+            return self.let(f"call i1 {f}({r} {v})", pure=True)
         s, u, f = _LANE_OPS[op.attrs.op]
         word = f if t.dtype.is_float else s if t.dtype.kind == "int" else u
         while t.lanes > 1:

@@ -133,6 +133,10 @@ class Emitter(Arithmetic):
         p = self.let(f"getelementptr {self.stored(mem.type.dtype)}, {self.typed(mem)}, i64 {at}")
         self.do(f"call void {f}(ptr {p}, i32 1, i32 3, i32 1)")
 
+    def op_misalignment(self, op: Op) -> str:
+        address = self.let(f"ptrtoint {self.typed(op.operands[0])} to i64")
+        return self.let(f"and i64 {address}, {op.attrs.bytes - 1}")
+
     def access(self, op: Op) -> str:
         """Metadata of a load or store; machines override it."""
         return ""

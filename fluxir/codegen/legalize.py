@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fluxir.codegen.iterate import expand_iterate
 from fluxir.errors import Location, error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Func, Op, Value
@@ -54,6 +55,7 @@ def legalize(f: Func, target: Target, defer: bool = False) -> Func:
     With `defer` only ops whose recipe loops or looks at its operands are replaced; the others keep their names, and
     whoever writes them out expands them (see inline.py).
     """
+    f = expand_iterate(f)
     needs = needs_of(target)
     if all((defer and not _is_involved(op)) or rule_of(op, needs) is None for op in f.walk()):
         return f

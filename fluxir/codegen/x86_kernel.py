@@ -36,6 +36,7 @@ class KernelEmitter(Emitter):
         self.owner, self.part = owner, part
         self.code = code or unit  # where the bodies of `parallel` go
         self.parameters: dict[str, str] = {}  # register -> "ptr noalias ..." as it is declared
+        self.streams = False  # whether it stores past the caches, which others see in order only behind a fence
 
     def recipe(self, op: Op) -> Any:
         return self.owner.recipes.expand(self, op, call=self.unit is self.part.plain)
@@ -69,8 +70,20 @@ class KernelEmitter(Emitter):
                 e.parameters[r] = declared
         params += [f"i64 %s{i}" for i in range(len(f.symbols))] + ["ptr noundef %rt"]
         e.run(f.block)
-        e.do("ret void")
+        e.end()
         part.define(unit, "void", CODE, params, e.text_of_body(), shared=True)
+
+    def end(self) -> None:
+        """The end of the function."""
+        if self.streams:
+            self.do(f"call void {self.unit.declare('llvm.x86.sse.sfence', 'void', [])}()")
+        self.do("ret void")
+
+    def access(self, op: Op) -> str:
+        if op.name != "store" or not op.attrs.streaming:
+            return ""
+        self.streams = True
+        return f", !nontemporal {self.unit.meta('i32 1')}"
 
     def op_halt_unless(self, op: Op) -> None:
         on, stop = self.new_label("on"), self.new_label("halt")
@@ -126,7 +139,7 @@ class KernelEmitter(Emitter):
             e.values[v] = inside.get(self.get(v), self.get(v))
         e.parameters = {inside[r]: d for r, d in captured.items()}
         e.loop("%lo", "%hi", "1", [], block, "")
-        e.do("ret void")
+        e.end()
         params = [f"{d} {inside[r]}" for r, d in captured.items()] + ["i64 %lo", "i64 %hi"]
         self.part.define(self.code, "void", name, params, e.text_of_body(), shared=self.code is not self.unit)
         frame = f"{{ {', '.join(types)} }}" if types else "{ i64 }"

@@ -195,6 +195,11 @@ def clone_block(block: Block, env: dict[Value, Value]) -> Block:
     return Block(args, b.ops, [inner.get(v, v) for v in block.outs])
 
 
+def copies(blocks: Sequence[Block]) -> list[Block]:
+    """Closed regions once more, for an op that is emitted again."""
+    return [clone_block(k, {}) for k in blocks]
+
+
 def with_operands(e: FluxError, name: str, operands: Sequence[Value], loc: Location | None) -> FluxError:
     """Add to a type rule's error what it cannot know: the op, where the user wrote it, operands by name and type."""
     if e.loc is None:

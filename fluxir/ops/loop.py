@@ -215,12 +215,26 @@ def _store_eval(it: Any, o: Op, a: Attrs, args: list[Any], env: Any) -> list[Any
 op(
     "store",
     _store,
-    attrs={"align": ("int", 0)},
+    attrs={"align": ("int", 0), "streaming": ("bool", False)},
     level="loop",
     category="memory",
     effects=True,
     eval=_store_eval,
-    doc="store(mem, value, i, j, ...): write an element or a vector contiguous in the last axis.",
+    doc=(
+        "store(mem, value, i, j, ...): write an element or a vector contiguous in the last axis. `streaming`: past the "
+        "caches, for what is not read soon; a vector at an address that is a multiple of `align`, at least 16 bytes."
+    ),
+)
+
+
+op(
+    "misalignment",
+    lambda t, a, k: [INDEX] if _mem("misalignment", t[0]) else [],
+    attrs={"bytes": "int"},
+    level="loop",
+    category="memory",
+    eval=lambda it, o, a, args, env: [np.int64(args[0].ctypes.data % a.bytes)],
+    doc="misalignment(mem): the address of the memory modulo `bytes`. What a program computes must not depend on it.",
 )
 
 

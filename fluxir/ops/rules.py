@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fluxir.errors import error
+from fluxir.ir.build import copies
 from fluxir.ir.core import Attrs, Block, Op, Value
 from fluxir.ir.dims import Dim, require_equal
 from fluxir.ir.dtypes import DTYPES, DType
@@ -103,7 +104,7 @@ def broadcast_index(value: Value, index: Sequence[Value], cx: ElementContext) ->
 def elementwise_element(cx: ElementContext, o: Op, index: Sequence[Value]) -> Value:
     """One element of an elementwise op: the same op on scalars."""
     scalars = [cx.at(v, broadcast_index(v, index, cx)) for v in o.operands]
-    out: Value = cx.b.emit(o.name, *scalars, **o.attrs)[0]
+    out: Value = cx.b.emit(o.name, *scalars, blocks=copies(o.blocks), **o.attrs)[0]
     return out
 
 

@@ -22,6 +22,7 @@ from fluxir.ops.adjoint import is_float, zeros
 from fluxir.ops.batching import aligned, elementwise, lanes, moved, one_by_one, whole
 from fluxir.ops.control import scan_length
 from fluxir.ops.maps import is_elementwise
+from fluxir.passes.iterate import mask_of
 from fluxir.passes.reverse import Context
 
 Flags = Sequence[bool]
@@ -288,6 +289,15 @@ class Lanes:
         cond, body = op.blocks
         want, apart = _while_flags(op, flags)
         operands = self.spread(b, xs, flags, want)
+        if apart and mask_of(op) is not None:  # more rounds do not change a lane that is done
+
+            def any_goes_on(k: Builder, *args: Value) -> Value:
+                (p,), (f,) = self.inside(k).run(cond, args, want)
+                return k.any(whole(k, p, f, size), axes=(0,))  # type: ignore[no-any-return]
+
+            over = b.block(self.types(cond.args, want), any_goes_on)
+            regions = [over, self.region(body, want, want[:n])]
+            return b.emit("while", *operands, blocks=regions, carry=n, loc=op.loc), want[:n]
         if not apart:
             regions = [self.region(cond, want, [False]), self.region(body, want, want[:n])]
             return b.emit("while", *operands, blocks=regions, carry=n, loc=op.loc), want[:n]

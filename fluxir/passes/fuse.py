@@ -111,7 +111,7 @@ class Grouping:
                 self.start(op)
 
     def fusible(self, op: Op) -> bool:
-        if op.blocks or op.name in NEVER or op.defn.effects or op.defn.element is None:
+        if (op.blocks and op.name != "iterate") or op.name in NEVER or op.defn.effects or op.defn.element is None:
             return False
         return all(isinstance(r.type, TensorType) for r in op.results) and (op.name != "const" or small_constant(op))
 

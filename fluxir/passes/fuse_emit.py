@@ -27,7 +27,7 @@ class Emission:
         self.hoist_views()
         self.inner = {
             op: [self.fuse_inner(k) for k in op.blocks]
-            for op in self.g.block.ops if op.blocks and op.name != "fused"
+            for op in self.g.block.ops if op.blocks and op.name not in ("fused", "iterate")
         }  # fmt: skip
         unchanged = all(x is y for op, new in self.inner.items() for x, y in zip(new, op.blocks, strict=True))
         if unchanged and not any(g.members and g.kind != "view" for g in self.g.groups):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fluxir.ir.build import Builder
+from fluxir.ir.build import Builder, copies
 from fluxir.ir.core import Block, Value
 from fluxir.ir.dims import Dim, product
 from fluxir.ir.types import TensorType
@@ -159,7 +159,7 @@ def collapse(
                 x = b.broadcast(x, shape=space)
             env[op.result, m] = b.emit(op.name, x, axes=reduced, keepdims=True, loc=op.loc)[0]
         elif is_elementwise(op):
-            env[op.result, m] = b.emit(op.name, *operands, loc=op.loc, **op.attrs)[0]
+            env[op.result, m] = b.emit(op.name, *operands, blocks=copies(op.blocks), loc=op.loc, **op.attrs)[0]
         elif op.name == "iota":
             k = m[op.attrs["axis"] % len(m)]
             if k < 0:

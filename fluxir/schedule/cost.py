@@ -36,6 +36,8 @@ def op_cost(op: Op) -> int:
     """Work of one element of the op, without its operands."""
     if op.name in FREE:
         return 0
+    if op.name == "iterate":
+        return UNKNOWN_TRIPS * sum(op_cost(o) for k in op.blocks for o in k.ops)
     trips = _trips(op)
     if trips is not None:
         return max(1, trips)

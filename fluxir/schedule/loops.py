@@ -51,6 +51,15 @@ def for_(
     )
 
 
+def whole_blocks(b: Builder, lo: Size, hi: Size, block: int) -> tuple[Size, Size]:
+    """`lo` and the end of the last whole block of `lo..hi`; one object where there is none for certain."""
+    if isinstance(lo, int) and isinstance(hi, int):
+        end = lo + (hi - lo) // block * block
+        return (lo, lo) if end == lo else (lo, end)
+    start, stop = index(b, lo), index(b, hi)
+    return start, b.sub(stop, b.fmod(b.sub(stop, start), b.index(block)))
+
+
 def parallel(
     b: Builder, n: Size, body: Callable[[Builder, Value], None], *, grain: Dim = 1, name: str = "task"
 ) -> None:
@@ -87,11 +96,11 @@ def unravel(b: Builder, i: Value, shape: Sequence[Dim]) -> tuple[Value, ...]:
     return (i, *reversed(out)) if shape else ()
 
 
-def grain_of(work: Dim) -> Dim:
+def grain_of(work: Dim, worth: int = GRAIN) -> Dim:
     """How many iterations of `work` element operations each are worth a thread; safe where `work` may be 0."""
     if isinstance(work, int):
-        return max(1, GRAIN // max(1, work))
-    return maximum(1, floordiv(GRAIN, maximum(1, work)))
+        return max(1, worth // max(1, work))
+    return maximum(1, floordiv(worth, maximum(1, work)))
 
 
 def is_small(work: Dim, limit: int = GRAIN) -> bool:
@@ -141,4 +150,5 @@ __all__ = [
     "parallel",
     "region",
     "unravel",
+    "whole_blocks",
 ]

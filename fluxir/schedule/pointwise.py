@@ -19,11 +19,15 @@ from fluxir.schedule.access import analyse
 from fluxir.schedule.cost import element_cost
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group
-from fluxir.schedule.loops import GRAIN, for_, grain_of, is_small, kernel, nest, parallel, unravel
+from fluxir.schedule.loops import GRAIN, Size, for_, grain_of, is_small, kernel, nest, parallel, unravel
 from fluxir.schedule.space import Space, by_shape, index_in
 from fluxir.schedule.templates import Kernels, Schedule, Step, template
+from fluxir.schedule.transposed import Transposed
+from fluxir.schedule.vector_loops import VectorLine, vectors_of
 
 TILE = 32
+CHUNK = 2048  # fewest elements of a task; a multiple of every vector, so that each begins where a vector does
+VECTOR_GRAIN = 8 * GRAIN  # element operations on vectors that are worth a thread of their own
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,18 @@ class PointwiseSchedule(Schedule):
 @template("pointwise", target="cpu", priority=-100)
 def pointwise(group: Group, target: Any) -> Kernels:
     """Loops over the output space; one kernel for each distinct output shape."""
-    return by_shape(group, _one_shape)
+    return by_shape(group, lambda over, name: _one_shape(over, name, target))
 
 
-def _one_shape(over: Space, name: str) -> Step:
+def _one_shape(over: Space, name: str, target: Any) -> Step:
     group, space, outs = over.group, over.space, over.outs
+    vectors = vectors_of(group, space, target) if over.merged else None
     across = _across(group, space) if over.merged else None
     work = element_cost(group)
     total = product(space) * work
-    chunk = max(512, GRAIN // max(1, work) // 64 * 64)
-    depth = 0 if not space or is_small(total) else _parallel_depth(space, work)
+    worth = GRAIN if vectors is None else VECTOR_GRAIN
+    chunk = max(CHUNK, GRAIN // max(1, work) // 64 * 64)
+    depth = 0 if not space or is_small(total, worth) else _parallel_depth(space, work)
     across = across if depth else None
     schedule = PointwiseSchedule(
         "x".join(map(str, space)) or "1",
@@ -66,27 +72,53 @@ def _one_shape(over: Space, name: str) -> Step:
             for mem, v in zip(results, [e.at(v, index_in(ib, v, at)) for v in outs]):
                 ib.store(mem, v, *at)
 
+        vector_line = VectorLine(b, group, space, vectors, reads, results, outs) if vectors else None
+
+        def line(ib: Builder, at: tuple[Value, ...], lo: Size, hi: Size) -> None:
+            if vector_line is None:
+                for_(ib, lo, hi, lambda jb, i: element(jb, (*at, i)))
+            else:
+                vector_line.emit(ib, at, lo, hi)
+
+        def lines(ib: Builder, at: tuple[Value, ...], inner: tuple[Dim, ...]) -> None:
+            if not inner:
+                element(ib, at)
+            else:
+                nest(ib, inner[:-1], lambda jb, rest: line(jb, (*at, *rest), 0, inner[-1]))
+
         if depth == 0:
-            nest(b, space, element)
+            lines(b, (), space)
         elif across is not None:
-            _tiles(b, space, across, work, element)
+            squares = Transposed.of(group, space, across, target)
+            if squares is None:
+                _tiles(b, space, across, work, element)
+            else:
+                streams = squares.streams(b, results, group.args)
+
+                def rows(ib: Builder, at: dict[int, Value], lo: Value, hi: Value, tiles: Transposed = squares) -> None:
+                    def single(jb: Builder, index: dict[int, Value]) -> None:
+                        element(jb, tuple(index[a] for a in range(len(space))))
+
+                    tiles.emit(ib, reads, outs, results, at, (lo, hi), streams, single)
+
+                _lines_of_tiles(b, space, across, work, rows)
         elif len(space) == 1:
             n = b.index(space[0])
 
             def piece(ib: Builder, t: Value) -> None:
                 lo = ib.mul(t, ib.index(chunk))
                 hi = ib.minimum(ib.add(lo, ib.index(chunk)), n)
-                for_(ib, lo, hi, lambda jb, i: element(jb, (i,)))
+                line(ib, (), lo, hi)
 
-            parallel(b, ceildiv(space[0], chunk), piece)
+            parallel(b, ceildiv(space[0], chunk), piece, grain=grain_of(chunk * work, worth))
         else:
             outer, inner = space[:depth], space[depth:]
 
             def row(ib: Builder, t: Value) -> None:
                 at = unravel(ib, t, outer)
-                nest(ib, inner, lambda jb, rest: element(jb, (*at, *rest)))
+                lines(ib, at, inner)
 
-            parallel(b, product(outer), row, grain=grain_of(product(inner) * work))
+            parallel(b, product(outer), row, grain=grain_of(product(inner) * work, worth))
 
     return over.step(kernel, name, body, schedule)
 
@@ -105,20 +137,10 @@ def _across(group: Group, space: tuple[Dim, ...]) -> int | None:
 def _tiles(b: Builder, space: tuple[Dim, ...], across: int, work: int, element: Any) -> None:
     """Loops in which axis `across` and the last one run in square tiles, so that lines of memory are used whole."""
     last = len(space) - 1
-    others = [i for i in range(last) if i != across]
-    blocks = ceildiv(space[across], TILE)
 
-    def bounds(ib: Builder, t: Value, size: Dim) -> tuple[Value, Value]:
-        lo = ib.mul(t, ib.index(TILE))
-        return lo, ib.minimum(ib.add(lo, ib.index(TILE)), ib.index(size))
-
-    def task(ib: Builder, t: Value) -> None:
-        *outer, block = unravel(ib, t, (*[space[i] for i in others], blocks))
-        at: dict[int, Value] = dict(zip(others, outer))
-        lo, hi = bounds(ib, block, space[across])
-
+    def rows(ib: Builder, at: dict[int, Value], lo: Value, hi: Value) -> None:
         def tile(jb: Builder, u: Value) -> None:
-            first, end = bounds(jb, u, space[last])
+            first, end = _bounds(jb, u, space[last])
 
             def line(kb: Builder, i: Value) -> None:
                 here = {**at, across: i}
@@ -127,6 +149,24 @@ def _tiles(b: Builder, space: tuple[Dim, ...], across: int, work: int, element: 
             for_(jb, lo, hi, line)
 
         for_(ib, 0, ceildiv(space[last], TILE), tile)
+
+    _lines_of_tiles(b, space, across, work, rows)
+
+
+def _bounds(b: Builder, t: Value, size: Dim) -> tuple[Value, Value]:
+    lo = b.mul(t, b.index(TILE))
+    return lo, b.minimum(b.add(lo, b.index(TILE)), b.index(size))
+
+
+def _lines_of_tiles(b: Builder, space: tuple[Dim, ...], across: int, work: int, rows: Any) -> None:
+    """Tasks of `TILE` indices of axis `across` each: `rows(builder, indices of the other axes, first, end)`."""
+    last = len(space) - 1
+    others = [i for i in range(last) if i != across]
+    blocks = ceildiv(space[across], TILE)
+
+    def task(ib: Builder, t: Value) -> None:
+        *outer, block = unravel(ib, t, (*[space[i] for i in others], blocks))
+        rows(ib, dict(zip(others, outer)), *_bounds(ib, block, space[across]))
 
     parallel(b, product([*[space[i] for i in others], blocks]), task, grain=grain_of(TILE * space[last] * work))
 

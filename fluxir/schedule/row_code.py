@@ -15,12 +15,12 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
 from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.dtypes import DType
-from fluxir.ir.types import MemType
+from fluxir.ir.types import MemType, VectorType
 from fluxir.ops.maps import REDUCTIONS
 from fluxir.ops.nest import accumulator, cast, combine, identity
 from fluxir.schedule.cost import op_cost
 from fluxir.schedule.group import shape_of
-from fluxir.schedule.loops import Size, for_, grain_of, index, is_small, nest, parallel, unravel
+from fluxir.schedule.loops import Size, for_, grain_of, is_small, nest, parallel, unravel, whole_blocks
 from fluxir.schedule.rows import Rows
 from fluxir.schedule.templates import Schedule
 from fluxir.schedule.vectors import Lanes, RowElements
@@ -33,13 +33,15 @@ LINES = 4  # lines of memory that are added to the accumulators of columns at on
 @dataclass(frozen=True)
 class RowwiseSchedule(Schedule):
     """`space`: loops after merging; `reduced`: which of them; `vectors` run along the row or across columns;
-    `accumulators`: vectors a reduction keeps; `stages`: passes over a row; `piece`: length of a piece of a split row."""
+    `accumulators`: vectors a reduction keeps; `in_flight`: vectors that are computed side by side; `stages`: passes over
+    a row; `piece`: length of a piece of a split row."""
 
     space: str
     reduced: str
     vectors: str
     lanes: int
     accumulators: int
+    in_flight: int
     stages: int
     piece: int | None = None
 
@@ -57,6 +59,15 @@ def lane_op(op: Op) -> str:
 def element_work(rows: Rows) -> int:
     reading = len([a for a in rows.group.args if shape_of(a)]) + len(rows.stages)
     return reading + sum(op_cost(op) for op in rows.group.ops if op.name not in REDUCTIONS)
+
+
+def parts_of(b: Builder, x: Value, lanes: int) -> list[Value]:
+    """A wide vector as vectors of `lanes`."""
+    assert isinstance(x.type, VectorType)
+    if x.type.lanes == lanes:
+        return [x]
+    places = range(0, x.type.lanes, lanes)
+    return [b.emit("shuffle", x, x, mask=tuple(range(k, k + lanes)))[0] for k in places]
 
 
 Range = tuple[Size, Size]
@@ -132,10 +143,10 @@ class RowCode:
         full = [j for j in range(len(self.outs)) if self.rows.is_full(j)]
         if full:
 
-            def element(ib: Builder, inner: dict[int, Value], lanes: int) -> None:
-                e = RowElements(ib, reads, fixed)
+            def element(ib: Builder, outside: RowElements, inner: dict[int, Value], lanes: int) -> None:
+                e = outside.inside(ib)
                 idx = {**at, **inner}
-                vec = Lanes(e, idx[self.last], lanes) if lanes > 1 else None
+                vec = Lanes(e, idx[self.last], lanes, invariants=outside) if lanes > 1 else None
                 values = []
                 for j in full:
                     where = self.index_of(ib, j, idx)
@@ -144,7 +155,13 @@ class RowCode:
                 for j, x, where in values:
                     ib.store(self.outs[j], x, *where)
 
-            self.row_loops(b, {}, lambda ib, inner, lanes, carry: element(ib, inner, lanes))
+            self.row_loops(
+                b,
+                {},
+                lambda ib: RowElements(ib, reads, fixed),
+                lambda ib, outside, inner, lanes, carry: element(ib, outside, inner, lanes),
+                unroll=self.schedule.in_flight,
+            )
 
     def reduce_row(
         self,
@@ -161,9 +178,11 @@ class RowCode:
         vectors = [b.emit("splat", x, lanes=self.lanes)[0] for x in starts] if u else []
         n = len(stage)
 
-        def step(ib: Builder, inner: dict[int, Value], lanes: int, carry: list[Value]) -> list[Value]:
+        def step(
+            ib: Builder, outside: RowElements, inner: dict[int, Value], lanes: int, carry: list[Value]
+        ) -> list[Value]:
             # carry: u vectors of each reduction (vector k of all reductions together), then one scalar of each
-            e = RowElements(ib, reads, fixed)
+            e = outside.inside(ib)
             idx = {**at, **inner}
             out = list(carry)
             if lanes <= 1:
@@ -172,16 +191,14 @@ class RowCode:
                     out[u * n + r] = combine(ib, op.name, carry[u * n + r], cast(ib, x, accumulator_of(op)))
                 self.keep(e, None, s, idx)
                 return out
-            for k in range(lanes // self.lanes):
-                var = idx[self.last] if k == 0 else ib.add(idx[self.last], ib.index(k * self.lanes))
-                here = {**idx, self.last: var}
-                vec = Lanes(e, var, self.lanes)
-                for r, (op, x) in enumerate(zip(stage, self.operands(e, vec, stage, here))):
-                    out[k * n + r] = combine(ib, op.name, carry[k * n + r], cast(ib, x, accumulator_of(op)))
-                self.keep(e, vec, s, here)
+            vec = Lanes(e, idx[self.last], lanes, invariants=outside)  # `lanes // self.lanes` vectors side by side
+            for r, (op, x) in enumerate(zip(stage, self.operands(e, vec, stage, idx))):
+                for k, part in enumerate(parts_of(ib, cast(ib, x, accumulator_of(op)), self.lanes)):
+                    out[k * n + r] = combine(ib, op.name, carry[k * n + r], part)
+            self.keep(e, vec, s, idx)
             return out
 
-        carry = self.row_loops(b, ranges, step, [*(vectors * u), *starts], u)
+        carry = self.row_loops(b, ranges, lambda ib: RowElements(ib, reads, fixed), step, [*(vectors * u), *starts], u)
         totals = []
         for r, op in enumerate(stage):
             parts = [carry[k * n + r] for k in range(u)]
@@ -196,9 +213,16 @@ class RowCode:
         return totals
 
     def row_loops(
-        self, b: Builder, ranges: dict[int, Range], step: Any, carry: Sequence[Value] = (), unroll: int = 1
+        self,
+        b: Builder,
+        ranges: dict[int, Range],
+        elements: Callable[[Builder], RowElements],
+        step: Any,
+        carry: Sequence[Value] = (),
+        unroll: int = 1,
     ) -> list[Value]:
-        """Loops over the reduced axes, the last one in vectors; `step(builder, {axis: index}, lanes, carry)`."""
+        """Loops over the reduced axes, the last one in vectors; `step(builder, elements before the innermost loop,
+        {axis: index}, lanes, carry)`."""
         axes = [i for i in self.rows.reduced if i != self.last]
 
         def level(ib: Builder, k: int, inner: dict[int, Value], values: Sequence[Value]) -> list[Value]:
@@ -206,38 +230,22 @@ class RowCode:
             lo, hi = ranges.get(axis, (0, self.rows.space[axis]))
             if k < len(axes):
                 return list(for_(ib, lo, hi, lambda jb, i, *c: level(jb, k + 1, {**inner, axis: i}, c), values))
-            sizes = [self.lanes * unroll, self.lanes] if unroll > 1 else [self.lanes]
-            start: Size = lo
+            ib.index(0)
+            outside = elements(ib)
             out = list(values)
-            for lanes in [x for x in sizes if x > 1]:
-                start, end = self.whole_blocks(ib, start, hi, lanes)
-                if start is end:
+            for lanes in dict.fromkeys((self.lanes * max(1, unroll), self.lanes, 1)):
+                start, end = whole_blocks(ib, lo, hi, lanes) if lanes > 1 else (lo, hi)
+                if start is end or (isinstance(start, int) and start == end):
                     continue
-                out = list(
-                    for_(
-                        ib,
-                        start,
-                        end,
-                        lambda jb, i, *c, w=lanes: step(jb, {**inner, axis: i}, w, list(c)),
-                        out,
-                        step=lanes,
-                    )
-                )
-                start = end
-            if start is hi or (isinstance(start, int) and start == hi):
-                return out
-            return list(for_(ib, start, hi, lambda jb, i, *c: step(jb, {**inner, axis: i}, 1, list(c)), out))
+
+                def body(jb: Builder, i: Value, *c: Value, w: int = lanes) -> list[Value]:
+                    return list(step(jb, outside, {**inner, axis: i}, w, list(c)) or ())
+
+                out = list(for_(ib, start, end, body, out, step=lanes, vectorize=self.lanes == 1))
+                lo = end
+            return out
 
         return level(b, 0, {}, carry)
-
-    @staticmethod
-    def whole_blocks(b: Builder, lo: Size, hi: Size, block: int) -> tuple[Size, Size]:
-        """`lo` and the end of the last whole block of `lo..hi`; one object where there is none for certain."""
-        if isinstance(lo, int) and isinstance(hi, int):
-            end = lo + (hi - lo) // block * block
-            return (lo, lo) if end == lo else (lo, end)
-        start, stop = index(b, lo), index(b, hi)
-        return start, b.sub(stop, b.fmod(b.sub(stop, start), b.index(block)))
 
     def operands(self, e: RowElements, vec: Lanes | None, stage: Sequence[Op], idx: dict[int, Value]) -> list[Value]:
         where = tuple(idx[i] for i in range(len(self.rows.space)))
@@ -312,15 +320,12 @@ class _Columns:
 
     def each(self, b: Builder, body: Callable[[Builder, Value, int], None]) -> None:
         """`body(builder, column of the block, lanes)` for all columns."""
-        lanes, start = self.code.lanes, 0
-        lo: Size = start
-        if lanes > 1:
-            lo, end = self.code.whole_blocks(b, 0, self.count, lanes)
-            if lo is not end:
-                for_(b, lo, end, lambda ib, c: body(ib, c, lanes), step=lanes, vectorize=False)
+        lo: Size = 0
+        for lanes in dict.fromkeys((self.code.lanes * self.code.schedule.in_flight, self.code.lanes, 1)):
+            start, end = whole_blocks(b, lo, self.count, lanes) if lanes > 1 else (lo, self.count)
+            if start is not end and not (isinstance(start, int) and start == end):
+                for_(b, start, end, lambda ib, c, n=lanes: body(ib, c, n), step=lanes, vectorize=False)
             lo = end
-        if not (isinstance(lo, int) and lo == self.count):
-            for_(b, lo, self.count, lambda ib, c: body(ib, c, 1), vectorize=False)
 
     def context(
         self, b: Builder, s: int, c: Value, lanes: int, reads: dict[Value, Value], inner: dict[int, Value]
@@ -354,7 +359,7 @@ class _Columns:
                 for_(b, lo, hi, lambda ib, i: level(ib, k + 1, {**inner, axes[k]: i}), vectorize=False)
                 return
             if together > 1:
-                lo, end = code.whole_blocks(b, lo, hi, together)
+                lo, end = whole_blocks(b, lo, hi, together)
                 if lo is not end:
                     for_(b, lo, end, lambda ib, i: add(ib, inner, i, together), step=together, vectorize=False)
                 lo = end

@@ -35,6 +35,7 @@ from fluxir.schedule.row_code import RowCode, RowwiseSchedule, accumulator_of, e
 from fluxir.schedule.rows import Rows, analyse_rows, combining_group, without_arg
 from fluxir.schedule.split import split_at
 from fluxir.schedule.templates import Kernels, Ref, Step, template
+from fluxir.schedule.vectors import in_flight
 
 ACCUMULATORS = 4
 FEW_ROWS = 8  # fewer known rows than this are split along the row
@@ -70,32 +71,29 @@ def by_stages(group: Group, target: Any) -> Kernels | None:
     return split_at(group, anchors(group, REDUCTIONS)[0], target)
 
 
-def _choices(rows: Rows, target: Any) -> tuple[bool, int, int]:
-    """(vectors along the row, lanes, accumulators)."""
+def _schedule(rows: Rows, target: Any, piece: int | None = None) -> RowwiseSchedule:
     widths = [accumulator_of(op).bits for s in rows.stages for op in s]
     lanes = target.lanes(max([b for b in widths if b > 8] or [32]))
     last = len(rows.space) - 1
-    along = last in rows.reduced
     work = sum(op_cost(op) for op in rows.group.ops if op.name not in REDUCTIONS)
     reductions = max(len(s) for s in rows.stages)
-    accumulators = 1 if work > 12 or reductions > 2 else ACCUMULATORS
+    flight = in_flight(work)
+    accumulators = min(flight, ACCUMULATORS if reductions <= 2 else 2)
     n = rows.space[last]
     if isinstance(n, int):
         while accumulators > 1 and n < 2 * lanes * accumulators:
             accumulators //= 2
+        while flight > 1 and n < 2 * lanes * flight:
+            flight //= 2
         if n < lanes:
-            lanes, accumulators = 1, 1
-    return along, lanes, accumulators
-
-
-def _schedule(rows: Rows, target: Any, piece: int | None = None) -> RowwiseSchedule:
-    along, lanes, accumulators = _choices(rows, target)
+            lanes, accumulators, flight = 1, 1, 1
     return RowwiseSchedule(
         "x".join(map(str, rows.space)),
         ",".join(map(str, rows.reduced)),
-        "row" if along else "columns",
+        "row" if last in rows.reduced else "columns",
         lanes,
         accumulators,
+        flight,
         len(rows.stages),
         piece,
     )

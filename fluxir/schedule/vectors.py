@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluxir.ir.build import Builder
+from fluxir.ir.build import Builder, copies
 from fluxir.ir.core import Value
 from fluxir.ir.dims import facts
 from fluxir.ir.dtypes import DType
@@ -19,6 +19,14 @@ from fluxir.ops.nest import cast
 from fluxir.ops.rules import broadcast_index
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import shape_of
+
+IN_FLIGHT = 4  # vectors side by side: their operations alternate, which hides latencies out of order execution cannot
+MUCH_WORK = (96, 300)  # operations from which 2 and 1 vectors fill the registers and the processor's window
+
+
+def in_flight(work: int) -> int:
+    """How many vectors are computed side by side where an element is `work` operations."""
+    return IN_FLIGHT >> sum(work > limit for limit in MUCH_WORK)
 
 
 class RowElements(Elements):
@@ -39,7 +47,8 @@ class RowElements(Elements):
 
 
 class Lanes:
-    """Vectors of the elements at `var + 0 .. var + lanes - 1`. `fixed` holds vectors already known at this place.
+    """Vectors of the elements at `var + 0 .. var + lanes - 1`. `fixed` holds vectors already known at this place. What does
+    not depend on the variable is evaluated by `invariants` where given, which stand before the loop over it.
 
     `aligned`: `var` is a multiple of `lanes` and memories start at multiples of 16 bytes, so that loads of memory whose
     rows are whole vectors say how far they are aligned (a GPU loads 16 bytes at once only where it knows).
@@ -52,8 +61,10 @@ class Lanes:
         lanes: int,
         fixed: dict[Value, Value] | None = None,
         aligned: bool = False,
+        invariants: Elements | None = None,
     ) -> None:
         self.elements, self.b, self.lanes, self.aligned = elements, elements.b, lanes, aligned
+        self.invariants = invariants or elements
         self.var = var
         self.varying = {var}
         self.fixed = fixed or {}
@@ -71,7 +82,7 @@ class Lanes:
         if value in self.fixed:
             return self.fixed[value]
         if not any(i in self.varying for i in index):
-            return self.elements.at(value, index)
+            return self.invariants.at(value, index)
         key = (value, tuple(index))
         if key not in self._known:
             self._known[key] = self._compute(value, list(index))
@@ -90,7 +101,7 @@ class Lanes:
             parts = [self.at(v, broadcast_index(v, index, self.elements)) for v in op.operands]
             if any(isinstance(p.type, VectorType) for p in parts):
                 parts = [self.splat(p) for p in parts]
-            return b.emit(op.name, *parts, loc=op.loc, **op.attrs)[0]
+            return b.emit(op.name, *parts, blocks=copies(op.blocks), loc=op.loc, **op.attrs)[0]
         match op.name:
             case "const":
                 return self.elements.at(value, index)
@@ -151,4 +162,4 @@ def aligned_bytes(mem: Value, lanes: int) -> int:
     return min(16, lanes * t.dtype.itemsize) if facts().divides(lanes, t.shape[-1]) else 0
 
 
-__all__ = ["Lanes", "RowElements", "aligned_bytes"]
+__all__ = ["Lanes", "RowElements", "aligned_bytes", "in_flight"]

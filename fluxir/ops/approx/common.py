@@ -144,18 +144,25 @@ def power_of_two(b: Builder, n: Value, fmt: Format) -> Value:
     return from_bits(b, b.shift_left(b.add(n, fmt.bias), fmt.mantissa), fmt)
 
 
-def halve_integer(b: Builder, n: Value, fmt: Format) -> Value:
-    """floor(n / 2) for |n| below 2**14. An arithmetic shift for 32 bits; AVX2 has none for 64, so there a biased logical one."""
-    if fmt is F32:
-        return b.shift_right(n, 1)
-    biased = b.bitcast(b.add(n, 1 << 16), dtype="u64")
-    return b.sub(b.bitcast(b.shift_right(biased, 1), dtype="i64"), 1 << 15)
+def nearest_exponent(b: Builder, x: Value, bias: int, factor: float | None = None) -> tuple[Value, Value]:
+    """As `nearest_integer`, but the bits of n + bias come with others above them, which shifting them into the exponent
+    drops: they cost nothing, since the bias is added together with the constant that rounds. 0 <= n + bias."""
+    fmt = format_of(x)
+    magic = b.const(fmt.magic + bias, like=x)
+    shifted = b.add(x, magic) if factor is None else b.fma(x, b.const(factor, like=x), magic)
+    return b.sub(shifted, magic), b.bitcast(shifted, dtype=fmt.uint_name)
 
 
-def scale(b: Builder, x: Value, n: Value, fmt: Format) -> Value:
-    """x * 2**n, rounded once, for |x| in [1/2, 2] or so and n within twice the exponent range (subnormal results included)."""
-    half = halve_integer(b, n, fmt)
-    return b.mul(b.mul(x, power_of_two(b, half, fmt)), power_of_two(b, b.sub(n, half), fmt))
+def biased_power(b: Builder, biased: Value, fmt: Format) -> Value:
+    """2**n for the bits of n + fmt.bias (from `nearest_exponent`), in the range of normal exponents."""
+    return from_bits(b, b.shift_left(biased, fmt.mantissa), fmt)
+
+
+def scale(b: Builder, x: Value, doubled: Value, fmt: Format) -> Value:
+    """x * 2**n, rounded once, for |x| in [1/2, 2] or so and n within twice the exponent range (subnormal results included).
+    `doubled` holds the bits of n + 2 * fmt.bias (from `nearest_exponent`)."""
+    half = b.shift_right(doubled, 1)
+    return b.mul(b.mul(x, biased_power(b, half, fmt)), biased_power(b, b.sub(doubled, half), fmt))
 
 
 def two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:

@@ -15,11 +15,13 @@ from fluxir.ops.approx.common import (
     Value,
     at_least,
     at_most,
+    biased_power,
     fast_two_sum,
     flip_sign,
     format_of,
     from_bits,
     horner,
+    nearest_exponent,
     nearest_integer,
     power_of_two,
     scale,
@@ -32,12 +34,12 @@ EXP_RANGE = {"f32": (-104.0, 89.0), "f64": (-746.0, 710.0)}
 """Outside, exp is 0 or infinity; inside, its reduction is sound."""
 
 
-def reduce(b: Builder, x: Value, fmt: Format) -> tuple[Value, Value]:
-    """(r, n) with x = n ln 2 + r; n is an integer of the format's width. r is x itself where n is 0."""
+def reduce(b: Builder, x: Value, fmt: Format, bias: int) -> tuple[Value, Value]:
+    """(r, the bits of n + bias) with x = n ln 2 + r, see `nearest_exponent`. r is x itself where n is 0."""
     high, low = CONSTANTS["ln2_short"][fmt.name]
-    n_float, n = nearest_integer(b, x, CONSTANTS["log2_e"][fmt.name][0])
+    n_float, biased = nearest_exponent(b, x, bias, CONSTANTS["log2_e"][fmt.name][0])
     r = b.fma(n_float, -high, x)
-    return b.fma(n_float, -low, r), n
+    return b.fma(n_float, -low, r), biased
 
 
 def exp_of_reduced(b: Builder, r: Value, fmt: Format) -> Value:
@@ -54,18 +56,29 @@ def exp_sum_times(b: Builder, factor: Value, x: Value, low: Value, fmt: Format) 
     """factor * exp(x + low) with little more than one rounding; |low| below an ulp of x, x <= 0, factor in [1/32, 2]."""
     high_part, low_part = CONSTANTS["ln2_short"][fmt.name]
     x = at_least(b, x, EXP_RANGE[fmt.name][0])
-    n_float, n = nearest_integer(b, x, CONSTANTS["log2_e"][fmt.name][0])
+    n_float, doubled = nearest_exponent(b, x, 2 * fmt.bias, CONSTANTS["log2_e"][fmt.name][0])
     r, r_low = fast_two_sum(b, b.fma(n_float, -high_part, x), b.fma(n_float, -low_part, low))
     tail = b.add(b.fma(b.mul(r, r), horner(b, r, COEFFICIENTS["exp"][fmt.name]), r_low), r)
-    return scale(b, b.fma(factor, tail, factor), n, fmt)
+    return scale(b, b.fma(factor, tail, factor), doubled, fmt)
 
 
 def exp(b: Builder, x: Value) -> Value:
     """e**x."""
+    return exp_of_negative(b, at_most(b, x, EXP_RANGE[format_of(x).name][1]))
+
+
+def exp_of_negative(b: Builder, x: Value) -> Value:
+    """e**x for x that is certainly not above the range where e**x is finite, or NaN."""
     fmt = format_of(x)
-    low, high = EXP_RANGE[fmt.name]
-    r, n = reduce(b, at_least(b, at_most(b, x, high), low), fmt)
-    return scale(b, exp_of_reduced(b, r, fmt), n, fmt)
+    r, doubled = reduce(b, at_least(b, x, EXP_RANGE[fmt.name][0]), fmt, 2 * fmt.bias)
+    return scale(b, exp_of_reduced(b, r, fmt), doubled, fmt)
+
+
+def exp_of_moderate(b: Builder, x: Value) -> Value:
+    """e**x where the result is certainly a normal number."""
+    fmt = format_of(x)
+    r, biased = reduce(b, x, fmt, fmt.bias)
+    return b.mul(exp_of_reduced(b, r, fmt), biased_power(b, biased, fmt))
 
 
 def exp2(b: Builder, x: Value) -> Value:
@@ -73,25 +86,25 @@ def exp2(b: Builder, x: Value) -> Value:
     fmt = format_of(x)
     low, high = (-151.0, 128.0) if fmt.name == "f32" else (-1076.0, 1024.0)
     x = at_least(b, at_most(b, x, high), low)
-    n_float, n = nearest_integer(b, x)
+    n_float, doubled = nearest_exponent(b, x, 2 * fmt.bias)
     r = b.sub(x, n_float)
-    return scale(b, horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), n, fmt)
+    return scale(b, horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), doubled, fmt)
 
 
 def expm1(b: Builder, x: Value) -> Value:
     """e**x - 1, accurate near zero: 2**n (e**r - 1) + (2**n - 1)."""
     fmt = format_of(x)
     low, high, tiny = (-20.0, 89.0, 2.0**-26) if fmt.name == "f32" else (-40.0, 710.0, 2.0**-55)
-    r, n = reduce(b, at_least(b, at_most(b, x, high), low), fmt)
+    r, below = reduce(b, at_least(b, at_most(b, x, high), low), fmt, fmt.bias - 1)
     tail = expm1_of_reduced(b, r, fmt)
-    half_power = power_of_two(b, b.sub(n, 1), fmt)  # half, for 2**n itself may overflow
+    half_power = biased_power(b, below, fmt)  # half, for 2**n itself may overflow
     half = b.fma(half_power, tail, b.sub(half_power, 0.5))
     return b.select(b.lt(b.abs(x), tiny), x, b.add(half, half))
 
 
 def sigmoid(b: Builder, x: Value) -> Value:
     """1 / (1 + e**-x), as e**x / (1 + e**x) for negative x, which keeps it accurate down to the subnormal numbers."""
-    e = exp(b, b.neg(b.abs(x)))
+    e = exp_of_negative(b, b.neg(b.abs(x)))
     numerator = select(b, b.lt(x, 0.0), e, 1.0)
     return b.div(numerator, b.add(e, 1.0))
 
@@ -103,8 +116,7 @@ def tanh(b: Builder, x: Value) -> Value:
     z = b.mul(magnitude, magnitude)
     small = b.fma(b.mul(magnitude, z), horner(b, z, COEFFICIENTS["tanh"][fmt.name]), magnitude)
     limited = at_most(b, magnitude, 10.0 if fmt.name == "f32" else 20.0)
-    r, n = reduce(b, b.add(limited, limited), fmt)
-    e = b.mul(exp_of_reduced(b, r, fmt), power_of_two(b, n, fmt))
+    e = exp_of_moderate(b, b.add(limited, limited))
     large = b.sub(1.0, b.div(2.0, b.add(e, 1.0)))
     return flip_sign(b, b.select(b.lt(magnitude, 0.625), small, large), sign_bits(b, x))
 
@@ -112,7 +124,10 @@ def tanh(b: Builder, x: Value) -> Value:
 def _hyperbolic_parts(b: Builder, magnitude: Value, fmt: Format) -> tuple[Value, Value, Value, Value]:
     """sinh r, cosh r - 1, and a quarter of 2**n - 2**-n and of 2**n + 2**-n (a quarter, so that 2**n cannot overflow)."""
     limit, large = (89.5, 30) if fmt.name == "f32" else (710.6, 60)
-    r, n = reduce(b, at_most(b, magnitude, limit), fmt)
+    high, low = CONSTANTS["ln2_short"][fmt.name]
+    magnitude = at_most(b, magnitude, limit)
+    n_float, n = nearest_integer(b, magnitude, CONSTANTS["log2_e"][fmt.name][0])
+    r = b.fma(n_float, -low, b.fma(n_float, -high, magnitude))
     z = b.mul(r, r)
     sinh_r = b.fma(b.mul(r, z), horner(b, z, COEFFICIENTS["sinh"][fmt.name]), r)
     cosh_tail = b.mul(z, horner(b, z, COEFFICIENTS["cosh"][fmt.name]))

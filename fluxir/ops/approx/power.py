@@ -23,7 +23,7 @@ from fluxir.ops.approx.common import (
     format_of,
     horner,
     integer_to_float,
-    nearest_integer,
+    nearest_exponent,
     power_of_two,
     scale,
     select,
@@ -95,9 +95,9 @@ def _exp2_of_sum(b: Builder, high: Value, low: Value, fmt: Format) -> Value:
     bottom, top = (-160.0, 130.0) if fmt.name == "f32" else (-1080.0, 1030.0)
     low = select(b, b.eq(high, at_least(b, at_most(b, high, top), bottom)), low, 0.0)
     high = at_least(b, at_most(b, high, top), bottom)
-    n_float, n = nearest_integer(b, high)
+    n_float, doubled = nearest_exponent(b, high, 2 * fmt.bias)
     r = b.add(b.sub(high, n_float), low)
-    return scale(b, horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), n, fmt)
+    return scale(b, horner(b, r, (1.0, *COEFFICIENTS["exp2"][fmt.name])), doubled, fmt)
 
 
 def _log2_as_sum(b: Builder, x: Value, fmt: Format) -> tuple[Value, Value]:

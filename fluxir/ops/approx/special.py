@@ -27,8 +27,7 @@ from fluxir.ops.approx.common import (
     sign_bits,
     two_product,
 )
-from fluxir.ops.approx.exponential import exp as exp_recipe
-from fluxir.ops.approx.exponential import exp_sum_times
+from fluxir.ops.approx.exponential import exp_of_moderate, exp_sum_times
 from fluxir.ops.approx.logarithm import log_deficit, log_positive, split_exponent
 
 NEAR = {"f32": 0.9, "f64": 1.0}
@@ -45,7 +44,7 @@ def erf(b: Builder, x: Value) -> Value:
     fmt = format_of(x)
     magnitude = b.abs(x)
     limited = at_most(b, magnitude, 3.95 if fmt.name == "f32" else 6.0)
-    complement = exp_recipe(b, b.neg(horner(b, limited, COEFFICIENTS["erf_exponent"][fmt.name])))
+    complement = exp_of_moderate(b, horner(b, limited, [-c for c in COEFFICIENTS["erf_exponent"][fmt.name]]))
     far = flip_sign(b, b.sub(1.0, complement), sign_bits(b, x))
     return b.select(b.lt(magnitude, NEAR[fmt.name]), b.fma(x, _erf_slope(b, x, fmt), x), far)
 
