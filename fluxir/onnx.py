@@ -20,7 +20,6 @@ from fluxir.errors import FluxError, error
 from fluxir.frontend import onnx as reading
 from fluxir.frontend import tree
 from fluxir.frontend.onnx.survey import OperatorUse, Survey, survey
-from fluxir.frontend.onnx.values import Narrow
 from fluxir.frontend.tensor import Tensor
 from fluxir.frontend.trace import is_tracing
 
@@ -67,8 +66,8 @@ class Model:
         values = tree.map(lambda x: x if hasattr(x, "dtype") else np.asarray(x), values)
         program = self._all_sizes()
         if isinstance(program, Compiled):
-            return self._shown(program(*values))
-        return self._shown(self._for(values))
+            return program(*values)
+        return self._for(values)
 
     def lower(self, *args: Any) -> Lowered:
         """The program before compilation: for the shapes of `args` (arrays or types), or without any for open sizes."""
@@ -130,10 +129,6 @@ class Model:
             what = f"has no input {unknown[0]!r} left" if unknown else f"lacks {', '.join(missing) or 'nothing'}"
             raise error("FX0601", f"a call of {self.__name__!r} {what}", help=f"the inputs are {', '.join(names)}")
         return (*args, *[named[n] for n in names[len(args) :]])
-
-    @staticmethod
-    def _shown(out: Any) -> Any:
-        return tree.map(lambda x: x.data if isinstance(x, Narrow) else x, out)
 
 
 def _decides(x: Any, kinds: str, most: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import FluxError, combine, error
+from ..errors import FluxError, UnsupportedError, combine
 from .common import Output, table, verb
 from .models import ENTRY, load_file, lowered, signature
 
@@ -59,7 +59,7 @@ def command(output: Output, file: str, entry: str | None) -> None:
 
 
 def _operators(output: Output, file: str) -> None:
-    """The table of an ONNX file's operators; FX1203 (exit status 3) where something in it is not supported."""
+    """The table of an ONNX file's operators; exit status 3 where something in it is not supported."""
     from ..frontend.onnx.model import read
     from ..frontend.onnx.survey import survey
 
@@ -77,6 +77,4 @@ def _operators(output: Output, file: str) -> None:
 
     output.result({"file": file, "ok": found.supported, **asdict(found)}, text)
     if not found.supported:
-        bad = [o.name for o in found.operators if o.problem]
-        what = f"{len(bad)} operators: {', '.join(bad[:8])}" if bad else found.problems[0]
-        raise error("FX1203", f"{file} needs what is not supported: {what}")
+        raise click.exceptions.Exit(UnsupportedError.exit_code)

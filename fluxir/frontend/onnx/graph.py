@@ -88,10 +88,11 @@ class Importer:
         if scope.depth > 40:
             raise error("FX1202", f"{self.file}: graphs nest more than 40 deep")
         wanted = needed(graph.nodes, [o.name for o in graph.outputs])
-        for t in graph.initializers:
-            scope.values[t.name] = self.constants(t)
+        for t in graph.initializers:  # weights that are arguments are there already
+            if t.name not in scope.values:
+                scope.values[t.name] = self.constants(t)
         for s in graph.sparse:
-            scope.values[s.values.name] = dense(s)
+            scope.values.setdefault(s.values.name, dense(s))
         for info, value in zip(graph.inputs, inputs, strict=False):
             if value is not None or info.name not in scope.values:
                 scope.values[info.name] = value

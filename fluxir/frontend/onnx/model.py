@@ -15,7 +15,7 @@ from fluxir.errors import error
 from fluxir.frontend.onnx import elements, schema, wire
 from fluxir.frontend.onnx.external import ExternalData
 from fluxir.frontend.onnx.graph import Importer, Scope
-from fluxir.frontend.onnx.values import Narrow, Sizes
+from fluxir.frontend.onnx.values import Narrow, Sizes, unwrapped
 from fluxir.ir import dims
 from fluxir.ir.core import Module
 from fluxir.ir.dims import Dim
@@ -51,7 +51,8 @@ class Model:
     """An ONNX model as a function of its inputs, which are tensors in order or by name.
 
     `inputs` has a tensor type for each input (sizes that the file leaves open are symbols), `outputs` the names of the
-    results. A single result comes as itself, several as a tuple. With `weights_as_args` the first argument is a dict of
+    results. A single result comes as itself, several as a tuple; elements of types that are only stored (int4, float8)
+    come in what carries them. With `weights_as_args` the first argument is a dict of
     weights, as `weights` has them.
     """
 
@@ -98,7 +99,7 @@ class Model:
         scope = Scope(dict(weights), self.opsets)
         by_name = {i.name: input_value(i, v) for i, v in zip(self._info, values, strict=True)}
         out = importer.graph(self.graph, scope, [by_name.get(i.name) for i in self.graph.inputs])
-        out = tuple(x.tensor() if isinstance(x, Sizes) else x for x in out)
+        out = tuple(x.tensor() if isinstance(x, Sizes) else unwrapped(x) for x in out)
         return out[0] if len(out) == 1 else out
 
 

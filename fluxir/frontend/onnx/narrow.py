@@ -76,7 +76,7 @@ def _float(x: Any, e: Element, saturate: bool) -> Any:
         y = fx.where(fx.isinf(x), fx.copysign(top, x), y)
     else:
         y = fx.where(beyond, fx.copysign(np.float32(np.inf if has_inf else np.nan), x), y)
-    y = fx.where(fx.isnan(x), x if e.bits == 8 else np.float32(highest), y)
+    y = fx.where(fx.isnan(x), x if e.bits == 8 else np.float32(0), y)  # 4 bits have no NaN
     if fnuz:  # there is no negative zero
         y = fx.where(fx.equal(y, np.float32(0)), np.float32(0), y)
     return y

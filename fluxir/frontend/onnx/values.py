@@ -76,6 +76,9 @@ def rewrapped(x: Any, dtype: DType = i64) -> Any:
     """An array of objects that are sizes as `Sizes`, or as a plain array where all of them are integers."""
     if isinstance(x, tuple | list):
         return tuple(rewrapped(v, dtype) for v in x)
+    if isinstance(x, Poly):  # numpy takes a single object out of its array
+        x, single = np.empty((), object), x
+        x[()] = single
     if not isinstance(x, np.ndarray) or x.dtype != object or is_texts(x):
         return np.asarray(x) if isinstance(x, np.generic) else x
     if all(isinstance(d, int | np.integer) for d in x.flat):

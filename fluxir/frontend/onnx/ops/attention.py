@@ -51,7 +51,7 @@ def attention(
         k, v = fx.concat([past_key, k], axis=2), fx.concat([past_value, v], axis=2)
     present = (k, v)
     d = fx.dtype(q)
-    past = k.shape[2] - q.shape[2] if past_key is not None else 0
+    past = 0 if past_key is None else past_key.shape[2]
     groups = q.shape[1] // k.shape[1]
     k, v = repeated(k, groups), repeated(v, groups)
     factor = 1 / math.sqrt(q.shape[3]) if scale is None else scale

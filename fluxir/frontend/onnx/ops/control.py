@@ -81,6 +81,8 @@ def loop(cx: Context, trips: Raw = None, condition: Raw = None, *carried: Raw, b
     if isinstance(count, int | np.integer) and int(count) == 0 and scanned == 0:
         return Results(carried)
     fixed = isinstance(count, int | np.integer) and 0 <= int(count) <= UNROLLED
+    if sequences and (isinstance(count, Tensor) or start is None):
+        raise error("FX1205", "how often a loop over sequences runs is computed from the inputs of the model")
     if sequences or (fixed and all(map(is_known, carried)) and int(count) <= 64 and scanned == 0):  # type: ignore[arg-type]
         return _unrolled(body, int(count) if fixed else None, start, carried, scanned)  # type: ignore[arg-type]
     if always and count is not None and not isinstance(count, Tensor):
@@ -228,7 +230,7 @@ def scan(
 
 @op("Scan", since=8, pure=False)
 def scan_8(
-    cx: Context, lengths: Raw, *values: Raw, body: Subgraph, num_scan_inputs: Int, directions: Ints | None = None
+    cx: Context, lengths: Raw = None, *values: Raw, body: Subgraph, num_scan_inputs: Int, directions: Ints | None = None
 ) -> Any:
     """With a batch axis before the steps: each sequence by itself, as many steps as the tensors have."""
     if lengths is not None:

@@ -287,7 +287,12 @@ def _texts(x: Any, to: Any) -> Any:
 
 @op("BitCast", since=26)
 def bit_cast(x: Any, *, to: Int) -> Any:
-    return fx.bitcast(x, element(to, "BitCast").carrier)
+    d = element(to, "BitCast").carrier
+    if d is None:
+        raise error("FX1208", "BitCast to texts or complex numbers")
+    if d.is_bool:
+        return fx.not_equal(x, fx.scalar(0, x))
+    return fx.bitcast(fx.cast(x, "u8") if fx.dtype(x).is_bool else x, d)
 
 
 # ---- constants -----------------------------------------------------------------------------------------------------
