@@ -1,10 +1,11 @@
 """The gradient of attention on CPUs: five products a tile, weights computed again, nothing of the size of the scores.
 
-A task has the keys and values of one batch index and all queries that share them. It goes through blocks of columns, whose
+A task has keys and values of one batch index and all queries that share them. It goes through blocks of columns, whose
 dk and dv are summed up on its stack, and for each through the rows that see it, some panels at once. Scores, weights p and
 their cotangents ds = p (ct v^T - delta) are made turned, [columns, rows], as in the forward kernel; dv = p^T ct and
 dk = ds^T q have the columns as rows of their tiles, and dq = ds k is summed up turned in scratch memory, one panel after the
-other. (Dao et al. 2022.) Every sum is made by one task in a fixed order.
+other. (Dao et al. 2022.) Where batch indices are few, the columns are cut into segments, a task each with sums of its own; a
+second kernel adds the segments and turns dq back. The order of every sum depends on shapes and target alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
-from fluxir.ir.dims import ceildiv, product
+from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.types import MemType
 from fluxir.ops.approx.exponential import exp2_of_negative
 from fluxir.schedule.attention import LOG2E, Attention, Flat, multiply_add, number, read, splat, unrolled
@@ -26,12 +27,15 @@ from fluxir.schedule.loops import for_, if_, kernel, memory, nest, parallel, unr
 from fluxir.schedule.templates import Kernels, Ref, Step, template
 
 BLOCK = 96  # columns of a block
+TASKS = 8  # tasks that keep all threads busy
 PANELS = 2  # panels of queries that are looked at together: the length of the sums that make dk and dv
 
 
 @dataclass(frozen=True)
 class AttentionGradSchedule(AttentionSchedule):
-    """As the forward one; `panels` are looked at together."""
+    """As the forward one; `panels` are looked at together, and the columns are cut into `segments`."""
+
+    segments: int = 1
 
 
 @template("attention_grad", target="cpu", anchors=("attention_grad",), priority=30)
@@ -51,75 +55,111 @@ class _Backward(Panels):
         s = self.schedule
         panels = min(PANELS, -(-a.s // s.rows)) if isinstance(a.s, int) else PANELS
         columns = BLOCK if not isinstance(a.t, int) else min(BLOCK, -(-a.t // s.keys) * s.keys)
-        self.schedule = AttentionGradSchedule(
-            s.lanes, s.vectors, panels, columns, s.keys, len(self.masks.bounds), len(self.masks.general)
-        )
         axes = range(len(a.batch))
         self.shared = [i for i in axes if a.k.shape[i] == 1 and a.batch[i] != 1]
         self.own = [i for i in axes if i not in self.shared]
         self.panels = ceildiv(a.s, s.rows)
-        heads = product(a.batch)
-        self.sums_type = MemType(a.dtype, (heads * self.panels, a.d, s.rows))
+        self.heads = product(a.batch)
+        self.blocks = ceildiv(a.t, columns)
+        self.segments = segments = self._segments(product(a.batch[i] for i in self.own))
+        self.schedule = AttentionGradSchedule(
+            s.lanes, s.vectors, panels, columns, s.keys, len(self.masks.bounds), len(self.masks.general), segments
+        )
+        self.sums_type = MemType(a.dtype, (segments * self.heads * self.panels, a.d, s.rows))
+
+    def _segments(self, tasks: Dim) -> int:
+        if not isinstance(tasks, int) or tasks >= TASKS:
+            return 1
+        most = -(-TASKS // max(1, tasks))
+        return max(1, min(most, self.blocks)) if isinstance(self.blocks, int) else most
 
     def kernels(self) -> Kernels:
-        a = self.a
-        n_in, n_out = len(a.group.args), len(a.group.outs)
-        scratch = [self.sums_type] if a.results[0] is not None else []
+        g = self.a.group
+        inputs: list[Ref] = [("input", i) for i in range(len(g.args))]
+        queries = self.a.results[0]
+        keys = [j for j in range(len(g.outs)) if queries is None or j != queries[0]]
+        scratch = [self.sums_type] if queries is not None else []
+        refs: list[Ref] = [*inputs, *[("scratch", k) for k in range(len(scratch))], *[("output", j) for j in keys]]
+        names = [*[v.name for v in g.args], *["sums" for _ in scratch]]
+        ins, outs = [memory(v.type) for v in g.args], [*scratch, *[memory(g.outs[j].type) for j in keys]]
         made = kernel(
-            a.group.name,
-            [memory(v.type) for v in a.group.args],
-            [*scratch, *[memory(v.type) for v in a.group.outs]],
-            self.body,
-            names=[*[v.name for v in a.group.args], *["sums" for _ in scratch]],
-            schedule=self.schedule,
-            loc=a.group.loc,
+            g.name, ins, outs, lambda b, i, o: self.body(b, i, o, keys), names=names, schedule=self.schedule, loc=g.loc
         )
-        refs: list[Ref] = [
-            *[("input", i) for i in range(n_in)],
-            *[("scratch", k) for k in range(len(scratch))],
-            *[("output", j) for j in range(n_out)],
-        ]
-        return Kernels((Step(made, tuple(refs), n_out + len(scratch)),), tuple(scratch))
+        steps = [Step(made, tuple(refs), len(outs))]
+        if queries is not None:
+            out = memory(g.outs[queries[0]].type)
+            last = kernel(
+                f"{g.name}_rows", scratch, [out], self.rows, names=["sums"], schedule=self.schedule, loc=g.loc
+            )
+            steps.append(Step(last, (("scratch", 0), ("output", queries[0]))))
+        return Kernels(tuple(steps), tuple(scratch))
 
-    def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+    def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value], keys: Sequence[int]) -> None:
         a = self.a
         reads = dict(zip(a.group.args, ins, strict=True))
         sums = outs[0] if a.results[0] is not None else None
-        results = outs[1:] if sums is not None else outs
-        shape = [a.batch[i] for i in self.own]
+        results = dict(zip(keys, outs[1:] if sums is not None else outs, strict=True))
+        shape = [*[a.batch[i] for i in self.own], self.segments]
 
         def task(ib: Builder, i: Value) -> None:
-            at = dict(zip(self.own, unravel(ib, i, shape)))
-            _Keys(self, ib, reads, results, sums, at).run(ib)
+            *own, segment = unravel(ib, i, shape)
+            _Keys(self, ib, reads, results, sums, dict(zip(self.own, own)), segment).run(ib)
 
         parallel(b, product(shape), task, grain=1)
 
+    def panel(self, b: Builder, segment: Value, batch: Sequence[Value], p: Value) -> Value:
+        """The place of a panel in the scratch memory."""
+        at = segment
+        for i, d in zip(batch, self.a.batch):
+            at = b.add(b.mul(at, b.index(d)), i)
+        return b.add(b.mul(at, b.index(self.panels)), p)  # type: ignore[no-any-return]
+
+    def rows(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        """dq from the sums of all segments."""
+        a, (sums,) = self.a, ins
+        assert a.results[0] is not None
+        view = a.results[0][1]
+        shape = (*a.batch, self.panels)
+        scale = number(b, a.scale, a.dtype, self.lanes)
+
+        def task(ib: Builder, i: Value) -> None:
+            *batch, p = unravel(ib, i, shape)
+            result = Flat(ib, view, {view.source: outs[0]}, a.dtype)
+            places = [self.panel(ib, ib.index(k), batch, p) for k in range(self.segments)]
+
+            def vector(jb: Builder, c: Value, v: int) -> Value:
+                parts = [self.vector(jb, sums, where, c, v * self.lanes) for where in places]
+                total = parts[0]
+                for part in parts[1:]:
+                    total = jb.add(total, part)
+                return jb.mul(total, scale)  # type: ignore[no-any-return]
+
+            row = ib.mul(p, ib.index(self.schedule.rows))
+            self.turn_back(ib, result, result.base(ib, batch), row, ib.index(a.s), a.d, vector)
+
+        parallel(b, product(shape), task, grain=max(1, 8192 // (a.d * self.schedule.rows)))
+
 
 class _Keys:
-    """All work of the keys of one batch index."""
+    """All work of one segment of the keys of one batch index."""
 
     def __init__(
         self,
         owner: _Backward,
         b: Builder,
         reads: dict[Value, Value],
-        outs: Sequence[Value],
+        outs: dict[int, Value],
         sums: Value | None,
         at: dict[int, Value],
+        segment: Value,
     ) -> None:
-        self.owner, self.a, self.schedule, self.reads, self.sums, self.at = (
-            owner,
-            owner.a,
-            owner.schedule,
-            reads,
-            sums,
-            at,
-        )
+        self.owner, self.a, self.schedule, self.reads = owner, owner.a, owner.schedule, reads
+        self.sums, self.at, self.segment = sums, at, segment
         a, s = self.a, self.schedule
         ct, lse, delta = a.others
         views = {"q": a.q, "k": a.k, "v": a.v, "ct": ct, "lse": lse, "delta": delta}
         self.flat = {n: Flat(b, x, reads, a.dtype) for n, x in views.items()}
-        self.results = [None if r is None else Flat(b, r[1], {r[1].source: outs[r[0]]}, a.dtype) for r in a.results]
+        self.results = [None if r is None else Flat(b, r[1], {r[1].source: outs[r[0]]}, a.dtype) for r in a.results[1:]]
         rows = s.rows * s.panels
         self.turned_q, self.turned_ct = owner.local(b, a.d, rows), owner.local(b, a.e, rows)
         self.weights, self.changes = (owner.local(b, s.columns + s.keys, rows) for _ in range(2))
@@ -145,50 +185,30 @@ class _Keys:
                 for_(jb, 0, a.s, code.run, step=s.rows * s.panels, name="row", vectorize=False)
 
             nest(ib, group, head)
-            for result, sums, scale in ((self.results[1], self.dk, a.scale), (self.results[2], self.dv, 1.0)):
+            for result, sums, scale in zip(self.results, (self.dk, self.dv), (a.scale, 1.0), strict=True):
                 if result is not None:
                     sums.store(ib, result, result.base(ib, zero), first, end, scale)
 
-        for_(b, 0, a.t, block, step=s.columns, name="block", vectorize=False)
-        if self.sums is not None:
-            nest(b, [*group, o.panels], self.finish)
+        length = ceildiv(o.blocks, self.owner.segments) * s.columns
+        first = b.mul(self.segment, b.index(length))
+        last = b.minimum(b.add(first, b.index(length)), b.index(a.t))
+        for_(b, first, last, block, step=s.columns, name="block", vectorize=False)
 
     def batch(self, b: Builder, shared: Sequence[Value]) -> list[Value]:
         """A whole batch index from that along the shared axes."""
         at = {**self.at, **dict(zip(self.owner.shared, shared))}
         return [at[i] for i in range(len(self.a.batch))]
 
-    def panel(self, b: Builder, batch: Sequence[Value], p: Value) -> Value:
-        """The place of a panel in the scratch memory."""
-        at = b.index(0)
-        for i, d in zip(batch, self.a.batch):
-            at = b.add(b.mul(at, b.index(d)), i)
-        return b.add(b.mul(at, b.index(self.owner.panels)), p)  # type: ignore[no-any-return]
-
     def clear(self, b: Builder, at: tuple[Value, ...]) -> None:
         o, sums = self.owner, self.sums
         assert sums is not None
-        where = self.panel(b, self.batch(b, at[:-1]), at[-1])
+        where = o.panel(b, self.segment, self.batch(b, at[:-1]), at[-1])
 
         def line(ib: Builder, c: Value) -> None:
             for v in range(o.vectors):
                 o.put(ib, sums, number(ib, 0.0, self.a.dtype, o.lanes), where, c, v * o.lanes)
 
         for_(b, 0, self.a.d, line, name="d", vectorize=False)
-
-    def finish(self, b: Builder, at: tuple[Value, ...]) -> None:
-        """The rows of dq of one panel."""
-        o, a, sums, result = self.owner, self.a, self.sums, self.results[0]
-        assert sums is not None and result is not None
-        batch = self.batch(b, at[:-1])
-        where = self.panel(b, batch, at[-1])
-        scale = number(b, a.scale, a.dtype, o.lanes)
-
-        def vector(ib: Builder, c: Value, v: int) -> Value:
-            return ib.mul(o.vector(ib, sums, where, c, v * o.lanes), scale)  # type: ignore[no-any-return]
-
-        row = b.mul(at[-1], b.index(self.schedule.rows))
-        o.turn_back(b, result, result.base(b, batch), row, b.index(a.s), a.d, vector)
 
 
 class _Rows:
@@ -257,8 +277,8 @@ class _Rows:
         self.beyond(b, lo, hi)
         count = b.sub(end, row)
         for result, sums, mem, name in (
-            (keys.results[2], keys.dv, keys.weights, "ct"),
-            (keys.results[1], keys.dk, keys.changes, "q"),
+            (keys.results[1], keys.dv, keys.weights, "ct"),
+            (keys.results[0], keys.dk, keys.changes, "q"),
         ):
             if result is not None:
                 source = keys.flat[name]
@@ -355,7 +375,7 @@ class _Rows:
         first = b.div(row, b.index(self.s.rows))
 
         def panel(ib: Builder, p: int) -> None:
-            where = keys.panel(ib, self.batch, ib.add(first, ib.index(p)))
+            where = o.panel(ib, keys.segment, self.batch, ib.add(first, ib.index(p)))
 
             def tile(jb: Builder, c: Value, height: int) -> None:
                 start = [
