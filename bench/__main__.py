@@ -13,6 +13,7 @@ from bench.measure import RESULTS, clean_environment
 SUBJECTS = {
     "overhead": "time per call of an 8-element add, against other libraries that are installed",
     "compile": "compile time against program size, with the fitted exponent",
+    "compile_models": "compile times of whole models, cold and cached, beside torch.compile and JAX",
     "cpu": "every row of work beside numpy, torch, jax, onnxruntime and numba, on 1 and 2 threads (its own --help)",
     "startup": "import fluxir, fluxir --version",
     "grad": "differentiation: run time, ops, compile time, time to the first gradient",
