@@ -19,8 +19,8 @@ from enum import IntEnum
 from fluxir.runtime.writer import I1, I32, I64, PTR, Function, Module, Value
 
 __all__ = [
-    "ARENAS", "ARENA_WORDS", "CALLS", "DONATED", "LEAF_WORDS", "RESULT_WORDS", "ROUTE_WORDS", "Code", "Guard", "Leaf", "Make",
-    "Number", "Result", "Word", "add_call",
+    "ARENAS", "ARENA_WORDS", "CALLS", "DONATED", "LEAF_WORDS", "RESULT_WORDS", "ROUTE_WORDS", "Code", "Guard", "Leaf",
+    "MOST_ROUTES", "Make", "Number", "Result", "Word", "add_call",
 ]  # fmt: skip
 
 # CPython's PyObject (type 8), tuples (length 16, items 24), and numpy's PyArrayObject_fields.
@@ -83,6 +83,7 @@ ROUTE_WORDS, LEAF_WORDS, RESULT_WORDS = len(Word), len(Leaf), len(Result)
 _CURSOR, _ROUTE, _ARGS, _OBJECTS, _NUMBERS = range(5)  # the words of a frame, what the functions of one call share
 _ADDRESS, _BYTES, _BUSY = range(3)  # the words of an arena
 ARENA_WORDS, ARENAS = 3, 8  # of a program
+MOST_ROUTES = 8  # of an object
 
 
 def add_call(m: Module) -> None:
@@ -579,14 +580,17 @@ def _call(m: Module) -> None:
     with f.when(~names.is_null()):
         named.set(names.load(I64, LENGTH))
     settings = _settings(f)
-    with f.count(table.word(0)) as k:
+    with f.count(MOST_ROUTES) as k:
+        # Looked at anew each time: a guard may have run other code, which changes the table.
+        with f.when(k.ge(table.word(0))):
+            f.leave()
         route = table.pointer(k + 2)
         alike = route.pointer(Word.SETTINGS).eq(settings) & route.word(Word.ARGS).eq(nargs)
         with f.when(alike & route.word(Word.NAMED).eq(named.get())):
             answer = f.call(PTR, "attempt", route, items, names)
             with f.when(answer.ne(f.symbol("api"))):
                 # The route that was taken last comes first, unless somebody else has changed the table.
-                with f.when(k.gt(0)):
+                with f.when(k.gt(0) & k.lt(table.word(0))):
                     with f.when(table.pointer(k + 2).eq(route)):
                         table.store(table.pointer(k + 1), (k + 2) * 8)
                         table.store(route, (k + 1) * 8)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from fluxir import config
 from fluxir.runtime import native
 from fluxir.runtime.call_code import (
     LEAF_WORDS,
+    MOST_ROUTES,
     RESULT_WORDS,
     ROUTE_WORDS,
     Code,
@@ -38,7 +40,6 @@ from fluxir.runtime.call_code import (
 __all__ = ["LARGE", "Route", "Routed", "equal", "items", "leaf", "leaf_words", "parts", "same", "table"]
 
 LARGE = 16384  # bytes from which a result is aligned to 64 bytes
-_MOST = 8  # routes of an object
 _NEVER = 1 << 62  # ticks of a program that has not run yet
 Node = tuple[Any, ...]
 
@@ -240,7 +241,7 @@ class Routed:
     _called: Callable[..., Any]
 
     def __init__(self) -> None:
-        self._calls = np.zeros(2 + _MOST, np.int64)
+        self._calls = np.zeros(2 + MOST_ROUTES, np.int64)
         self._calls[1] = id(type(self)._called)
         self._routes: list[Route] = []
 
@@ -250,25 +251,31 @@ class Routed:
     def remember(self, route: Route) -> None:
         """Try this route first; the one that was not taken for longest goes."""
         _install()
-        _remembering.add(self)
-        order = {r.address: r for r in self._routes}
-        kept = [order[a] for a in self._calls[2 : 2 + int(self._calls[0])].tolist() if a in order]
-        self._routes = routes = [route, *kept[: _MOST - 1]]
-        self._calls[0] = 0  # a call between these lines finds none
-        self._calls[2 : 2 + len(routes)] = [r.address for r in routes]
-        self._calls[0] = len(routes)
+        with _lock:
+            _remembering.add(self)
+            order = {r.address: r for r in self._routes}
+            kept = [order[a] for a in self._calls[2 : 2 + int(self._calls[0])].tolist() if a in order]
+            routes = [route, *kept[: MOST_ROUTES - 1]]
+            self._calls[0] = 0  # a call between these lines finds none
+            self._calls[2 : 2 + len(routes)] = [r.address for r in routes]
+            self._calls[0] = len(routes)
+            self._routes = routes  # last: now nobody finds the one that goes
 
     def forget(self) -> None:
         """Have no routes."""
-        self._calls[0] = 0
-        self._routes = []
+        with _lock:
+            self._calls[0] = 0
+            self._routes = []
 
 
+_lock = threading.RLock()  # routes are written by one thread at a time
 _remembering: weakref.WeakSet[Routed] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     """In the child every object asks for the pool's context again, which gives it workers of its own."""
+    global _lock
+    _lock = threading.RLock()
     for x in _remembering:
         x.forget()
 
