@@ -1,8 +1,8 @@
 """Owns what a compile target is: its name, its instruction set, and the sizes that schedules are chosen by.
 
-Names are ``cpu`` (this machine), ``cpu:native`` (the same), ``cpu:x86-64-v1`` to ``-v4``, ``cpu:aarch64+neon`` and
-``cpu:aarch64+sve``, and ``sm_70`` to ``sm_121`` with the suffixes ``a`` and ``f`` where NVIDIA defines them. Invariants: a target
-is a frozen value; two targets that compare equal get the same code; everything code generation may depend on is in
+Names are ``cpu`` (this machine), ``cpu:native`` (the same), ``cpu:x86-64-v1`` to ``-v4``, ``cpu:aarch64+neon``, ``+sve``,
+``+sve256`` and ``+sve512``, and ``sm_70`` to ``sm_121`` with the suffixes ``a`` and ``f`` where NVIDIA defines them. Invariants:
+a target is a frozen value; two targets that compare equal get the same code; everything code generation may depend on is in
 `Target.fingerprint`. The host is read from /proc and /sys and not through LLVM, so that a cache hit never pays for
 loading a compiler. This is a leaf: it imports only ``errors``.
 
@@ -180,12 +180,15 @@ _LEVELS: dict[int, tuple[str, ...]] = {
     3: ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"),
     4: ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"),
 }
+_SVE = ("dotprod", "fullfp16", "lse", "neon", "sve")
 _ARM: dict[str, tuple[str, ...]] = {
     "neon": ("neon",),
-    "sve": ("dotprod", "fullfp16", "lse", "neon", "sve"),
+    "sve": _SVE,
+    "sve256": (*_SVE, "sve256"),
+    "sve512": (*_SVE, "sve512"),
 }
-"""Features of the AArch64 targets by name. Vectors of the code are 128 bits wide on all of them: what is longer differs between
-processors, and results shall not."""
+"""Features of the AArch64 targets by name. ``sve256`` says that the registers have exactly this many bits; without such a word
+code uses the 128 bits that all of them have."""
 _ARM_BITS = {"lse": 8, "fullfp16": 10, "dotprod": 20, "sve": 22}  # of Linux's AT_HWCAP
 _BEYOND = ("amx-bf16", "amx-int8", "amx-tile", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")
 # Linux writes some features under other names than LLVM.
@@ -235,6 +238,8 @@ def host() -> Host:
     elif machine in ("aarch64", "arm64"):
         machine = "aarch64"
         features = {"neon"} | {name for name, bit in _ARM_BITS.items() if _capabilities() >> bit & 1}
+        if "sve" in features:
+            features.add(f"sve{_sve_bits()}")
     sizes = _cache_sizes()
     l1, l2, l3 = sizes.get(1, 32 * 1024), sizes.get(2, 512 * 1024), sizes.get(3, 8 * 1024 * 1024)
     return Host(model, machine, tuple(sorted(features)), level, l1, l2, l3)
@@ -282,7 +287,7 @@ def _native() -> CpuTarget:
     arm = not machine.level
     return CpuTarget(
         name="cpu", native=True, triple=f"{machine.machine}-unknown-linux-gnu", llvm_cpu="native", features=machine.features,
-        vector_bits=128 if arm else _vector_bits(machine.features),
+        vector_bits=_vector_bits(machine.features),
         vector_registers=32 if arm or "avx512f" in machine.features else 16, l1_bytes=machine.l1_bytes,
         l2_bytes=machine.l2_bytes, l3_bytes=machine.l3_bytes,
     )  # fmt: skip
@@ -292,7 +297,8 @@ def _native() -> CpuTarget:
 def _arm(name: str) -> CpuTarget:
     return CpuTarget(
         name=f"cpu:aarch64+{name}", triple="aarch64-unknown-linux-gnu", llvm_cpu="generic", features=_ARM[name],
-        vector_bits=128, vector_registers=32, l1_bytes=64 * 1024, l2_bytes=1024 * 1024, l3_bytes=32 * 1024 * 1024,
+        vector_bits=_vector_bits(_ARM[name]), vector_registers=32,
+        l1_bytes=64 * 1024, l2_bytes=1024 * 1024, l3_bytes=32 * 1024 * 1024,
     )  # fmt: skip
 
 
@@ -323,7 +329,8 @@ def _gpu(sm: int, variant: str) -> GpuTarget:
 
 def _vector_bits(features: Iterable[str]) -> int:
     names = set(features)
-    return 512 if names.issuperset(_LEVELS[4]) else 256 if "avx2" in names else 128
+    wide = 512 if names.issuperset(_LEVELS[4]) or "sve512" in names else 128
+    return max(wide, 256 if names & {"avx2", "sve256"} else 128)
 
 
 def _cpuinfo() -> tuple[str, set[str]]:
@@ -345,6 +352,13 @@ def _capabilities() -> int:
     ask = ctypes.CDLL(None).getauxval
     ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
     return int(ask(16))
+
+
+def _sve_bits() -> int:
+    """The length of SVE's registers in this process (prctl, PR_SVE_GET_VL)."""
+    import ctypes
+
+    return 8 * (int(ctypes.CDLL(None).prctl(51)) & 0xFFFF)
 
 
 def _cache_sizes() -> dict[int, int]:

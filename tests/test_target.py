@@ -125,6 +125,7 @@ def test_arm_targets() -> None:
     for target in (neon, sve):
         assert target.vector_bits == 128 and target.vector_registers == 32
         assert all(target.has(ability) for ability in ("fma", "half", "round"))
+    assert [cpu(f"cpu:aarch64+sve{n}").vector_bits for n in (256, 512)] == [256, 512]
     assert [cpu(name).has("fma") for name in LEVELS] == [False, False, True, True]
     assert [cpu(name).has("round") for name in LEVELS] == [False, True, True, True]
 
@@ -132,7 +133,9 @@ def test_arm_targets() -> None:
 def test_the_target_nearest_to_a_machine() -> None:
     assert host().target in LEVELS or host().target.startswith("cpu:aarch64")
     assert Host("n1", "aarch64", ("lse", "neon"), 0, 2**16, 2**20, 2**25).target == "cpu:aarch64+neon"
-    assert Host("v1", "aarch64", cpu("cpu:aarch64+sve").features, 0, 2**16, 2**20, 2**25).target == "cpu:aarch64+sve"
+    for name in ("cpu:aarch64+sve", "cpu:aarch64+sve256"):
+        assert Host("v1", "aarch64", cpu(name).features, 0, 2**16, 2**20, 2**25).target == name
+    assert cpu("cpu:aarch64+sve512").missing_on(Host("v1", "aarch64", cpu(name).features, 0, 0, 0, 0)) == ("sve512",)
 
 
 def test_missing_features_are_named() -> None:

@@ -20,7 +20,7 @@ from fluxir.errors import error
 if TYPE_CHECKING:
     from fluxir.target import CpuTarget
 
-__all__ = ["HOST", "Machine", "asm_of", "llvm_of", "machine_of", "object_of", "translate"]
+__all__ = ["HOST", "Machine", "asm_of", "attributes_of", "llvm_of", "machine_of", "object_of", "translate"]
 
 LEVELS = {0: 1, 1: 1, 2: 2, 3: 3}
 """LLVM's speed level for each `opt_level`. Code generation below its default level halves the speed of the code."""
@@ -40,7 +40,17 @@ _BASE = {"x86_64": "x86-64", "aarch64": "generic"}  # the processor without any 
 
 def machine_of(target: CpuTarget) -> Machine:
     cpu = _BASE[target.machine] if target.native else target.llvm_cpu
-    return Machine(target.triple, cpu, ",".join("+" + f for f in target.features))
+    known = [f for f in target.features if not re.fullmatch(r"sve\d+", f)]  # LLVM is told the length by `attributes_of`
+    return Machine(target.triple, cpu, ",".join("+" + f for f in known))
+
+
+def attributes_of(target: CpuTarget) -> str:
+    """The attributes of every function."""
+    tune = f'nounwind "tune-cpu"="{HOST if target.native else "generic"}"'
+    if target.machine == "aarch64" and target.vector_bits > 128:
+        n = target.vector_bits // 128
+        tune += f" vscale_range({n},{n})"
+    return tune
 
 
 @functools.cache

@@ -155,7 +155,7 @@ class Pieces:
         self.target, self.fast = target, fast
         half = "half" if target.has("half") else "i16"
         self.dialect = Dialect(triple=target.triple, half=half)
-        self.attributes = f'nounwind "tune-cpu"="{backend.HOST if target.native else "generic"}"'
+        self.attributes = backend.attributes_of(target)
         self.recipes = Recipes(target, self.dialect, fast, self.attributes, self.add)
         self.all: list[Piece] = []
         self._publish = publish
