@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fluxir import config
@@ -99,7 +99,7 @@ class Profile:
         return trace([self])
 
     def html(self) -> str:
-        """A page of its own with the table and each kernel's schedule, loops and assembly."""
+        """A page of its own with the table, the passes, and each kernel's loops beside the lines of the model."""
         from fluxir.profile_report import page
 
         return page([self])
@@ -122,7 +122,7 @@ def profile(f: Callable[..., Any], *, repeat: int = 10, target: str | None = Non
         leaves = tree.flatten((args, {k: v for k, v in kwargs.items() if k not in made.static}))[0]
         found = profile_program(lowered, leaves, repeat=repeat, target=target or made.target)
         assert lowered.out_tree is not None
-        return Profile(**{**vars(found), "results": lowered.out_tree.unflatten(found.results)})
+        return replace(found, results=lowered.out_tree.unflatten(found.results))
 
     return call
 
@@ -133,7 +133,6 @@ def profile_program(
     *,
     repeat: int = 10,
     target: str | None = None,
-    name: str | None = None,
 ) -> Profile:
     """Profile a traced program on flat inputs, or on those that a function makes for the program's spec (see codegen/abi.py);
     the results are a flat list."""
@@ -171,7 +170,7 @@ def profile_program(
     kernels = _kernels(build, code.launches, per_call, rate, limit, _sizes(program, given.arrays))
     spans = _spans(names, record[first:].reshape(-1, 4)[: min(int(record[0]), EVENTS)], rate)
     return Profile(
-        name or lowered.module.entry.name,
+        lowered.module.entry.name,
         repeat,
         statistics.median(times),
         tuple(kernels),
@@ -263,12 +262,15 @@ def _traffic(launch: Op) -> tuple[Dim, Dim]:
 def _work(build: Build) -> dict[str, tuple[str, Dim | None]]:
     """By kernel digest: the template it comes from, and the operations of what it computes. Of the kernels of one group
     the one with the most arithmetic in its innermost loops has them all: the others move data."""
+    from fluxir.driver import tuned_state
     from fluxir.dump import operations
     from fluxir.schedule.lower import Origin, lower
+    from fluxir.schedule.tuned import using
 
     fused = build.stages["fused"]
     origins: list[Origin] = []
-    lower(fused, build.target, origins)
+    with using(tuned_state()):
+        lower(fused, build.target, origins)
     found: dict[str, tuple[str, Dim | None]] = {}
     with assuming(fused.facts):
         for o in origins:
