@@ -75,7 +75,7 @@ class KernelEmitter(Emitter):
 
     def end(self) -> None:
         """The end of the function."""
-        if self.streams:
+        if self.streams and self.owner.target.triple.startswith("x86_64"):  # elsewhere they are ordered as others are
             self.do(f"call void {self.unit.declare('llvm.x86.sse.sfence', 'void', [])}()")
         self.do("ret void")
 

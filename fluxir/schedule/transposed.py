@@ -150,11 +150,11 @@ class Transposed:
         elements = Elements(b, reads)
         for c in range(self.lanes):
             index = {**at, self.across: b.add(i, b.index(c)), last: k}
-            where = tuple(index[axis] for axis in range(last + 1))
+            place = tuple(index[axis] for axis in range(last + 1))
             vec = Lanes(elements, k, self.wide, {v: found[c] for v, found in rows.items()})
-            for mem, x in zip(results, [vec.vector(v, index_in(b, v, where)) for v in outs]):
+            for mem, x in zip(results, [vec.vector(v, index_in(b, v, place)) for v in outs]):
                 align = mem.type.dtype.itemsize * self.lanes if past else 0
-                b.store(mem, x, *where, align=align, streaming=past)
+                b.store(mem, x, *place, align=align, streaming=past)
 
 
 def _operand_maps(op: Op, m: Map) -> list[Map]:
