@@ -11,14 +11,15 @@ sums of rows need nothing across lanes. The order of additions depends on shapes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, product
-from fluxir.ir.types import MemType
+from fluxir.ir.types import MemType, TensorType
 from fluxir.ops.approx.exponential import exp2_of_negative
+from fluxir.ops.views import View, row_major
 from fluxir.schedule.attention import (
     LOG2E,
     NEVER,
@@ -34,8 +35,8 @@ from fluxir.schedule.attention import (
 )
 from fluxir.schedule.attention_mask import MaskCode, Masks, read_masks
 from fluxir.schedule.group import Group
-from fluxir.schedule.loops import for_, if_, kernel, memory, parallel, unravel
-from fluxir.schedule.matmul_cpu import transposed
+from fluxir.schedule.loops import for_, grain_of, if_, kernel, memory, parallel, unravel
+from fluxir.schedule.matmul_pack import transposed
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 
 TASK_ROWS = 64  # queries of a task
@@ -79,14 +80,72 @@ def choose(a: Attention, masks: Masks, target: Any) -> AttentionSchedule:
 def attention(group: Group, target: Any) -> Kernels | None:
     """softmax(q k^T + masks) v, fused."""
     a = read(group, "attention")
-    return None if a is None else _Forward(a, target).kernels()
+    return None if a is None else _Forward(widened(a, target), target).kernels()
+
+
+@dataclass(frozen=True, eq=False)
+class Widened:
+    """An attention whose keys and values are read in the type computed in: of 16 bits they are widened once, into scratch
+    memories, for they are read an element at a time and by every panel. `values` stand for these memories."""
+
+    a: Attention
+    values: tuple[Value, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def scratch(self) -> list[MemType]:
+        return [memory(v.type) for v in self.values]
+
+    def inputs(self) -> tuple[list[Value], list[Ref]]:
+        """What a kernel reads, and where that lies."""
+        args = [*self.a.group.args, *self.values]
+        n = len(self.a.group.args)
+        return args, [("input", i) if i < n else ("scratch", i - n) for i in range(len(args))]
+
+
+def widened(a: Attention, target: Any) -> Widened:
+    if a.op.operands[0].type.dtype == a.dtype:
+        return Widened(a)
+    g, lanes = a.group, target.lanes(a.dtype.bits)
+    views = (a.k, a.v)
+    values = [
+        Value(TensorType(a.dtype, v.shape), None, len(g.args) + i, name) for i, (v, name) in enumerate(zip(views, "kv"))
+    ]
+    steps = []
+    for i, (view, value) in enumerate(zip(views, values, strict=True)):
+
+        def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value], view: View = view) -> None:
+            source = Flat(b, view, dict(zip(g.args, ins, strict=True)), a.dtype)
+            (out,) = outs
+            width = int(view.shape[-1])
+            whole = width - width % lanes if source.contiguous else 0
+
+            def row(ib: Builder, r: Value) -> None:
+                at = unravel(ib, r, view.shape[:-1])
+                start = source.row(ib, source.base(ib, at[:-1]), at[-1])
+
+                def put(jb: Builder, c: Value, n: int) -> None:
+                    jb.store(out, source.load(jb, source.column(jb, start, c), n), *at, c)
+
+                for_(ib, 0, whole, lambda jb, c: put(jb, c, lanes), step=lanes, name="d", vectorize=False)
+                for_(ib, whole, width, lambda jb, c: put(jb, c, 0), name="d", vectorize=False)
+
+            parallel(b, product(view.shape[:-1]), row, grain=grain_of(width))
+
+        ins, names = [memory(v.type) for v in g.args], [v.name for v in g.args]
+        made = kernel(f"{g.name}_widen_{value.name}", ins, [memory(value.type)], body, names=names, loc=g.loc)
+        refs: list[Ref] = [*[("input", j) for j in range(len(g.args))], ("scratch", i)]
+        steps.append(Step(made, tuple(refs)))
+    k, v = (View(x, x.type.shape, 0, row_major(x.type.shape)) for x in values)
+    return Widened(replace(a, k=k, v=v), tuple(values), tuple(steps))
 
 
 class Panels:
     """What the forward and the backward kernel share: panels of rows, turned and turned back, and tiles of products."""
 
-    def __init__(self, a: Attention, target: Any) -> None:
-        self.a, self.masks = a, read_masks(a)
+    def __init__(self, given: Widened, target: Any) -> None:
+        self.given, self.a = given, given.a
+        a, self.masks = given.a, read_masks(given.a)
         self.schedule = choose(a, self.masks, target)
         self.fma = target.has("fma")
         self.lanes, self.vectors = self.schedule.lanes, self.schedule.vectors
@@ -208,23 +267,16 @@ class _Forward(Panels):
     """The kernel of one attention."""
 
     def kernels(self) -> Kernels:
-        a = self.a
-        n_in = len(a.group.args)
-        made = kernel(
-            a.group.name,
-            [memory(v.type) for v in a.group.args],
-            [memory(v.type) for v in a.group.outs],
-            self.body,
-            names=[v.name for v in a.group.args],
-            schedule=self.schedule,
-            loc=a.group.loc,
-        )
-        refs: list[Ref] = [*[("input", i) for i in range(n_in)], *[("output", j) for j in range(len(a.group.outs))]]
-        return Kernels((Step(made, tuple(refs), len(a.group.outs)),))
+        g = self.a.group
+        args, refs = self.given.inputs()
+        ins, outs = [memory(v.type) for v in args], [memory(v.type) for v in g.outs]
+        made = kernel(g.name, ins, outs, self.body, names=[v.name for v in args], schedule=self.schedule, loc=g.loc)
+        step = Step(made, (*refs, *[("output", j) for j in range(len(outs))]), len(outs))
+        return Kernels((*self.given.steps, step), tuple(self.given.scratch))
 
     def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         a, s = self.a, self.schedule
-        reads = dict(zip(a.group.args, ins, strict=True))
+        reads = dict(zip(self.given.inputs()[0], ins, strict=True))
         blocks = ceildiv(a.s, s.rows * s.panels)
         shape = (*a.batch, blocks)
 
@@ -468,4 +520,4 @@ class _Task:
                 if_(b, b.lt(at, end), store)
 
 
-__all__ = ["AttentionSchedule", "Panels", "attention", "choose"]
+__all__ = ["AttentionSchedule", "Panels", "Widened", "attention", "choose", "widened"]

@@ -35,7 +35,7 @@ from fluxir.schedule.attention_mask import MaskCode, read_masks
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_, kernel, memory, parallel, unravel
-from fluxir.schedule.matmul_cpu import transposed
+from fluxir.schedule.matmul_pack import transposed
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
 from fluxir.schedule.vectors import Lanes
 

@@ -23,7 +23,7 @@ from fluxir.schedule.attention import LOG2E, Attention, number, splat
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import shape_of
 from fluxir.schedule.loops import for_
-from fluxir.schedule.matmul_cpu import transposed
+from fluxir.schedule.matmul_pack import transposed
 from fluxir.schedule.vectors import Lanes
 
 ROW, COLUMN, NONE = -2, -1, None

@@ -1,0 +1,183 @@
+"""The schedule of a product on a CPU: the register tile, blocks for the caches, tasks, and how the operands are read.
+
+Everything follows from the registers and caches of the target and from the sizes that are known; the number of threads has
+no say. What was measured is in docs/design/matrix-products.md. `best` gives what tuning found, where it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fluxir.ir.dims import Dim, product
+from fluxir.schedule.contraction import FREE, Dot
+from fluxir.schedule.matmul_pack import LINES
+from fluxir.schedule.templates import Schedule
+from fluxir.schedule.tuned import tuned
+
+TASK = 1 << 18  # multiplications that are worth a task: some 5 us
+TASKS = 16  # tasks that a product is cut into where they are not too small
+LONG = 8192  # bytes of a line's piece that memory is read in at full speed, about
+CHUNK = 64  # values of k that are copied at a time where memory is what takes time
+MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
+
+
+@dataclass(frozen=True)
+class MatmulSchedule(Schedule):
+    """`rows` x `vectors` x `lanes`: the register tile. `depth`: length of a block of the contracted index (0: all of it).
+    `row_tiles`, `panels`: size of a task. `group`: panels that it copies together. `lhs`, `rhs`: how operands are read."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    depth: int
+    row_tiles: int
+    panels: int
+    group: int
+    lhs: str
+    rhs: str
+
+    @property
+    def cols(self) -> int:
+        return self.vectors * self.lanes
+
+
+def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
+    """The schedule for a dot, from the registers and caches of the target and from sizes that are known. `packed`: the right
+    operand is packed beforehand, for nothing."""
+    size = dot.dtype.itemsize
+    lanes = target.lanes(dot.dtype.bits)
+    rows, vectors = _tile(dot.m, dot.n, lanes, target.vector_registers)
+    cols = vectors * lanes
+    deepest = max(64, target.l1_bytes // (cols * size))
+    deep = dot.k if isinstance(dot.k, int) else deepest
+    if deep > deepest * 5 // 4:  # blocks of one length
+        deep = -(-deep // -(-deep // deepest))
+        deep += -deep % lanes
+    most = max(1, target.l2_bytes // 4 // (deep * size) // rows)  # tiles of rows that stay in the second cache
+    m = dot.m if isinstance(dot.m, int) else 1 << 16
+    rhs = "packed" if packed else _rhs(dot, target, m, rows, isinstance(dot.m, int) and m > 2 * most * rows)
+    bytes_ = dot.k * dot.n * size
+    large = rhs != "packed" and not (isinstance(bytes_, int) and bytes_ <= target.l2_bytes // 2)
+    group, streams = 8, False
+    if large and rhs == "in place":
+        deep, streams = LINES, True
+    elif large and m <= 2 * LINES * rows:  # memory is what takes time: read long pieces of its lines
+        deep, streams = min(deep, CHUNK), True
+        group = max(8, target.l2_bytes // 2 // (deep * cols * size))
+    depth = 0 if deep == dot.k else deep
+    if rhs != "packed":  # what a task copies is copied in every block of rows: at most one or two
+        most *= 2
+    row_tiles, panels = _task(dot, rows, cols, most, streams)
+    lhs = _lhs(dot, target, depth, m <= rows)
+    return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
+
+
+def best(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
+    """The schedule that tuning found, of other tiles and tasks; how the operands are read stays as it is."""
+    default = choose(dot, target, packed)
+    space: dict[str, Sequence[int]] = {
+        "rows": range(1, MAX_ROWS + 1),
+        "vectors": range(1, 7),
+        "row_tiles": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+        "panels": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+        "group": (1, 2, 4, 8, 16),
+    }
+    if default.depth:
+        space["depth"] = range(default.lanes * 8, 513, default.lanes * 4)
+
+    def valid(s: MatmulSchedule) -> bool:
+        deep = s.depth or dot.k
+        copied = s.rows * s.row_tiles * (s.lhs != "in place") + s.cols * s.group * (s.rhs == "panels")
+        fits = not copied or (isinstance(deep, int) and copied * (deep + 16) * dot.dtype.itemsize <= target.l2_bytes)
+        return (
+            fits and s.group <= s.panels and s.rows * s.vectors + min(s.rows, s.vectors) + 1 <= target.vector_registers
+        )
+
+    return tuned(dot.group, target, f"matmul {default.rhs}", default, space, valid)
+
+
+def _rhs(dot: Dot, target: Any, m: int, rows: int, several: bool) -> str:
+    """How to read the right operand by tiles of `rows` rows, in `several` blocks."""
+    if dot.rhs.computed or dot.rhs.contiguous() is None:
+        return "packed"
+    if dot.rhs.contiguous() == FREE and isinstance(dot.n, int):
+        small = dot.k * dot.n * dot.dtype.itemsize
+        known = isinstance(small, int)
+        if (
+            m <= rows
+            or (known and small <= target.l1_bytes // 2)
+            or (m <= 2 * rows and known and small > target.l2_bytes // 2)
+        ):
+            return "in place"
+    return "packed" if several else "panels"
+
+
+def _lhs(dot: Dot, target: Any, depth: int, once: bool) -> str:
+    run = dot.lhs.contiguous()
+    if dot.lhs.computed or run is None:
+        return "packed"
+    small = dot.m * dot.k * dot.dtype.itemsize
+    if run == FREE:
+        return "in place" if isinstance(small, int) and small <= target.l1_bytes // 2 else "panels"
+    narrow = isinstance(dot.n, int) and dot.n <= 64  # a copy costs more than it saves
+    if once or (dot.lhs.value.type.dtype == dot.dtype and (not depth or narrow)):
+        return "in place"
+    return "rows"
+
+
+def _tile(m: Dim, n: Dim, lanes: int, registers: int) -> tuple[int, int]:
+    """Rows and vectors of the register tile: the one for which the tiles that cover the result take the least time. Wider
+    than two vectors costs a little: the panel takes more of the first cache."""
+    m = m if isinstance(m, int) else 1 << 16
+    n = n if isinstance(n, int) else 1 << 16
+    across = -(-n // lanes)
+
+    def time(r: int, v: int) -> float:
+        """Of one k, in half cycles: two multiplications or loads start in a cycle, and one takes four."""
+        return max(r * v, r + v, 8) + 0.5 if r and v else 0.0
+
+    def total(tile: tuple[int, int]) -> float:
+        r, v = tile
+        whole_r, whole_v = m // r, across // v
+        parts = [(r, v, whole_r * whole_v), (m % r, v, whole_v), (r, across % v, whole_r), (m % r, across % v, 1)]
+        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.03 * max(0, v - 2))
+
+    tiles = [
+        (r, v)
+        for r in range(1, min(m, MAX_ROWS) + 1)
+        for v in range(1, min(across, 12) + 1)
+        if r * v + min(r, v) + 1 <= registers and (v <= 4 or r <= 2)
+    ]
+    return min(tiles, key=lambda x: (total(x), -x[0] * x[1]))
+
+
+def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool) -> tuple[int, int]:
+    """The tiles of rows and the panels of columns that a task takes; at most `most` tiles of rows. `streams`: lines of the
+    right operand are read from memory, the longer the better."""
+    across = -(-dot.n // cols) if isinstance(dot.n, int) else None
+    k = dot.k if isinstance(dot.k, int) else 256
+    if not isinstance(dot.m, int) or not isinstance(dot.batch, int):
+        line = (dot.n if isinstance(dot.n, int) else 256) * k
+        wanted = max(1, min(8, line // (TASK // 4)))
+        return min(most, 96 // rows), max(1, -(-across // wanted)) if across else 8
+    down = -(-dot.m // rows)
+    blocks = _even(-(-down // most))
+    if across is None:
+        return -(-down // blocks), 8
+    work = int(product((dot.batch, dot.m, dot.n, k)))
+    wanted = max(1, min(TASKS if work > 64 * TASK * TASKS else TASKS // 2, work // TASK))
+    strips = min(across, _even(-(-wanted // (dot.batch * blocks))))
+    if streams:
+        strips = min(strips, max(2, across * cols * dot.dtype.itemsize // LONG))
+    panels = -(-across // strips)
+    return -(-down // blocks), panels
+
+
+def _even(n: int) -> int:
+    """Two threads, or any even number of them, get the same work."""
+    return n if n <= 1 else n + n % 2
+
+
+__all__ = ["CHUNK", "TASK", "MatmulSchedule", "best", "choose"]
