@@ -14,7 +14,7 @@ import gc
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,22 +267,21 @@ class Compiled(Routed):
         code: bytes,
         constants: Sequence[Any],
         build: Build | None,
-        texts: Mapping[str, str],
+        module: Module,
         in_tree: tree.TreeDef | None = None,
         out_tree: tree.TreeDef | None = None,
         device: str | None = None,
     ) -> None:
         super().__init__()
         self.device = device
-        self.target, self.spec, self.code, self.constants, self.build, self.texts = (
-            target,
-            spec,
-            code,
-            list(constants),
-            build,
-            dict(texts),
-        )
+        self.target, self.spec, self.code, self.constants = target, spec, code, list(constants)
+        self.build, self.module = build, module
         self.in_tree, self.out_tree = in_tree, out_tree
+
+    @functools.cached_property
+    def texts(self) -> dict[str, str]:
+        """What an artifact holds for readers: the traced program."""
+        return {"program.fx": print_module(self.module)}
 
     @functools.cached_property
     def program(self) -> Program | GpuProgram:
@@ -335,7 +334,7 @@ def compile_module(
     store = open_cache() if cache is not False and dump_dir is None else None
     parts = key_parts(module, t, passes)
     key = json.dumps(parts, default=str)
-    if store is not None and (found := _from_cache(store.get(key), t, in_tree, out_tree)) is not None:
+    if store is not None and (found := _from_cache(store.get(key), t, module, in_tree, out_tree)) is not None:
         found.device = device
         return found
     b, code = _compiled(module, t, passes, verify, dump_dir)
@@ -343,8 +342,7 @@ def compile_module(
     spec = {**code.spec, "digest": module.digest}
     if in_tree is not None and out_tree is not None:
         spec |= {"in_tree": in_tree.to_json(), "out_tree": out_tree.to_json()}
-    texts = {"program.fx": print_module(module)}
-    out = Compiled(t, spec, data, code.constants, b, texts, in_tree, out_tree, device)
+    out = Compiled(t, spec, data, code.constants, b, module, in_tree, out_tree, device)
     if dump_dir is not None:
         write_dumps(Path(dump_dir), b, code)
     if store is not None:
@@ -352,7 +350,7 @@ def compile_module(
 
         meta = {"name": module.name, "target": t.name, "key_parts": parts}
         try:
-            store.put(key, {"program.fxb": artifact_bytes(spec, data, code.constants, texts)}, meta)
+            store.put(key, {"program.fxb": artifact_bytes(spec, data, code.constants)}, meta)
         except IOFailure as problem:  # a full or read-only disk: the program itself is there
             warnings.warn(f"the compiled program was not cached: {problem.message}", stacklevel=2)
     return out
@@ -442,15 +440,14 @@ def _sources_digest() -> str:
 
 
 def _from_cache(
-    entry: Any, target: Target, in_tree: tree.TreeDef | None, out_tree: tree.TreeDef | None
+    entry: Any, target: Target, module: Module, in_tree: tree.TreeDef | None, out_tree: tree.TreeDef | None
 ) -> Compiled | None:
     if entry is None:
         return None
     from fluxir.runtime.artifact import read_artifact
 
     a = read_artifact(entry.files["program.fxb"])
-    texts = {k: v.decode() for k, v in a.texts.items()}
-    return Compiled(target, a.spec, a.code, a.constants, None, texts, in_tree, out_tree)
+    return Compiled(target, a.spec, a.code, a.constants, None, module, in_tree, out_tree)
 
 
 def load(path: str | Path, device: str | None = None) -> Any:

@@ -243,9 +243,9 @@ def array_digest(a: np.ndarray[Any, Any]) -> str:
     large = a.size > 1024 and not a.flags.writeable
     if large and _digests.get(id(a)) is a:
         return _digest_of[id(a)]
-    h = hashlib.blake2b(f"{a.dtype.name}{a.shape}".encode(), digest_size=12)
-    h.update(np.ascontiguousarray(a).tobytes())
-    digest = h.hexdigest()
+    h = hashlib.sha256(f"{a.dtype.name}{a.shape}".encode())  # in hardware, where blake2 is not
+    h.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
+    digest = h.hexdigest()[:24]
     if large:
         _digests[id(a)] = a
         _digest_of[id(a)] = digest

@@ -405,10 +405,10 @@ def _open_entry(directory: int, name: str) -> int | None:
 
 def _checked_header(data: bytes, digest: str) -> dict[str, Any] | None:
     """The header of a whole, undamaged entry that belongs to ``digest``, else None."""
-    body = data[:-_DIGEST]
+    body = memoryview(data)[:-_DIGEST]
     if hashlib.sha256(body).digest() != data[-_DIGEST:]:
         return None
-    header = _header(body)
+    header = _header(data)
     if header is None or header["key"] != digest:
         return None
     start = len(_MAGIC) + _HEADER.size + _HEADER.unpack_from(body, len(_MAGIC))[0]

@@ -104,7 +104,8 @@ def load_safetensors(
 
 def parse_safetensors(data: bytes, *, source: str = "<bytes>") -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file held in `data`, as read-only views of it. Raises FX0809 naming `source`."""
-    header = _parse_header(data[:8], data[8:], len(data), source)
+    length = min(int.from_bytes(data[:8], "little"), MAX_HEADER, len(data))
+    header = _parse_header(data[:8], data[8 : 8 + length], len(data), source)  # not a copy of all that follows
     return _arrays(data, header, None, source)
 
 
