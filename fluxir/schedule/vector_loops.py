@@ -25,6 +25,7 @@ from fluxir.schedule.group import Group, shape_of
 from fluxir.schedule.loops import Size, for_, if_, index, whole_blocks
 from fluxir.schedule.space import index_in
 from fluxir.schedule.vectors import Lanes, in_flight
+from fluxir.target import CpuTarget
 
 ITERATED = 2  # vectors in flight where a loop runs for each element: more would wait for the longest of more elements
 LEAST_STREAMED = 16  # bytes of a vector from which it can be stored past the caches
@@ -41,8 +42,9 @@ class Vectors:
 
 
 def vectors_of(group: Group, space: tuple[Dim, ...], target: Any) -> Vectors | None:
-    """How the last axis of a group over `space` is walked; None where a value is not walked along it or it is too short."""
-    if not space:
+    """How the last axis of a group over `space` is walked; None where a value is not walked along it, it is too short,
+    or the target is another kind of machine."""
+    if not space or not isinstance(target, CpuTarget):
         return None
     last = len(space) - 1
     access = analyse(group, space, [(v, identity_map(space)) for v in group.outs])
