@@ -140,3 +140,53 @@ def test_constant_operands_are_packed_when_compiling(shape: Any, lc: Any, rc: An
     )
     assert sum(op.name == "launch" for op in low.entry.walk()) == 1
     assert sum(op.name == "constant" for op in low.entry.walk()) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9, 40])
+def test_few_rows_of_a_large_matrix(rows: int) -> None:
+    """The matrix is more than half the second cache: it is read in long pieces, in place or copied many panels at a time."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((rows, 301), np.float32), rng.standard_normal((301, 531), np.float32)
+    f = module(func([f"f32[{rows},301]", "f32[301,531]"], dot((1,), (0,))))
+    np.testing.assert_allclose(np.asarray(native(f)(x, y)).reshape(rows, 531), x @ y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("lc", "rc", "x", "y"), LAYOUTS)
+def test_large_operands_in_every_layout(lc: Any, rc: Any, x: str, y: str) -> None:
+    n = {"M": 151, "N": 75, "K": 700}
+    a, b = x.format(**n), y.format(**n)
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal([int(d) for d in s.split(",")], np.float32) for s in (a, b))
+    want = (left if lc == (1,) else left.T) @ (right if rc == (0,) else right.T)
+    got = native(module(func([f"f32[{a}]", f"f32[{b}]"], dot(lc, rc))))(left, right)
+    np.testing.assert_allclose(np.asarray(got).reshape(151, 75), want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("k", [37, 64])
+def test_few_rows_along_k_are_dot_products(rows: int, k: int) -> None:
+    low = check(func([f"f32[{rows},{k}]", f"f32[203,{k}]"], dot((1,), (1,))), rtol=1e-4, atol=1e-4)
+    assert any("gemv" in f.attrs.get("schedule", "") for f in low.funcs.values())
+
+
+def test_matrix_times_vector_with_what_follows() -> None:
+    def body(b: Any, a: Any, v: Any, c: Any) -> Any:
+        y = b.dot(a, v, lhs_contract=(1,), rhs_contract=(0,))
+        return b.exp(b.neg(b.mul(y, y))), b.add(y, c)
+
+    for column, size in (("f32[24]", "f32[21]"), ("f32[24,1]", "f32[21,1]"), ("f32[24,1]", "f32[1]")):
+        low = check(fused(["f32[21,24]", column, size], body, "dot"), rtol=1e-4, atol=1e-4)
+        assert any("gemv" in f.attrs.get("schedule", "") for f in low.funcs.values())
+    check(fused(["f32[M,K]", "f32[K]", "f32[M]"], body, "dot"), {"M": 19, "K": 21}, rtol=1e-4, atol=1e-4)
+
+
+def test_operand_that_a_loop_does_not_change_is_packed_before_it() -> None:
+    def body(b: Any, x: Any, w: Any) -> Any:
+        inner = b.block([x.type, w.type], lambda ib, h, w: ib.tanh(ib.dot(h, w, lhs_contract=(1,), rhs_contract=(0,))))
+        return b.emit("scan", x, w, blocks=[inner], carry=1, consts=1, length=3)[0]
+
+    low = check(func(["f32[20,40]", "f32[40,40]"], body), rtol=1e-4, atol=1e-4)
+    before = [op.attrs["callee"] for op in low.entry.block.ops if op.name == "launch"]
+    inside = [op.attrs["callee"] for op in low.entry.walk() if op.name == "launch"]
+    assert any("pack" in name for name in before)
+    assert sum("pack" in name for name in inside) == sum("pack" in name for name in before)
