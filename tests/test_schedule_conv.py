@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluxir import config
 from fluxir.ir.interp import interpret
 from fluxir.schedule.lower import lower
 from fluxir.target import parse_target
@@ -272,11 +271,9 @@ WINOGRAD = [
 ]
 
 
-@pytest.mark.parametrize("accuracy", ["standard", "fast"])
 @pytest.mark.parametrize(("x", "w", "changes"), WINOGRAD)
-def test_winograd(x: str, w: str, changes: dict[str, Any], accuracy: str) -> None:
-    with config.override(accuracy=accuracy):
-        exact(x, w, {**PLAIN, **changes}, "winograd(")
+def test_winograd(x: str, w: str, changes: dict[str, Any]) -> None:
+    exact(x, w, {**PLAIN, **changes}, "winograd(")
 
 
 def test_winograd_keeps_what_is_infinite_or_not_a_number_in_its_window() -> None:
@@ -287,8 +284,7 @@ def test_winograd_keeps_what_is_infinite_or_not_a_number_in_its_window() -> None
     assert bad[:, 8:11, 8:11].all() and bad.sum() == 32 * 9
 
 
-@pytest.mark.parametrize("accuracy", ["standard", "fast"])
-def test_winograd_with_constant_weights_and_what_follows(accuracy: str) -> None:
+def test_winograd_with_constant_weights_and_what_follows() -> None:
     rng = np.random.default_rng(0)
     w, bias = rng.standard_normal((24, 32, 3, 3)).astype("f"), rng.standard_normal((24, 1, 1)).astype("f")
 
@@ -298,6 +294,5 @@ def test_winograd_with_constant_weights_and_what_follows(accuracy: str) -> None:
 
     m = module(fused(["f32[2,32,11,11]", "f32[2,24,11,11]"], body, "conv"))
     given = random_inputs(m.entry, {})
-    with config.override(accuracy=accuracy):
-        got = np.asarray(native(m)(*given))
+    got = np.asarray(native(m)(*given))
     np.testing.assert_allclose(got.reshape(2, 24, 11, 11), interpret(m, given)[0], rtol=1e-3, atol=1e-3)

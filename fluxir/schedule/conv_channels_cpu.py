@@ -24,7 +24,7 @@ from fluxir.ops.nest import cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
 from fluxir.schedule.conv_finish import Finish
 from fluxir.schedule.conv_patch import Patch, Place, starts_of
-from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose, searched
+from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose
 from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.group import Array, Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
@@ -48,8 +48,7 @@ def conv_channels(group: Group, target: Any) -> Kernels | None:
     found = choose(numbers, target)
     if found is None or after is None:
         return None
-    schedule = searched(group, numbers, target, found[1])
-    return Channels(group, numbers, schedule, after, numbers.dtype.is_float and target.has("fma")).kernels()
+    return Channels(group, numbers, found[1], after, numbers.dtype.is_float and target.has("fma")).kernels()
 
 
 class Channels:
@@ -332,7 +331,16 @@ def window_steps(
             k = ib.add(ib.mul(k, ib.index(n)), i)
         return run(ib, ib.mul(k, ib.index(length)), (offset, length), carry)
 
-    return nest(b, runs, at, acc)
+    # A loop of one round costs some instructions each time, and these are few rounds.
+    def level(ib: Builder, where: tuple[Value, ...], *carry: Value) -> Sequence[Value]:
+        if len(where) == len(runs):
+            return at(ib, where, *carry)
+        size = runs[len(where)]
+        if size == 1:
+            return level(ib, (*where, ib.index(0)), *carry)
+        return for_(ib, 0, size, lambda jb, i, *c: level(jb, (*where, i), *c), carry, vectorize=False)
+
+    return level(b, (), *acc)
 
 
 def gathered(b: Builder, xs: Sequence[Value], v: Value) -> Value:

@@ -15,9 +15,9 @@ from fluxir.schedule.templates import Schedule
 from fluxir.schedule.tuned import tuned
 
 PANEL = 20 * 1024  # bytes of weights that stay in the first cache
-# Cycles for an element of the patch and for a result; bytes of weights that come in a cycle from the second cache and from
-# further away. Measured on Zen; only their proportions matter.
-COPY, FINISH, NEAR, FAR = 0.4, 0.6, 12.0, 6.0
+# Cycles for an element of the patch (by squares, and by itself) and for a result; bytes of weights that come in a cycle from
+# the second cache and from further away. Measured on Zen; only their proportions matter.
+COPY, SINGLE, FINISH, NEAR, FAR = 0.4, 2.0, 0.6, 12.0, 6.0
 SHARED = 50_000  # cycles that are worth several threads
 
 
@@ -57,7 +57,7 @@ def choose(conv: Conv, target: Any) -> tuple[float, ConvChannelsSchedule] | None
         finish = blocks * patch.places * panels * vectors * lanes * FINISH
         weights = conv.channels * conv.window * conv.outputs * size
         read = blocks * weights / (NEAR if weights <= target.l2_bytes // 2 else FAR)
-        copy = blocks * patch.nbytes / size * COPY
+        copy = blocks * patch.nbytes / size * (COPY if depth >= lanes else SINGLE)
         for tiles, parts in parts_of(panels):
             time = shared(multiply * parts * tiles / panels + finish + read + copy * parts, blocks * parts)
             if best is None or time < best[0]:

@@ -1,10 +1,10 @@
 """The convolution template for CPUs with fewer multiplications: Winograd's algorithm for 3 by 3 windows.
 
-A tile of `m` x `m` results is A'[(G g G') * (B' d B)]A with a tile d of (m + 2) x (m + 2) inputs and the window g, so that over
-channels it is one matrix product for each of (m + 2)^2 *frequencies*: 16 multiplications instead of 36 for m = 2, and 36 instead
-of 144 for m = 4 (Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for Convolutional
-Neural Networks", 2016). Transforms run on vectors of channels: those of the input over a patch (conv_patch.py), one block of
-channels at a time, those of the sums before conv_finish.py. Which `m` is allowed is a matter of accuracy (docs/numerics.md).
+A tile of 2 by 2 results is A'[(G g G') * (B' d B)]A with a tile d of 4 by 4 inputs and the window g, so that over channels it is
+one matrix product for each of 16 *frequencies*: 16 multiplications instead of 36 (Winograd, "Arithmetic Complexity of
+Computations", 1980; Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). Transforms run on vectors of
+channels: those of the input over a patch (conv_patch.py), one block of channels at a time, those of the sums before
+conv_finish.py. Why there are no larger tiles: docs/design/convolutions.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from fluxir import config
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.types import MemType
@@ -31,52 +30,20 @@ from fluxir.schedule.templates import Kernels, template
 
 LEAST = 16  # channels of input and output below which transforms cost more than they save
 # Cycles of a vector of channels of a tile, measured on Zen: to transform the input, and the sums.
-TRANSFORM = {2: (30, 25), 4: (120, 90)}
+INTO, BACK = 30, 25
 
 Matrix = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The matrices of F(m x m, 3 x 3)."""
-
-    m: int
-    input: Matrix  # B'
-    window: Matrix  # G
-    output: Matrix  # A'
-
-    @property
-    def size(self) -> int:
-        return self.m + 2
-
-    @property
-    def frequencies(self) -> int:
-        return self.size * self.size
-
-
-TILES = {
-    2: Tile(
-        2,
-        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-        ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-        ((1, 1, 1, 0), (0, 1, -1, -1)),
-    ),
-    4: Tile(
-        4,
-        ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),
-         (0, 4, 0, -5, 0, 1)),
-        ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6),
-         (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)),
-        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-    ),
-}  # fmt: skip
+INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B'
+WINDOW: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # G
+OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))  # A'
+M = len(OUTPUT)  # results of a tile along one axis
+SIZE = len(INPUT)  # inputs of a tile along one axis
+FREQUENCIES = SIZE * SIZE
 
 
 @dataclass(frozen=True)
 class WinogradSchedule(cost.ConvChannelsSchedule):
-    """As for `ConvChannelsSchedule`, where `pixels` are tiles of `m` x `m` results."""
-
-    m: int = 2
+    """As for `ConvChannelsSchedule`, where `pixels` are tiles of 2 by 2 results."""
 
 
 def choose(conv: Conv, target: Any) -> WinogradSchedule | None:
@@ -92,35 +59,31 @@ def choose(conv: Conv, target: Any) -> WinogradSchedule | None:
     least, found = direct[0], None
     depth = cost.depth_of(conv.channels, 64)
     depth += -depth % lanes
-    for m in (2, 4) if config.get().accuracy == "fast" else (2,):
-        tile = TILES[m]
-        into, back = TRANSFORM[m]
-        for images, rows, columns in cost.blocks_of(conv):
-            high, wide = -(-rows // m), -(-columns // m)
-            if columns != line.out or (rows % m and rows != outer.out):
+    for images, rows, columns in cost.blocks_of(conv):
+        high, wide = -(-rows // M), -(-columns // M)
+        if columns != line.out or (rows % M and rows != outer.out):
+            continue
+        count = images * high * wide
+        step, pixels, vectors = cost.tile_of(count, conv.outputs, lanes, target.vector_registers)
+        panels = -(-conv.outputs // (vectors * lanes))
+        blocks = cost.tasks_of(conv, images, rows, columns)
+        each = -(-count // pixels) * pixels
+        spectrum = FREQUENCIES * each * depth * size
+        patch = Patch(conv, lanes, images, high * M, wide * M, depth).block_size * size
+        weights = FREQUENCIES * conv.channels * conv.outputs * size
+        read = blocks * weights / (cost.NEAR if weights <= target.l2_bytes // 2 else cost.FAR)
+        multiply = blocks * FREQUENCIES * step * conv.channels * 1.05
+        finish = blocks * (count * panels * vectors * BACK + images * rows * columns * conv.outputs * cost.FINISH)
+        inputs = images * (high * M + 2) * (wide * M + 2)
+        copy = blocks * conv.channels * (count * INTO / lanes + inputs * cost.COPY)
+        for tiles, parts in cost.parts_of(panels):
+            products = tiles * FREQUENCIES * each * vectors * lanes * size
+            if spectrum + products + patch > target.l2_bytes * 3 // 4:
                 continue
-            count = images * high * wide
-            step, pixels, vectors = cost.tile_of(count, conv.outputs, lanes, target.vector_registers)
-            panels = -(-conv.outputs // (vectors * lanes))
-            blocks = cost.tasks_of(conv, images, rows, columns)
-            each = -(-count // pixels) * pixels
-            vs = tile.frequencies * each * depth * size
-            patch = Patch(conv, lanes, images, high * m, wide * m, depth).block_size * size
-            weights = tile.frequencies * conv.channels * conv.outputs * size
-            read = blocks * weights / (cost.NEAR if weights <= target.l2_bytes // 2 else cost.FAR)
-            multiply = blocks * tile.frequencies * step * conv.channels * 1.05
-            finish = blocks * (count * panels * vectors * back + images * rows * columns * conv.outputs * cost.FINISH)
-            copy = (
-                blocks * conv.channels * (count * into / lanes + images * (high * m + 2) * (wide * m + 2) * cost.COPY)
-            )
-            for tiles, parts in cost.parts_of(panels):
-                ms = tiles * tile.frequencies * each * vectors * lanes * size
-                if vs + ms + patch > target.l2_bytes * 3 // 4:
-                    continue
-                time = cost.shared(multiply * parts * tiles / panels + finish + read + copy * parts, blocks * parts)
-                if time < least:
-                    least = time
-                    found = WinogradSchedule(pixels, vectors, lanes, images, rows, columns, tiles, depth, m)
+            time = cost.shared(multiply * parts * tiles / panels + finish + read + copy * parts, blocks * parts)
+            if time < least:
+                least = time
+                found = WinogradSchedule(pixels, vectors, lanes, images, rows, columns, tiles, depth)
     return found
 
 
@@ -175,13 +138,12 @@ class _Winograd(Channels):
 
     def __init__(self, group: Group, conv: Conv, schedule: WinogradSchedule, after: Any, fma: bool) -> None:
         super().__init__(group, conv, schedule, after, fma)
-        s, self.tile = schedule, TILES[schedule.m]
-        m = s.m
-        self.high, self.wide = -(-s.rows // m), -(-s.columns // m)  # tiles of an image
-        self.patch = Patch(conv, s.lanes, s.images, self.high * m, self.wide * m, s.depth)
+        s = schedule
+        self.high, self.wide = -(-s.rows // M), -(-s.columns // M)  # tiles of an image
+        self.patch = Patch(conv, s.lanes, s.images, self.high * M, self.wide * M, s.depth)
         self.count = s.images * self.high * self.wide
         self.padded = -(-self.count // s.pixels) * s.pixels
-        self.slots = self.tile.frequencies
+        self.slots = FREQUENCIES
         self.steps = self.patch.blocks * self.slots * s.depth
         self.packed = MemType(conv.dtype, (conv.groups * self.panels, self.steps, self.width))
 
@@ -213,11 +175,11 @@ class _Winograd(Channels):
                     else:
                         places += [gathered(ib, read(ib, o, c, k + j, 0), none) for j in range(many)]
                 square = [places[i : i + 3] for i in range(0, 9, 3)]
-                store(ib, c, o, [v for line in both_ways(ib, self.tile.window, square) for v in line])
+                store(ib, c, o, [v for line in both_ways(ib, WINDOW, square) for v in line])
 
         def clear(ib: Builder, c: Value) -> None:
             for o in range(0, self.width, lanes):
-                store(ib, c, o, [none] * self.tile.frequencies)
+                store(ib, c, o, [none] * FREQUENCIES)
 
         for_(b, 0, end, channel, vectorize=False)
         if self.patch.blocks * s.depth != conv.channels:
@@ -225,26 +187,24 @@ class _Winograd(Channels):
 
     def pack_array(self, w: Array) -> Array:
         conv, s, blocks = self.conv, self.schedule, self.patch.blocks
-        g = np.asarray(self.tile.window)
-        flat = np.asarray(w, np.float64).reshape(conv.groups, conv.outputs, conv.channels, 3, 3)
-        made = np.einsum("ik,jl,gockl->gocij", g, g, flat).reshape(*flat.shape[:3], -1)
-        padded = np.zeros(
-            (conv.groups, self.panels * self.width, blocks * s.depth, self.tile.frequencies), conv.dtype.numpy
-        )
+        both = np.kron(WINDOW, WINDOW)  # on a window of 9 numbers in a row
+        flat = np.asarray(w, np.float64).reshape(conv.groups, conv.outputs, conv.channels, conv.window)
+        made = flat @ both.T
+        padded = np.zeros((conv.groups, self.panels * self.width, blocks * s.depth, FREQUENCIES), conv.dtype.numpy)
         padded[:, : conv.outputs, : conv.channels] = made
-        parts = padded.reshape(conv.groups * self.panels, self.width, blocks, s.depth, self.tile.frequencies)
+        parts = padded.reshape(conv.groups * self.panels, self.width, blocks, s.depth, FREQUENCIES)
         return np.ascontiguousarray(parts.transpose(0, 2, 4, 3, 1)).reshape(-1, self.steps, self.width)
 
     # ---- images
     def task(self, b: Builder, x: Value, weights: Value, post: PostCode, at: Place, first: Value) -> None:
-        conv, s, patch, f = self.conv, self.schedule, self.patch, self.tile.frequencies
+        conv, s, patch, f = self.conv, self.schedule, self.patch, FREQUENCIES
 
         def local(*shape: int) -> Value:
             return b.emit("alloc", type=MemType(conv.dtype, shape, "local"))[0]
 
         buffer, spectrum = local(patch.block_size), local(f * self.padded * s.depth)
         products = local(s.tiles, f * self.padded, self.width)
-        sums = local(s.images * s.rows * s.columns + self.tile.m * s.columns + s.lanes, self.width)
+        sums = local(s.images * s.rows * s.columns + M * s.columns + s.lanes, self.width)
         count = b.minimum(b.index(s.tiles), b.sub(b.index(self.panels), first))
         panel = b.add(b.mul(at.group, b.index(self.panels)), first)
 
@@ -274,12 +234,12 @@ class _Winograd(Channels):
 
     def transform_input(self, b: Builder, buffer: Value, spectrum: Value) -> None:
         """The patch's tiles into [frequency, tile, channel]."""
-        s, n, m = self.schedule, self.tile.size, self.tile.m
+        s, n = self.schedule, SIZE
 
         def tile(ib: Builder, at: tuple[Value, ...]) -> None:
             image, i, j = at
-            line = ib.add(ib.mul(image, ib.index(self.patch.lines)), ib.mul(i, ib.index(m)))
-            place = ib.add(ib.mul(line, ib.index(self.patch.pitch)), ib.mul(j, ib.index(m)))
+            line = ib.add(ib.mul(image, ib.index(self.patch.lines)), ib.mul(i, ib.index(M)))
+            place = ib.add(ib.mul(line, ib.index(self.patch.pitch)), ib.mul(j, ib.index(M)))
             start = ib.mul(place, ib.index(s.depth))
             number = ib.add(ib.mul(ib.add(ib.mul(image, ib.index(self.high)), i), ib.index(self.wide)), j)
             to = ib.mul(number, ib.index(s.depth))
@@ -293,7 +253,7 @@ class _Winograd(Channels):
                     ]
                     for r in range(n)
                 ]
-                for f, v in enumerate(v for line in both_ways(jb, self.tile.input, xs) for v in line):
+                for f, v in enumerate(v for line in both_ways(jb, INPUT, xs) for v in line):
                     jb.store(spectrum, v, jb.add(end, jb.index(f * self.padded * s.depth)))
 
             for_(ib, 0, s.depth, channels, step=s.lanes, vectorize=False)
@@ -324,7 +284,7 @@ class _Winograd(Channels):
             acc = if_(
                 b, b.eq(block, b.index(0)), lambda ib: begin, lambda ib: [self.load(ib, products, *c) for c in cells]
             )
-        k0 = b.mul(b.add(b.mul(block, b.index(self.tile.frequencies)), frequency), b.index(s.depth))
+        k0 = b.mul(b.add(b.mul(block, b.index(FREQUENCIES)), frequency), b.index(s.depth))
         acc = self.steps_of(b, spectrum, weights, panel, bases, k0, b.index(0), (b.index(0), s.depth), acc)
         for cell, v in zip(cells, acc):
             b.store(products, v, *cell)
@@ -332,14 +292,14 @@ class _Winograd(Channels):
     def transform_sums(self, b: Builder, products: Value, sums: Value, t: Value) -> None:
         """The products of one tile of output channels into [place, channel]. Columns go from last to first: what a tile writes
         beyond the end of a row is the beginning of the next one, which is written later."""
-        s, n, m = self.schedule, self.tile.size, self.tile.m
+        s, n = self.schedule, SIZE
 
         def tile(ib: Builder, at: tuple[Value, ...]) -> None:
             image, i, back = at
             j = ib.sub(ib.index(self.wide - 1), back)
             number = ib.add(ib.mul(ib.add(ib.mul(image, ib.index(self.high)), i), ib.index(self.wide)), j)
-            row = ib.add(ib.mul(image, ib.index(s.rows)), ib.mul(i, ib.index(m)))
-            place = ib.add(ib.mul(row, ib.index(s.columns)), ib.mul(j, ib.index(m)))
+            row = ib.add(ib.mul(image, ib.index(s.rows)), ib.mul(i, ib.index(M)))
+            place = ib.add(ib.mul(row, ib.index(s.columns)), ib.mul(j, ib.index(M)))
             for v in range(s.vectors):
                 lane = ib.index(v * s.lanes)
                 xs = [
@@ -349,7 +309,7 @@ class _Winograd(Channels):
                     ]
                     for r in range(n)
                 ]
-                for r, line in enumerate(both_ways(ib, self.tile.output, xs)):
+                for r, line in enumerate(both_ways(ib, OUTPUT, xs)):
                     for q, x in enumerate(line):
                         ib.store(sums, x, ib.add(place, ib.index(r * s.columns + q)), lane)
 
