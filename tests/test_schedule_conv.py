@@ -219,6 +219,11 @@ CHANNELS = [  # output channels are the lanes
 ]
 
 
+def rotating(cases: list[Any], always: int) -> list[Any]:
+    """The cases, those after the first few in turns."""
+    return [*cases[:always], *[pytest.param(*c, marks=pytest.mark.deep) for c in cases[always:]]]
+
+
 def exact(x: str, w: str, attrs: dict[str, Any], name: str) -> None:
     """The compiled conv, by the template that prints `name`, is within k * eps of the meaning, k terms of a sum."""
     m = module(func([x, w], conv(**attrs)))
@@ -234,7 +239,7 @@ def exact(x: str, w: str, attrs: dict[str, Any], name: str) -> None:
     assert (np.abs(got.reshape(want.shape) - want) <= terms * eps * scale).all()
 
 
-@pytest.mark.parametrize(("x", "w", "base", "changes"), CHANNELS)
+@pytest.mark.parametrize(("x", "w", "base", "changes"), rotating(CHANNELS, 5))
 def test_output_channels_as_lanes(x: str, w: str, base: dict[str, Any] | None, changes: dict[str, Any]) -> None:
     attrs = {**(base or {"lhs_dilation": (1, 1, 1), "rhs_dilation": (1, 1, 1), "groups": 1}), **changes}
     exact(x, w, attrs, "convchannels(")
@@ -253,7 +258,7 @@ DEPTHWISE = [
 ]
 
 
-@pytest.mark.parametrize(("x", "w", "base", "changes"), DEPTHWISE)
+@pytest.mark.parametrize(("x", "w", "base", "changes"), rotating(DEPTHWISE, 3))
 def test_every_channel_by_itself(x: str, w: str, base: dict[str, Any] | None, changes: dict[str, Any]) -> None:
     attrs = {**(base or {"lhs_dilation": (1, 1, 1), "rhs_dilation": (1, 1, 1)}), **changes}
     exact(x, w, {**attrs, "groups": int(w[w.index("[") + 1 : w.index(",")])}, "depthwise(")
@@ -271,7 +276,7 @@ WINOGRAD = [
 ]
 
 
-@pytest.mark.parametrize(("x", "w", "changes"), WINOGRAD)
+@pytest.mark.parametrize(("x", "w", "changes"), rotating(WINOGRAD, 3))
 def test_winograd(x: str, w: str, changes: dict[str, Any]) -> None:
     exact(x, w, {**PLAIN, **changes}, "winograd(")
 
