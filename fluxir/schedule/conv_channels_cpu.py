@@ -24,7 +24,7 @@ from fluxir.ops.nest import cast
 from fluxir.schedule.contraction import PostCode, follows_exactly
 from fluxir.schedule.conv_finish import Finish
 from fluxir.schedule.conv_patch import Patch, Place, starts_of
-from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose
+from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose, searched
 from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.group import Array, Group, shape_of
 from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
@@ -48,7 +48,8 @@ def conv_channels(group: Group, target: Any) -> Kernels | None:
     found = choose(numbers, target)
     if found is None or after is None:
         return None
-    return Channels(group, numbers, found[1], after, numbers.dtype.is_float and target.has("fma")).kernels()
+    schedule = searched(group, numbers, target, found[1])
+    return Channels(group, numbers, schedule, after, numbers.dtype.is_float and target.has("fma")).kernels()
 
 
 class Channels:

@@ -67,21 +67,21 @@ def choose(conv: Conv, target: Any) -> tuple[float, ConvChannelsSchedule] | None
 
 def searched(group: Group, conv: Conv, target: Any, default: ConvChannelsSchedule) -> ConvChannelsSchedule:
     """The schedule that tuning found, of other tiles and tasks; the default where there is none."""
-    _, outer, line = conv.axes
+    blocks = set(blocks_of(conv))
     space = {
         "pixels": range(1, 15),
         "vectors": (1, 2, 3),
-        "rows": {-(-outer.out // n) for n in range(1, outer.out + 1)},
-        "columns": {-(-line.out // n) for n in range(1, line.out + 1)},
+        "rows": {rows for _, rows, _ in blocks},
+        "columns": {columns for _, _, columns in blocks},
         "tiles": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
     }
 
     def valid(s: ConvChannelsSchedule) -> bool:
         patch = Patch(conv, s.lanes, s.images, s.rows, s.columns, s.depth)
-        whole = s.images == 1 or (s.rows == outer.out and s.columns == line.out)
+        known = (s.images, s.rows, s.columns) in blocks
         fits = s.pixels <= patch.places and s.tiles <= -(-conv.outputs // (s.vectors * s.lanes))
         registers = (s.pixels + 1) * s.vectors + 1
-        return whole and fits and patch.nbytes <= target.l2_bytes // 2 and registers <= target.vector_registers
+        return known and fits and patch.nbytes <= target.l2_bytes // 2 and registers <= target.vector_registers
 
     return tuned(group, target, "conv_channels", default, space, valid)
 
