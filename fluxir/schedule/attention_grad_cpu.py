@@ -19,8 +19,8 @@ from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.types import MemType
 from fluxir.ops.approx.exponential import exp2_of_negative
-from fluxir.schedule.attention import LOG2E, Attention, Flat, multiply_add, number, read, splat, unrolled
-from fluxir.schedule.attention_cpu import AttentionSchedule, Panels
+from fluxir.schedule.attention import LOG2E, Flat, multiply_add, number, read, splat, unrolled
+from fluxir.schedule.attention_cpu import AttentionSchedule, Panels, Widened, widened
 from fluxir.schedule.attention_mask import MaskCode
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_, if_, kernel, memory, nest, parallel, unravel
@@ -44,15 +44,15 @@ def attention_grad(group: Group, target: Any) -> Kernels | None:
     a = read(group, "attention_grad")
     if a is None or a.k.shape[:-2] != a.v.shape[:-2]:
         return None
-    return _Backward(a, target).kernels()
+    return _Backward(widened(a, target), target).kernels()
 
 
 class _Backward(Panels):
     """The kernel of one gradient. `own`: batch axes along which keys differ; `shared`: those along which they are the same."""
 
-    def __init__(self, a: Attention, target: Any) -> None:
-        super().__init__(a, target)
-        s = self.schedule
+    def __init__(self, given: Widened, target: Any) -> None:
+        super().__init__(given, target)
+        a, s = self.a, self.schedule
         panels = min(PANELS, -(-a.s // s.rows)) if isinstance(a.s, int) else PANELS
         columns = BLOCK if not isinstance(a.t, int) else min(BLOCK, -(-a.t // s.keys) * s.keys)
         axes = range(len(a.batch))
@@ -75,28 +75,29 @@ class _Backward(Panels):
 
     def kernels(self) -> Kernels:
         g = self.a.group
-        inputs: list[Ref] = [("input", i) for i in range(len(g.args))]
+        args, inputs = self.given.inputs()
         queries = self.a.results[0]
         keys = [j for j in range(len(g.outs)) if queries is None or j != queries[0]]
         scratch = [self.sums_type] if queries is not None else []
-        refs: list[Ref] = [*inputs, *[("scratch", k) for k in range(len(scratch))], *[("output", j) for j in keys]]
-        names = [*[v.name for v in g.args], *["sums" for _ in scratch]]
-        ins, outs = [memory(v.type) for v in g.args], [*scratch, *[memory(g.outs[j].type) for j in keys]]
+        place: Ref = ("scratch", len(self.given.scratch))
+        refs: list[Ref] = [*inputs, *[place for _ in scratch], *[("output", j) for j in keys]]
+        names = [*[v.name for v in args], *["sums" for _ in scratch]]
+        ins, outs = [memory(v.type) for v in args], [*scratch, *[memory(g.outs[j].type) for j in keys]]
         made = kernel(
             g.name, ins, outs, lambda b, i, o: self.body(b, i, o, keys), names=names, schedule=self.schedule, loc=g.loc
         )
-        steps = [Step(made, tuple(refs), len(outs))]
+        steps = [*self.given.steps, Step(made, tuple(refs), len(outs))]
         if queries is not None:
             out = memory(g.outs[queries[0]].type)
             last = kernel(
                 f"{g.name}_rows", scratch, [out], self.rows, names=["sums"], schedule=self.schedule, loc=g.loc
             )
-            steps.append(Step(last, (("scratch", 0), ("output", queries[0]))))
-        return Kernels(tuple(steps), tuple(scratch))
+            steps.append(Step(last, (place, ("output", queries[0]))))
+        return Kernels(tuple(steps), (*self.given.scratch, *scratch))
 
     def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value], keys: Sequence[int]) -> None:
         a = self.a
-        reads = dict(zip(a.group.args, ins, strict=True))
+        reads = dict(zip(self.given.inputs()[0], ins, strict=True))
         sums = outs[0] if a.results[0] is not None else None
         results = dict(zip(keys, outs[1:] if sums is not None else outs, strict=True))
         shape = [*[a.batch[i] for i in self.own], self.segments]
