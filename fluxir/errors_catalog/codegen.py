@@ -65,8 +65,8 @@ declare(
     "this machine cannot run code for this target",
     "device",
     """
-    The code uses instructions that this processor does not have, or the machine is of another kind. Running it would stop the
-    process with an illegal instruction, so it is refused.
+    The code uses instructions that this processor does not have, or the machine is of another kind. Running it would
+    stop the process with an illegal instruction, so it is refused.
 
         compiled for cpu:x86-64-v4, this machine has x86-64-v3
 
