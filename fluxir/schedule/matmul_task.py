@@ -1,7 +1,7 @@
 """The task of a product: one block of rows by one block of columns, and what it copies into buffers of its own.
 
 `Grid` says how a product is cut; `Block` is the code of a task, `_Panels` that of one block of the contracted index in it.
-Edges are tiles of their own where sizes are known; of an unknown number of rows that are left over, the binary digits are.
+Rows and columns that are left over have tiles of their own, rows also where their number is not known.
 """
 
 from __future__ import annotations
@@ -192,10 +192,10 @@ class _Panels:
         left = task.left_rows
         end = b.minimum(self.i1, b.index(task.full_rows)) if left != 0 else self.i1
 
-        def tile(ib: Builder, q: Value, rows: int, skip: Size = 0) -> None:
-            m = plus(ib, ib.mul(q, ib.index(s.rows)), skip)
-            place = Place(self.t, m, n, cols, self.partial(ib, q, p, skip), self.first, self.last)
-            lhs = self.lhs(ib, q, m, skip)
+        def tile(ib: Builder, q: Value, rows: int) -> None:
+            m = ib.mul(q, ib.index(s.rows))
+            place = Place(self.t, m, n, cols, self.partial(ib, q, p), self.first, self.last)
+            lhs = self.lhs(ib, q, m)
             task.tiles.emit(ib, place, rows, vectors, self.length, lhs, rhs)
 
         if left == 0 and only is not None:
@@ -211,12 +211,8 @@ class _Panels:
                 tile(ib, q, left)
                 return
             there = ib.sub(ib.index(task.dot.m), ib.mul(q, ib.index(s.rows)))
-            height = 1 << (s.rows - 1).bit_length() - 1
-            while height:  # the binary digits of how many rows there are
-                done = ib.sub(there, ib.fmod(there, ib.index(2 * height)))
-                bit = ib.sub(ib.fmod(there, ib.index(2 * height)), ib.fmod(there, ib.index(height)))
-                if_(ib, ib.gt(bit, ib.index(0)), functools.partial(tile, q=q, rows=height, skip=done))
-                height //= 2
+            for rows in range(1, s.rows):
+                if_(ib, ib.eq(there, ib.index(rows)), functools.partial(tile, q=q, rows=rows))
 
         if task.grid.row_panels == 1 and left is not None:
             edge(b)
@@ -225,12 +221,12 @@ class _Panels:
         else:
             if_(b, b.lt(q, self.i1), edge)
 
-    def partial(self, b: Builder, q: Value, p: Value, skip: Size) -> tuple[Value, Value, Size] | None:
+    def partial(self, b: Builder, q: Value, p: Value) -> tuple[Value, Value] | None:
         grid, memory = self.task.grid, self.task.partial
         if memory is None:
             return None
         row = flat(b, self.t, grid.row_panels, q)
-        return memory, flat(b, row, grid.col_panels, p), skip
+        return memory, flat(b, row, grid.col_panels, p)
 
     # ---- operands
     def copy_lhs(self, b: Builder) -> None:
@@ -258,20 +254,20 @@ class _Panels:
             count = left or b.sub(b.index(task.dot.m), b.mul(q, b.index(s.rows)))
             if_(b, b.lt(q, self.i1), lambda ib: panel(ib, q, count))
 
-    def lhs(self, b: Builder, q: Value, m: Value, skip: Size) -> Read:
-        """Where tile q, whose first row is m, `skip` rows down the tile, reads the left operand."""
+    def lhs(self, b: Builder, q: Value, m: Value) -> Read:
+        """Where tile q, whose first row is m, reads the left operand."""
         task, s = self.task, self.task.schedule
         if s.lhs == "in place":
             rows = [plus(b, m, r) for r in range(s.rows)]
             return lambda ib, k, r: task.lhs.at(ib, self.t, rows[r], plus(ib, self.lo, k))
         if s.lhs == "packed":
             own, packed = flat(b, self.t, task.grid.row_panels, q), task.memories["lhs"]
-            return lambda ib, k, r: ib.emit("load", packed, own, plus(ib, self.lo, k), plus(ib, skip, r))[0]
+            return lambda ib, k, r: ib.emit("load", packed, own, plus(ib, self.lo, k), ib.index(r))[0]
         buffer, at = self.buffers["lhs"], b.sub(q, self.i0)
         if s.lhs == "rows":
-            first = plus(b, b.mul(at, b.index(s.rows)), skip)
+            first = b.mul(at, b.index(s.rows))
             return lambda ib, k, r: ib.emit("load", buffer, plus(ib, first, r), k)[0]
-        return lambda ib, k, r: ib.emit("load", buffer, at, k, plus(ib, skip, r))[0]
+        return lambda ib, k, r: ib.emit("load", buffer, at, k, ib.index(r))[0]
 
     def rhs(self, b: Builder, p: Value, n: Value, cols: int | Value, base: Value | None) -> Read:
         """Where panel p, whose first column is n, reads the right operand."""

@@ -27,13 +27,13 @@ INLINE = 6  # ops after the product up to which the code of a store is repeated 
 @dataclass(frozen=True, eq=False)
 class Place:
     """Where a tile lies: batch, first row and first column; `cols` of its columns exist (a number, or a value). `partial`:
-    the memory [tile, rows, columns], tile and row where sums wait between blocks of k; `first`, `last`: whether this block is."""
+    the memory [tile, rows, columns] and tile where sums wait between blocks of k; `first`, `last`: whether this block is."""
 
     t: Value
     m: Value
     n: Value
     cols: int | Value
-    partial: tuple[Value, Value, Size] | None = None
+    partial: tuple[Value, Value] | None = None
     first: Value | None = None
     last: Value | None = None
 
@@ -56,11 +56,11 @@ class Tiles:
             self._finish(b, at, rows, vectors, self._multiply(b, rows, vectors, length, lhs, rhs, start))
             return
         assert at.first is not None and at.last is not None
-        memory, tile, row = at.partial
+        memory, tile = at.partial
 
         def before(ib: Builder) -> list[Value]:
             return [
-                ib.emit("load", memory, tile, plus(ib, row, r), ib.index(v * self.lanes), lanes=self.lanes)[0]
+                ib.emit("load", memory, tile, ib.index(r), ib.index(v * self.lanes), lanes=self.lanes)[0]
                 for r in range(rows)
                 for v in range(vectors)
             ]
@@ -71,7 +71,7 @@ class Tiles:
         def keep(ib: Builder) -> None:
             for r in range(rows):
                 for v in range(vectors):
-                    ib.store(memory, acc[r * vectors + v], tile, plus(ib, row, r), ib.index(v * self.lanes))
+                    ib.store(memory, acc[r * vectors + v], tile, ib.index(r), ib.index(v * self.lanes))
 
         if_(b, at.last, lambda ib: self._finish(ib, at, rows, vectors, acc), keep)
 
