@@ -33,12 +33,15 @@ VECTOR_GRAIN = 8 * GRAIN  # element operations on vectors that are worth a threa
 @dataclass(frozen=True)
 class PointwiseSchedule(Schedule):
     """`space`: the loops after merging. `parallel`: how many of them are spread over threads (0: none). `chunk`: elements
-    of a task where there is one loop. `tile`: the two loops that run in square tiles, for memory that is walked across."""
+    of a task where there is one loop. `tile`: the two loops that run in square tiles, for memory that is walked across.
+    `lanes` of a vector along the last loop, `in_flight` of which are worked on side by side."""
 
     space: str
     parallel: int = 0
     chunk: Dim | None = None
     tile: str | None = None
+    lanes: int | None = None
+    in_flight: int | None = None
 
 
 @template("pointwise", target="cpu", priority=-100)
@@ -62,6 +65,8 @@ def _one_shape(over: Space, name: str, target: Any) -> Step:
         depth,
         chunk if depth and len(space) == 1 else None,
         None if across is None else f"{across},{len(space) - 1}",
+        vectors and vectors.lanes,
+        vectors and vectors.wide // vectors.lanes,
     )
 
     def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:

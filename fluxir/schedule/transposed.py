@@ -64,7 +64,7 @@ class Transposed:
         if not moves or across_read != len(moves) or moved - {4, 8} or widest > 8:
             return None
         lanes = target.lanes(8 * widest)
-        return Transposed(space, across, tuple(moves), lanes, LINE // widest, target.l3_bytes // 2)
+        return Transposed(space, across, tuple(moves), lanes, LINE // widest, target.l3_bytes // 4 * 3)
 
     def streams(self, b: Builder, results: Sequence[Value], args: Sequence[Value]) -> Value | None:
         """Whether rows are stored past the caches (see vector_loops.py): where all begin at whole vectors and are much."""

@@ -59,7 +59,7 @@ def vectors_of(group: Group, space: tuple[Dim, ...], target: Any) -> Vectors | N
     flight = ITERATED if any(op.name == "iterate" for op in group.ops) else in_flight(work)
     while isinstance(n, int) and flight > 1 and n < 2 * flight * lanes:
         flight //= 2
-    return Vectors(lanes, lanes * flight, target.l3_bytes // 2)
+    return Vectors(lanes, lanes * flight, target.l3_bytes // 4 * 3)
 
 
 class VectorLine:
