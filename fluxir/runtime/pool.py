@@ -44,7 +44,7 @@ def with_stack(shared: int) -> ctypes.Array[ctypes.c_int64]:
     return mine
 
 
-_RESERVE = 256 << 10  # bytes of a stack that are left to kernels and to whatever they call
+_RESERVE = 768 << 10  # bytes of a stack that are left to kernels (some hold half a megabyte) and to whatever they call
 
 
 def _stack_limit() -> int:

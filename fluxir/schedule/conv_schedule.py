@@ -18,6 +18,7 @@ PANEL = 20 * 1024  # bytes of weights that stay in the first cache
 # Cycles for an element of the patch (by squares, and by itself) and for a result; bytes of weights that come in a cycle from
 # the second cache and from further away. Measured on Zen; only their proportions matter.
 COPY, SINGLE, FINISH, NEAR, FAR = 0.4, 2.0, 0.6, 12.0, 6.0
+STACK = 512 * 1024  # bytes of a task's arrays, at most (fluxir/runtime/pool.py leaves as much)
 SHARED = 50_000  # cycles that are worth several threads
 
 
@@ -48,7 +49,7 @@ def choose(conv: Conv, target: Any) -> tuple[float, ConvChannelsSchedule] | None
     best: tuple[float, ConvChannelsSchedule] | None = None
     for images, rows, columns in blocks_of(conv):
         patch = Patch(conv, lanes, images, rows, columns, depth)
-        if patch.nbytes > target.l2_bytes // 2:
+        if patch.nbytes > min(target.l2_bytes // 2, STACK // 2):
             continue
         cost, pixels, vectors = tile_of(patch.places, conv.outputs, lanes, target.vector_registers)
         panels = -(-conv.outputs // (vectors * lanes))
@@ -144,6 +145,7 @@ __all__ = [
     "FAR",
     "FINISH",
     "NEAR",
+    "STACK",
     "ConvChannelsSchedule",
     "blocks_of",
     "choose",

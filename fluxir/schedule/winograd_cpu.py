@@ -78,7 +78,7 @@ def choose(conv: Conv, target: Any) -> WinogradSchedule | None:
         copy = blocks * conv.channels * (count * INTO / lanes + inputs * cost.COPY)
         for tiles, parts in cost.parts_of(panels):
             products = tiles * FREQUENCIES * each * vectors * lanes * size
-            if spectrum + products + patch > target.l2_bytes * 3 // 4:
+            if spectrum + products + patch > min(target.l2_bytes * 3 // 4, cost.STACK * 3 // 4):
                 continue
             time = cost.shared(multiply * parts * tiles / panels + finish + read + copy * parts, blocks * parts)
             if time < least:
