@@ -20,8 +20,8 @@ from fluxir.ir.dims import Dim, ceildiv, product
 from fluxir.ir.types import MemType
 from fluxir.ops.approx.exponential import exp2_of_negative
 from fluxir.schedule.attention import LOG2E, Flat, multiply_add, number, read, splat, unrolled
-from fluxir.schedule.attention_cpu import AttentionSchedule, Panels, Widened, widened
 from fluxir.schedule.attention_mask import MaskCode
+from fluxir.schedule.attention_panels import AttentionSchedule, Panels, Widened, widened
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_, if_, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.templates import Kernels, Ref, Step, template
