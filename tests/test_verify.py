@@ -44,8 +44,9 @@ def codes(m: Module) -> list[str]:
 def remade(op: Op, **changes: Any) -> Op:
     """A copy of an op with the same result values and other parts; no rule is asked."""
     new = Op.__new__(Op)
+    stated = {"inferred": None, "name": changes.get("defn", op.defn).name, **changes}
     for slot in Op.__slots__:
-        setattr(new, slot, changes.get(slot, getattr(op, slot)))
+        setattr(new, slot, stated.get(slot, getattr(op, slot)))
     return new
 
 
