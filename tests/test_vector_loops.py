@@ -99,4 +99,4 @@ def test_bits_do_not_depend_on_neighbours() -> None:
 
 def test_what_a_line_does_not_vary_is_computed_before_it() -> None:
     text = fx.jit(lambda x, s: x * fx.abs(s)).lower(fx.f32[64, 256], fx.f32[64, 1]).as_text("loops", "cpu:x86-64-v3")
-    assert text.count("abs(") == 1 and text.index("abs(") < text.index("lanes=")
+    assert text.count("abs(") == 1 and text.index("abs(") < text.index("[lanes=")

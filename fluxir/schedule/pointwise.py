@@ -65,8 +65,8 @@ def _one_shape(over: Space, name: str, target: Any) -> Step:
         depth,
         chunk if depth and len(space) == 1 else None,
         None if across is None else f"{across},{len(space) - 1}",
-        vectors and vectors.lanes,
-        vectors and vectors.wide // vectors.lanes,
+        vectors.lanes if vectors else None,
+        vectors.wide // vectors.lanes if vectors else None,
     )
 
     def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:
