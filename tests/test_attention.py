@@ -440,3 +440,14 @@ def test_views() -> None:
     view = view_of(y, lambda v: v is x)
     assert view is not None and (view.offset, view.strides) == (8, (144, 4, 24, 1))
     assert view_of(b.reshape(y, shape=("B", 12, 4)), lambda v: v is x) is None  # heads do not follow rows in memory
+
+
+@pytest.mark.parametrize("s", [20, 1])
+def test_nothing_to_see_at_all(s: int) -> None:
+    """A softmax of no elements times no values is 0, where it was written out too."""
+    f = WRITTEN_OUT["softmax"]
+    types = fx.f32[2, 2, s, 16], fx.f32[2, 2, "T", 16], fx.f32[2, 2, "T", 16]
+    assert kernels(f, *types) == ["attention"]
+    program = fx.jit(f).lower(*types).compile(cache=False)
+    empty = draw(2, 2, 0, 16)
+    np.testing.assert_array_equal(program(draw(2, 2, s, 16), empty, empty), 0)

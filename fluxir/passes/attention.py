@@ -110,7 +110,9 @@ def _turned(v: Value, users: dict[Value, list[Op]], returned: set[Value]) -> Val
     return v
 
 
-def _emit(b: Builder, op: Op, members: Sequence[Op], outs: Sequence[Value], env: dict[Value, Value]) -> tuple[Value, ...]:
+def _emit(
+    b: Builder, op: Op, members: Sequence[Op], outs: Sequence[Value], env: dict[Value, Value]
+) -> tuple[Value, ...]:
     inside = {r for m in members for r in m.results}
     inputs = list(dict.fromkeys(v for m in members for v in m.operands if v not in inside))
     args = [Value(v.type, None, i, v.name) for i, v in enumerate(inputs)]

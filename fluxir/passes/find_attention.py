@@ -77,8 +77,8 @@ class _Found:
                     masks.append(now(part))
                 else:
                     masks[-1] = b.emit(name, masks[-1], now(part))[0]
-        fill = {} if self.fill is None else {"fill": self.fill}
-        return b.emit("attention", *sides, *masks, scale=self.scale, undefined=True, **fill)[0]
+        fill = float("-inf") if self.fill is None else self.fill
+        return b.emit("attention", *sides, *masks, scale=self.scale, undefined=True, fill=fill)[0]
 
 
 def _read(op: Op, uses: dict[Value, int]) -> _Found | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
-from fluxir.ir.dims import Dim, product
+from fluxir.ir.dims import Dim, product, prove_le
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.ops.attention import default_scale
@@ -216,10 +216,27 @@ def unrolled(
     return list(for_(b, whole, hi, body, done, name=name, vectorize=False))
 
 
+def divisors(b: Builder, a: Attention, totals: Sequence[Value], lanes: int = 0) -> list[Value]:
+    """What weighted sums are divided by: 1 in place of 0, which stays only where a row that sees nothing is `undefined` and
+    there is something to see."""
+    one, zero = number(b, 1.0, a.dtype, lanes), number(b, 0.0, a.dtype, lanes)
+    if a.op.attrs["undefined"] and prove_le(1, a.t):
+        return list(totals)
+    out = []
+    for x in totals:
+        nothing = b.eq(x, zero)
+        if a.op.attrs["undefined"]:
+            empty = b.eq(b.index(a.t), b.index(0))
+            nothing = b.logical_and(nothing, splat(b, empty, lanes) if lanes else empty)
+        out.append(b.select(nothing, one, x))
+    return out
+
+
 def multiply_add(b: Builder, fma: bool, x: Value, y: Value, z: Value) -> Any:
     return b.fma(x, y, z) if fma else b.add(b.mul(x, y), z)
 
 
 __all__ = [
-    "LOG2E", "NEVER", "Attention", "Flat", "finite_base", "greater", "multiply_add", "number", "read", "splat", "unrolled",
+    "LOG2E", "NEVER", "Attention", "Flat", "divisors", "finite_base", "greater", "multiply_add", "number", "read",
+    "splat", "unrolled",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from fluxir.schedule.attention import (
     LOG2E,
     NEVER,
     Flat,
+    divisors,
     finite_base,
     greater,
     multiply_add,
@@ -268,10 +269,7 @@ class _Task:
         """Weighted sums over sums of weights, turned back into rows; rows from `end` on do not exist."""
         o, a = self.owner, self.a
         total = [o.vector(b, self.total, p, v * o.lanes) for v in range(o.vectors)]
-        some = total
-        if not a.op.attrs["undefined"]:
-            one, zero = number(b, 1.0, a.dtype, o.lanes), number(b, 0.0, a.dtype, o.lanes)
-            some = [b.select(b.eq(x, zero), one, x) for x in total]
+        some = divisors(b, a, total, o.lanes)
         if self.results[1] is not None:
             self.logarithms(b, self.results[1], p, row, end, some)
         result = self.results[0]

@@ -24,6 +24,7 @@ from fluxir.schedule.attention import (
     NEVER,
     Attention,
     Flat,
+    divisors,
     finite_base,
     greater,
     multiply_add,
@@ -207,7 +208,7 @@ class _Decode:
     ) -> None:
         """Write the row of one query."""
         a, n = self.a, self.lanes
-        some = total if a.op.attrs["undefined"] else b.select(b.eq(total, 0.0), number(b, 1.0, a.dtype), total)
+        (some,) = divisors(b, a, [total])
         result, logarithm = results
         if logarithm is not None:
             lse = b.mul(b.add(b.log2(some), finite_base(b, top)), 1 / LOG2E)
