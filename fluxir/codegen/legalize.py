@@ -127,6 +127,8 @@ class _LegalBuilder(Builder):
 
 def _rule(d: OpDef, operands: Sequence[Value], attrs: Mapping[str, Any], needs: Needs) -> Rule | None:
     """What replaces an op, or None where it is legal."""
+    if d.name == "reduce_lanes" and operands[0].dtype.is_float and operands[0].dtype.bits == 16:
+        return lambda b, *xs: _in_f32(b, d.name, attrs, xs)
     if d.category not in ("elementwise", "compare") or not operands or isinstance(operands[0].type, MemType):
         return None
     if d.name == "cast":
