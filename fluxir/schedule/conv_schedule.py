@@ -43,7 +43,7 @@ def choose(conv: Conv, target: Any) -> tuple[float, ConvChannelsSchedule] | None
     lanes, size = target.lanes(conv.dtype.bits), conv.dtype.itemsize
     if lanes < 2 or conv.outputs < lanes or 0 in (conv.channels, conv.window, conv.places):
         return None
-    if conv.channels * conv.window < 2 * lanes:
+    if conv.channels * conv.window < 2 * lanes or _short(conv, lanes):
         return None
     depth = depth_of(conv.channels, max(1, PANEL // (2 * lanes * size * conv.window)))
     best: tuple[float, ConvChannelsSchedule] | None = None
@@ -85,6 +85,13 @@ def searched(group: Group, conv: Conv, target: Any, default: ConvChannelsSchedul
         return known and fits and patch.nbytes <= target.l2_bytes // 2 and registers <= target.vector_registers
 
     return tuned(group, target, "conv_channels", default, space, valid)
+
+
+def _short(conv: Conv, lanes: int) -> bool:
+    """Whether sums are so short that transposing them is the larger part, and rows are whole vectors of pixels."""
+    row = conv.op.result.type.shape[-1]
+    whole = row % lanes == 0 and 4 * lanes <= row <= 64 * lanes
+    return len(conv.op.result.type.shape) == 4 and whole and conv.channels * conv.window <= 4 * lanes
 
 
 def tasks_of(conv: Conv, images: int, rows: int, columns: int) -> int:
