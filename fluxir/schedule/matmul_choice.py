@@ -52,10 +52,16 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     cols = vectors * lanes
     deepest = max(64, target.l1_bytes // (cols * size))
     deep = dot.k if isinstance(dot.k, int) else deepest
+    total = dot.k * dot.n * size
+    far = (
+        isinstance(total, int) and total > target.l3_bytes // 8
+    )  # panels come from memory unless strips of them stay near
     if deep > deepest * 5 // 4:  # blocks of one length
-        deep = -(-deep // -(-deep // deepest))
+        longest = deepest * 3 // 4 if far else deepest
+        deep = -(-deep // -(-deep // longest))
         deep += -deep % lanes
-    most = max(1, target.l2_bytes // 4 // (deep * size) // rows)  # tiles of rows that stay in the second cache
+    # tiles of rows that stay in the second cache
+    most = max(1, target.l2_bytes * (2 if far else 1) // 4 // (deep * size) // rows)
     m = dot.m if isinstance(dot.m, int) else 1 << 16
     rhs = "packed" if packed else _rhs(dot, target, m, rows, isinstance(dot.m, int) and m > 2 * most * rows)
     bytes_ = dot.k * dot.n * size
@@ -70,6 +76,8 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     if rhs != "packed":  # what a task copies is copied in every block of rows: at most one or two
         most *= 2
     row_tiles, panels = _task(dot, rows, cols, most, streams)
+    if far and not streams and isinstance(dot.k, int):
+        panels = min(panels, max(8, target.l3_bytes // 8 // (dot.k * cols * size)))
     lhs = _lhs(dot, target, depth, m <= rows)
     return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
 

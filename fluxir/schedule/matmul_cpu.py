@@ -240,15 +240,20 @@ class _Matmul:
         results = outs[1:] if partial is not None else outs
         tiles = Tiles(dot, s.lanes, self.fma, PostCode(dot.post, after, results))
         block = Block(self.grid, tiles, reads, memories, partial)
-        shape = (dot.batch, ceildiv(self.row_panels, s.row_tiles), ceildiv(self.col_panels, s.panels))
+        shape = (dot.batch, ceildiv(self.col_panels, s.panels), ceildiv(self.row_panels, s.row_tiles))
+
+        def task(ib: Builder, at: tuple[Value, ...]) -> None:
+            t, strip, rows = at  # the panels of a strip stay in a cache while the rows go by
+            block.task(ib, (t, rows, strip))
+
         if product(shape) == 1 or is_small(dot.batch * dot.m * dot.n * dot.k, 32768):
-            nest(b, shape, block.task)
+            nest(b, shape, task)
             return
         height = min(s.row_tiles * s.rows, dot.m) if isinstance(dot.m, int) else s.row_tiles * s.rows
         width = min(s.panels * s.cols, dot.n) if isinstance(dot.n, int) else s.panels * s.cols
         work = height * width * dot.k
         grain: Dim = maximum(1, floordiv(TASK // 2, maximum(1, work)))
-        parallel(b, product(shape), lambda ib, x: block.task(ib, unravel(ib, x, shape)), grain=grain)
+        parallel(b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=grain)
 
 
 __all__ = ["matmul"]
