@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluxir import config
 from fluxir.ir.interp import interpret
 from fluxir.schedule.lower import lower
 from fluxir.target import parse_target
@@ -287,6 +288,21 @@ def test_winograd_keeps_what_is_infinite_or_not_a_number_in_its_window() -> None
     m = module(func(["f32[1,32,20,20]", "f32[32,32,3,3]"], conv(**PLAIN)))
     bad = ~np.isfinite(np.asarray(native(m)(x, w)))[0]
     assert bad[:, 8:11, 8:11].all() and bad.sum() == 32 * 9
+
+
+def test_winograd_gives_the_same_bits_whichever_task_is_last() -> None:
+    """Blocks of an odd number of rows overlap; what two tasks compute has the same place in its tile in both."""
+    m = module(func(["f32[1,17,27,19]", "f32[17,17,3,3]"], conv(**PLAIN)))
+    schedules = [str(f.attrs.get("schedule")) for f in lower(m, parse_target("cpu")).funcs.values()]
+    assert any(s.startswith("winograd(") and "rows=27" not in s for s in schedules)
+    given = random_inputs(m.entry, {})
+    program = native(m)
+    with config.override(num_threads=1):
+        want = np.asarray(program(*given))
+    np.testing.assert_allclose(want, interpret(m, given)[0], rtol=1e-3, atol=1e-3)
+    for threads in (2, 4, 4, 4):
+        with config.override(num_threads=threads):
+            np.testing.assert_array_equal(program(*given), want)
 
 
 def test_winograd_with_constant_weights_and_what_follows() -> None:

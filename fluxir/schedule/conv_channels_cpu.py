@@ -96,9 +96,13 @@ class Channels:
 
     def finish(self, post: PostCode, sums: Value) -> Finish:
         s = self.schedule
-        return Finish(
-            self.conv, post, sums, (s.images, s.rows, s.columns), self.width, s.lanes, self.post_space, self.kept
-        )
+        block, beyond = (s.images, s.rows, s.columns), self.last_row + s.rows - self.conv.axes[1].out
+        return Finish(self.conv, post, sums, block, self.width, s.lanes, self.post_space, self.kept, beyond)
+
+    @property
+    def last_row(self) -> int:
+        """Where the last block of rows begins. What it shares with the block before is computed by both, to the same bits."""
+        return self.conv.axes[1].out - self.schedule.rows
 
     # ---- weights: [group and panel, block of channels and window and channel, output channel], zeros beyond the last
     def pack(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
@@ -210,7 +214,7 @@ class Channels:
 
         def task(ib: Builder, at: tuple[Value, ...]) -> None:
             n, g, d, r, c, o = at
-            row = ib.minimum(ib.mul(r, ib.index(s.rows)), ib.index(outer.out - s.rows))
+            row = ib.minimum(ib.mul(r, ib.index(s.rows)), ib.index(self.last_row))
             column = ib.minimum(ib.mul(c, ib.index(s.columns)), ib.index(line.out - s.columns))
             place = Place(ib.mul(n, ib.index(s.images)), g, d, row, column)
             self.task(ib, x, weights, post, place, ib.mul(o, ib.index(s.tiles)))

@@ -32,9 +32,11 @@ class Finish:
         lanes: int,
         space: Sequence[Dim],
         kept: Sequence[int],
+        beyond: int = 0,
     ) -> None:
+        """`beyond`: rows of the last block that are none of the image's."""
         self.conv, self.post, self.sums, self.block = conv, post, sums, block
-        self.width, self.lanes, self.kept = width, lanes, kept
+        self.width, self.lanes, self.kept, self.beyond = width, lanes, kept, beyond
         # What follows may see the places of an image as one axis, along which those of a task are neighbours.
         self.space = tuple(d for d, kind in zip(space, kept) if kind == 2)
 
@@ -44,6 +46,10 @@ class Finish:
         outputs, each = self.conv.outputs, rows * columns
         row = b.add(b.mul(at.depth, b.index(outer.out)), at.row)
         start = b.add(b.mul(row, b.index(line.out)), at.column)
+        there, top = (b.index(n) for n in (each, each - self.lanes))
+        if self.beyond:
+            there = b.mul(b.minimum(b.index(rows), b.sub(b.index(outer.out), at.row)), b.index(columns))
+            top = b.sub(there, b.index(self.lanes))
 
         def image(ib: Builder, i: Value) -> None:
             n, base = ib.add(at.image, i), ib.mul(i, ib.index(each))
@@ -55,8 +61,7 @@ class Finish:
                 if each < self.lanes:
                     square(jb, jb.index(0), each)
                     return
-                top = jb.index(each - self.lanes)
-                for_(jb, 0, each, lambda kb, p: square(kb, kb.minimum(p, top)), step=self.lanes, vectorize=False)
+                for_(jb, 0, there, lambda kb, p: square(kb, kb.minimum(p, top)), step=self.lanes, vectorize=False)
 
             for v in range(self.width // self.lanes):
                 if outputs % self.width == 0 or outputs % self.lanes:
@@ -65,10 +70,10 @@ class Finish:
                     exists = ib.lt(ib.add(first, ib.index(v * self.lanes)), ib.index(outputs))
                     if_(ib, exists, functools.partial(vector, v=v))
 
-        there: Dim | Value = 1
+        count: Dim | Value = 1
         if images > 1:
-            there = b.minimum(b.index(images), b.sub(b.index(self.conv.batch), at.image))
-        for_(b, 0, there, image, vectorize=False)
+            count = b.minimum(b.index(images), b.sub(b.index(self.conv.batch), at.image))
+        for_(b, 0, count, image, vectorize=False)
 
     def square(
         self, b: Builder, g: Value, n: Value, first: Value, v: int, sums: Value, place: Value, count: int

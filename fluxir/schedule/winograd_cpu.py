@@ -61,7 +61,7 @@ def choose(conv: Conv, target: Any) -> WinogradSchedule | None:
     depth += -depth % lanes
     for images, rows, columns in cost.blocks_of(conv):
         high, wide = -(-rows // M), -(-columns // M)
-        if columns != line.out or (rows % M and rows != outer.out):
+        if columns != line.out or (rows != outer.out and (rows % M or (rows - outer.out % M) * columns < lanes)):
             continue
         count = images * high * wide
         step, pixels, vectors = cost.tile_of(count, conv.outputs, lanes, target.vector_registers)
@@ -146,6 +146,12 @@ class _Winograd(Channels):
         self.slots = FREQUENCIES
         self.steps = self.patch.blocks * self.slots * s.depth
         self.packed = MemType(conv.dtype, (conv.groups * self.panels, self.steps, self.width))
+
+    @property
+    def last_row(self) -> int:
+        """Blocks begin where a tile does: a result of another place in its tile would be rounded differently."""
+        last = super().last_row
+        return last + last % M
 
     # ---- windows: [group and panel, block of channels and frequency and channel, output channel]
     def _pack_rows(
