@@ -172,9 +172,7 @@ def _escape(text: object) -> str:
 
 
 def _profile(data: ProfileReport) -> str:
-    parts = [
-        f'<section id="profile"><h2>{_escape(data["title"])}</h2>\n<p class="hint">{_escape(data["intro"])}</p>'
-    ]
+    parts = [f'<section id="profile"><h2>{_escape(data["title"])}</h2>\n<p class="hint">{_escape(data["intro"])}</p>']
     for t in data["tables"]:
         right = set(t.get("right", ()))
         rows = [

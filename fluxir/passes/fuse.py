@@ -132,7 +132,9 @@ class Grouping:
     def homes(self, op: Op) -> list[Group]:
         """Groups of users that the op may be inlined into."""
         found = {g.ident: g for u in self.users[op] for g in self.of.get(u, ())}
-        room = self.max_ops + (op.name == "const") * len(self.block.ops)  # a constant in registers costs a group nothing
+        room = self.max_ops + (op.name == "const") * len(
+            self.block.ops
+        )  # a constant in registers costs a group nothing
         return [g for g in found.values() if len(g.members) < room and self.may_join(op, g)]
 
     def join(self, op: Op, g: Group) -> None:

@@ -36,7 +36,9 @@ class Schedule:
         return found
 
     def __str__(self) -> str:
-        shown = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)]
+        shown = [
+            f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)
+        ]
         shown += ["tuned"] * self.tuned
         return f"{type(self).__name__.removesuffix('Schedule').lower()}({', '.join(shown)})"
 

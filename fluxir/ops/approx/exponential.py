@@ -163,7 +163,9 @@ def exp2_of_negative(b: Builder, *xs: Value) -> list[Value]:
     """
     fmt = format_of(xs[0])
     xs = tuple(at_least(b, x, float(-fmt.bias)) for x in xs)
-    magic = b.const(fmt.magic + fmt.bias, like=xs[0])  # the low bits of the sum are n + bias: an exponent, and 0 gives 0.0
+    magic = b.const(
+        fmt.magic + fmt.bias, like=xs[0]
+    )  # the low bits of the sum are n + bias: an exponent, and 0 gives 0.0
     shifted = [b.add(x, magic) for x in xs]
     rs = [b.sub(x, b.sub(s, magic)) for x, s in zip(xs, shifted, strict=True)]
     terms: list[list[Value]] = [[b.const(c, like=xs[0])] * len(xs) for c in (1.0, *COEFFICIENTS["exp2"][fmt.name])]
