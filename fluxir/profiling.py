@@ -86,6 +86,9 @@ class Profile:
 
         return table(self)
 
+    def __repr__(self) -> str:
+        return self.table()
+
     def as_json(self) -> dict[str, Any]:
         """Everything but the results, for programs."""
         from fluxir.profile_report import as_json
