@@ -123,6 +123,18 @@ def test_masks(kind: str, s: int) -> None:
     np.testing.assert_allclose(got, reference(*arrays, **want), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("s", [1, 20])
+def test_keys_beyond_the_last_one_seen_have_no_part(s: int) -> None:
+    """Tiles of keys end inside of what is seen: a large score beyond is no maximum, and NaN there stays there."""
+    q, k, v = heads(s, 41, 8)
+    lengths = np.array([[1], [15]])
+    for i, n in enumerate(lengths[:, 0]):
+        k[i, :, n : n + 3], k[i, :, n + 3 :] = 300 * np.sign(q[i, :, -1:]), np.nan
+    seen = np.arange(41) < lengths[..., None, None]
+    got = compiled(lambda q, k, v: fx.nn.attention(q, k, v, lengths=lengths), q, k, v)(q, k, v)
+    np.testing.assert_allclose(got, reference(q, np.nan_to_num(k), v, seen), rtol=1e-5, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("s", "t", "d", "e", "dtype"),
     [

@@ -172,7 +172,7 @@ class _Task:
             return o.vector(ib, self.queries, p, c, v * o.lanes)
 
         def tile(ib: Builder, t: Value, *top: Value) -> list[Value]:
-            acc = o.products(ib, self.k, self.k_base, t, s.keys, self.a.t, self.a.d, right)
+            acc = o.products(ib, self.k, self.k_base, t, s.keys, hi, self.a.d, right)
             best = list(top)
             for r in range(s.keys):
                 at = ib.add(ib.sub(t, lo), ib.index(r))

@@ -216,13 +216,13 @@ class Panels:
         base: Value,
         first: Value,
         rows: int,
-        count: Dim,
+        end: Dim | Value,
         width: int,
         right: Callable[..., Value],
     ) -> list[Value]:
         """The tile sum over c < width of left[first + r, c] * right(builder, c, vector): `rows` rows (the last row again
-        beyond `count`) by the vectors of a panel."""
-        last = b.sub(b.index(count), b.index(1))
+        from `end` on) by the vectors of a panel."""
+        last = b.sub(end if isinstance(end, Value) else b.index(end), b.index(1))
         at = [left.row(b, base, b.minimum(b.add(first, b.index(r)), last)) for r in range(rows)]
 
         def step(ib: Builder, c: Value, *acc: Value) -> list[Value]:
