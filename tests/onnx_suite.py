@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import warnings
@@ -34,6 +35,7 @@ class Case:
     atol: float
 
 
+@functools.cache
 def cases() -> list[Case]:
     """All cases that need no download."""
     from onnx.backend.test.case.node import collect_testcases
