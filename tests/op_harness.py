@@ -29,7 +29,8 @@ NO_ELEMENT = {"scatter", "sort", "argsort", "topk", "nonzero", "cumsum", "cumpro
 # Ops that take no operand with a size, or only fixed ones.
 STATIC_ONLY = {"const", "dim", "iota", "random_bits"}
 
-OPS = [d for d in REGISTRY.values() if d.level != "loop" and d.category != "control"]
+# Ops with regions are no types and attributes alone: they have tests of their own.
+OPS = [d for d in REGISTRY.values() if d.level != "loop" and d.category != "control" and not d.regions]
 CASES = [pytest.param(d, s, id=f"{d.name}-{i}-{','.join(s.types)}") for d in OPS for i, s in enumerate(d.samples)]
 
 
