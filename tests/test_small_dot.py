@@ -88,3 +88,14 @@ def test_large_and_symbolic_sizes_are_left_to_others() -> None:
     for a, b in [("f32[64,64]", "f32[64,64]"), ("f32[B,4]", "f32[4,4]"), ("i32[4,4]", "i32[4,4]")]:
         (op,) = fused([a, b], lambda k, x, y: k.dot(x, y, lhs_contract=(1,), rhs_contract=(0,)), "dot").ops
         assert small_dot_cpu.small_dot(group_of(op)[0], target) is None
+
+
+def test_a_column_beside_vectors_of_columns_is_one_element_a_row() -> None:
+    """The first vector begins at column 0, and so does the slice, which yet does not vary along it."""
+
+    def f(a: Any, w: Any, t: Any) -> Any:
+        return a @ w * t + a[:, :1] * t
+
+    rng = np.random.default_rng(0)
+    a, w, t = (rng.standard_normal(s) for s in ((3, 3), (3, 3), (3,)))
+    np.testing.assert_allclose(fx.jit(f)(a, w, t), a @ w * t + a[:, :1] * t, rtol=1e-12)

@@ -302,7 +302,7 @@ def _check_target(target: Mapping[str, Any]) -> None:
             help="run it with --device cuda",
         )
     machine = host()
-    code = target.get("triple", "x86_64").partition("-")[0]
+    code = str(target.get("triple", "x86_64")).partition("-")[0]
     if code != machine.machine:
         raise error("FX0509", f"the program is {code} code, and this machine is {machine.machine}")
     missing = sorted(set(target["features"]) - set(machine.features))

@@ -65,13 +65,20 @@ class Lanes:
     ) -> None:
         self.elements, self.b, self.lanes, self.aligned = elements, elements.b, lanes, aligned
         self.invariants = invariants or elements
-        self.var = var
+        # A constant place is the same value as other constants of its size, which do not vary along the vector.
+        self.given = var
+        self.var = var = (
+            self.b.add(var, self.b.index(0)) if var.owner is not None and var.owner.name == "const" else var
+        )
         self.varying = {var}
         self.fixed = fixed or {}
         self._known: dict[tuple[Value, tuple[Value, ...]], Value] = {}
 
     def vector(self, value: Value, index: Sequence[Value]) -> Value:
-        """The elements as a vector, splat if they are all the same."""
+        """The elements as a vector, splat if they are all the same. The variable is the last of `index` that is it."""
+        if self.given is not self.var:
+            last = max(i for i, v in enumerate(index) if v is self.given)
+            index = (*index[:last], self.var, *index[last + 1 :])
         return self.splat(self.at(value, index))
 
     def splat(self, x: Value) -> Value:
