@@ -7,12 +7,12 @@ symbol growing are stated; where a size depends on several, the op itself says w
 
 from __future__ import annotations
 
-from fluxir.errors import FluxError
-from fluxir.frontend.trace import assume, is_tracing
+from fluxir.errors import FluxError, error
+from fluxir.frontend.trace import assume, here, is_tracing
 from fluxir.ir import dims
 from fluxir.ir.dims import Dim, Poly
 
-__all__ = ["at_least", "at_most"]
+__all__ = ["at_least", "at_most", "ceil_padding"]
 
 FAR = 1 << 24
 
@@ -45,6 +45,19 @@ def at_most(size: Dim, high: int) -> None:
         symbols = dims.symbols_of(size)
         if len(symbols) == 1 and str(size) in symbols:
             _assume(f"{size} <= {high}")
+
+
+def ceil_padding(size: Dim, reach: int, stride: int, low: int, high: int) -> int:
+    """How much more padding after an axis makes the number of windows of `reach` round up; FX1205 where that is not known.
+
+    A window that would begin in the padding behind the axis is left out, as all frameworks have it.
+    """
+    room = size + low + high - reach
+    rest = dims.mod(room, stride)
+    if not isinstance(rest, int):
+        raise error("FX1205", f"ceil_mode needs a size that is known when compiling, not {size}", loc=here())
+    windows = dims.ceildiv(room, stride) + 1
+    return stride - rest if rest and (windows - 1) * stride < size + low else 0
 
 
 def _value(size: Poly, n: int) -> int:

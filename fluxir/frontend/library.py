@@ -124,3 +124,40 @@ def primitive(name: str, *xs: Any, **attributes: Any) -> Any:
     from fluxir.frontend.tensor import emit, promote_operands
 
     return emit(name, *promote_operands(*xs), **attributes)
+
+
+# ---- parts and places along an axis -----------------------------------------------------------------------------------
+
+
+def part(x: Any, axis: int, low: Any, high: Any, step: int = 1) -> Any:
+    """The elements `low` to `high` of an axis that is counted from the front."""
+    return item(x, (*[slice(None)] * axis, slice(low, high, step)))
+
+
+def gather_along(x: Any, indices: Any, axis: int) -> Any:
+    """`take_along_axis` where the other axes of the indices may be shorter than those of `x`."""
+    for k in range(rank(x)):
+        if k != axis and x.shape[k] != indices.shape[k]:
+            x = part(x, k, 0, indices.shape[k])
+    return take_along_axis(x, indices, axis=axis)  # noqa: F405
+
+
+def own_places(shape: Sequence[Any], axis: int, rank: int) -> Any:
+    """0, 1, ... along `axis` of a tensor of `shape`, broadcasting against tensors of `rank` axes."""
+    return reshape(arange(shape[axis]), tuple(shape[axis] if k == axis else 1 for k in range(rank)))  # noqa: F405
+
+
+def places_along(indices: Any, axis: int, shape: Sequence[Any]) -> tuple[Any, ...]:
+    """Index tensors of `shape` for all axes: `indices` along one, the own place along the others."""
+    n = len(shape)
+    return tuple(
+        broadcast_to(cast(indices, "i64") if k == axis else own_places(shape, k, n), tuple(shape)) for k in range(n)
+    )
+
+
+@public
+def put(x: Any, key: Any, values: Any, how: str) -> Any:
+    """x.at[key].how(values); `how` is set, add, multiply, max or min."""
+    from fluxir.frontend.tensor import as_tensor
+
+    return getattr(as_tensor(x).at[key], how)(values)

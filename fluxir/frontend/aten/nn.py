@@ -12,7 +12,7 @@ from fluxir.errors import error
 from fluxir.frontend import library as fx
 from fluxir.frontend.aten.ops import as_type
 from fluxir.frontend.aten.registry import Context, aten
-from fluxir.ir import dims
+from fluxir.frontend.bounds import at_least, ceil_padding
 
 # ---- products ------------------------------------------------------------------------------------------------------
 
@@ -63,8 +63,6 @@ def convolution(
         return fx.nn.conv_transpose(
             x, w, b, stride=s, padding=p, output_padding=_each(output_padding, n), dilation=d, groups=groups
         )
-    from fluxir.frontend.bounds import at_least
-
     for k in range(n):
         at_least(x.shape[2 + k], (w.shape[2 + k] - 1) * d[k] + 1 - 2 * p[k])
     return fx.nn.conv(x, w, b, stride=s, padding=p, dilation=d, groups=groups)
@@ -130,17 +128,10 @@ def _max_pool(n: int, indices: bool) -> Any:
 
 
 def _with_ceil(x: Any, k: Any, s: Any, p: Any, d: Any, ceil_mode: bool) -> list[tuple[int, int]]:
-    pads = [(q, q) for q in p]
-    if ceil_mode:
-        for i, size in enumerate(x.shape[2:]):
-            room = size + 2 * p[i] - ((k[i] - 1) * d[i] + 1)
-            rest = dims.mod(room, s[i])
-            if not isinstance(rest, int):
-                raise error("FX1205", f"ceil_mode needs a size that is known when compiling, not {size}")
-            count = -(-room // s[i]) + 1
-            if rest and (count - 1) * s[i] < size + p[i]:
-                pads[i] = (p[i], p[i] + s[i] - rest)
-    return pads
+    if not ceil_mode:
+        return [(q, q) for q in p]
+    reach = [(n - 1) * g + 1 for n, g in zip(k, d, strict=True)]
+    return [(q, q + ceil_padding(x.shape[2 + i], reach[i], s[i], q, q)) for i, q in enumerate(p)]
 
 
 for _k in (1, 2, 3):

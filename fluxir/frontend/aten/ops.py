@@ -17,7 +17,7 @@ from fluxir.errors import error
 from fluxir.frontend import library as fx
 from fluxir.frontend.aten.registry import Context, aten
 from fluxir.ir import dims
-from fluxir.ir.dims import Dim, Poly
+from fluxir.ir.dims import Poly
 from fluxir.ir.dtypes import DType, f32, i64, promote
 
 Tensors = Sequence[Any]
@@ -352,16 +352,12 @@ def stack(cx: Context, parts: Tensors, dim: int = 0) -> Any:
     return fx.stack([as_type(p, cx.dtype) for p in parts], axis=dim % (fx.rank(parts[0]) + 1))
 
 
-def _cut(x: Any, axis: int, low: Dim, high: Dim, step: int = 1) -> Any:
-    return fx.item(x, (*[slice(None)] * axis, slice(low, high, step)))
-
-
 @aten("slice.Tensor", "slice_copy.Tensor")
 def slice_(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     axis = fx.axis_of(dim, fx.rank(x))
     if isinstance(end, int) and end >= 1 << 62:
         end = None
-    return _cut(x, axis, start, end, step)
+    return fx.part(x, axis, start, end, step)
 
 
 @aten("select.int", "select_copy.int")
@@ -371,14 +367,14 @@ def select(x: Any, dim: int, index: Any) -> Any:
 
 @aten("narrow")
 def narrow(x: Any, dim: int, start: Any, length: Any) -> Any:
-    return _cut(x, fx.axis_of(dim, fx.rank(x)), start, start + length)
+    return fx.part(x, fx.axis_of(dim, fx.rank(x)), start, start + length)
 
 
 @aten("split_with_sizes", "split_with_sizes_copy", "split.sizes")
 def split_with_sizes(x: Any, sizes: Sequence[Any], dim: int = 0) -> Any:
     axis, at, out = fx.axis_of(dim, fx.rank(x)), 0, []
     for n in sizes:
-        out.append(_cut(x, axis, at, at + n))
+        out.append(fx.part(x, axis, at, at + n))
         at = at + n
     return out
 
@@ -603,7 +599,7 @@ def argsort(x: Any, dim: int = -1, descending: bool = False, **_: Any) -> Any:
 @aten("topk")
 def topk(x: Any, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     axis = fx.axis_of(dim, fx.rank(x))
-    order = _cut(fx.argsort(x, axis=axis, descending=largest), axis, 0, k)
+    order = fx.part(fx.argsort(x, axis=axis, descending=largest), axis, 0, k)
     return fx.take_along_axis(x, order, axis=axis), order
 
 
@@ -622,11 +618,7 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
 
 @aten("gather")
 def gather(x: Any, dim: int, index: Any, **_: Any) -> Any:
-    axis = fx.axis_of(dim, fx.rank(x))
-    for k in range(fx.rank(x)):
-        if k != axis and x.shape[k] != index.shape[k]:
-            x = _cut(x, k, 0, index.shape[k])
-    return fx.take_along_axis(x, index, axis=axis)
+    return fx.gather_along(x, index, fx.axis_of(dim, fx.rank(x)))
 
 
 def _key(indices: Sequence[Any]) -> tuple[Any, ...]:
@@ -646,42 +638,28 @@ def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = Fa
     if len(masks) == 1 and len(indices) == 1 and not accumulate:
         mask = fx.reshape(masks[0], (*masks[0].shape, *[1] * (fx.rank(x) - fx.rank(masks[0]))))
         return fx.where(mask, values, x)
-    return _put(x, _key(indices), values, "add" if accumulate else "set")
-
-
-@fx.public
-def _put(x: Any, key: Any, values: Any, how: str) -> Any:
-    from fluxir.frontend.tensor import as_tensor
-
-    return getattr(as_tensor(x).at[key], how)(values)
+    return fx.put(x, _key(indices), values, "add" if accumulate else "set")
 
 
 def _places(x: Any, dim: int, index: Any) -> tuple[Any, ...]:
-    """The index tensors of all axes for `scatter`: `index` along one, the own place along the others."""
-    n = fx.rank(x)
-    axis = fx.axis_of(dim, n)
-    own = [
-        fx.reshape(fx.arange(index.shape[k]), tuple(index.shape[k] if j == k else 1 for j in range(n)))
-        for k in range(n)
-    ]
-    return tuple(fx.broadcast_to(index if k == axis else own[k], index.shape) for k in range(n))
+    return fx.places_along(index, fx.axis_of(dim, fx.rank(x)), index.shape)
 
 
 @aten("scatter.src", "scatter.value")
 def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
     values = fx.full(index.shape, as_type(src, fx.dtype(x))) if number(src) else _corner(src, index.shape)
-    return _put(x, _places(x, dim, index), values, "set")
+    return fx.put(x, _places(x, dim, index), values, "set")
 
 
 @aten("scatter_add")
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
-    return _put(x, _places(x, dim, index), _corner(src, index.shape), "add")
+    return fx.put(x, _places(x, dim, index), _corner(src, index.shape), "add")
 
 
 def _corner(x: Any, shape: Sequence[Any]) -> Any:
     for k, n in enumerate(shape):
         if x.shape[k] != n:
-            x = _cut(x, k, 0, n)
+            x = fx.part(x, k, 0, n)
     return x
 
 
@@ -689,23 +667,23 @@ def _corner(x: Any, shape: Sequence[Any]) -> Any:
 def slice_scatter(x: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     axis = fx.axis_of(dim, fx.rank(x))
     end = None if isinstance(end, int) and end >= 1 << 62 else end
-    return _put(x, (*[slice(None)] * axis, slice(start, end, step)), src, "set")
+    return fx.put(x, (*[slice(None)] * axis, slice(start, end, step)), src, "set")
 
 
 @aten("select_scatter")
 def select_scatter(x: Any, src: Any, dim: int, index: Any) -> Any:
-    return _put(x, (*[slice(None)] * fx.axis_of(dim, fx.rank(x)), index), src, "set")
+    return fx.put(x, (*[slice(None)] * fx.axis_of(dim, fx.rank(x)), index), src, "set")
 
 
 @aten("index_copy")
 def index_copy(x: Any, dim: int, index: Any, src: Any) -> Any:
-    return _put(x, (*[slice(None)] * fx.axis_of(dim, fx.rank(x)), index), src, "set")
+    return fx.put(x, (*[slice(None)] * fx.axis_of(dim, fx.rank(x)), index), src, "set")
 
 
 @aten("index_add")
 def index_add(x: Any, dim: int, index: Any, src: Any, *, alpha: Any = 1) -> Any:
     src = src if alpha == 1 else fx.multiply(src, fx.scalar(alpha, src))
-    return _put(x, (*[slice(None)] * fx.axis_of(dim, fx.rank(x)), index), src, "add")
+    return fx.put(x, (*[slice(None)] * fx.axis_of(dim, fx.rank(x)), index), src, "add")
 
 
 @aten("one_hot")

@@ -35,10 +35,6 @@ class Element:
     bits: int
     narrow: bool = False
 
-    @property
-    def is_float8(self) -> bool:
-        return self.name.startswith("float8")
-
 
 def _elements() -> dict[int, Element]:
     plain = (

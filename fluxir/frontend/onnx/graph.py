@@ -17,7 +17,7 @@ import numpy as np
 from fluxir.errors import FluxError, Location, error
 from fluxir.frontend.onnx import elements, registry, schema
 from fluxir.frontend.onnx.registry import Handler, Subgraph
-from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, element_of, rewrapped, tensor, unwrapped
+from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, rewrapped, tensor, unwrapped
 from fluxir.frontend.tensor import Tensor
 from fluxir.frontend.trace import placed, suspended
 
@@ -45,10 +45,7 @@ class Scope:
         s: Scope | None = self
         while s is not None:
             if name in s.values:
-                found = s.values[name]
-                if isinstance(found, schema.Tensor):  # a constant that nobody has asked for yet
-                    raise AssertionError("constants are read by the importer")
-                return found
+                return s.values[name]
             s = s.outer
         raise error("FX1207", f"there is no value {name!r} where it is used")
 
@@ -65,8 +62,7 @@ class Context:
     @property
     def outputs(self) -> int:
         """How many outputs are wanted: those up to the last that has a name."""
-        names = self.node.outputs
-        return max((i + 1 for i, n in enumerate(names) if n), default=0)
+        return self.node.wanted
 
     def wants(self, i: int) -> bool:
         """Whether the i-th output has a name."""
@@ -132,7 +128,7 @@ class Importer:
     def node(self, node: schema.Node, scope: Scope) -> None:
         """Give the outputs of a node their values."""
         inputs = [scope.get(n) if n else None for n in node.inputs]
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = schema.domain_of(node.domain)
         function = self.functions.get((node.domain, node.op, node.overload))
         if function is not None:
             outputs = self.call(function, node, inputs, scope)
@@ -143,8 +139,8 @@ class Importer:
                 raise unsupported(domain, node.op, opset)
             cx = Context(self, node, opset, scope)
             outputs = self.apply(handler, cx, inputs, self.attributes(node, handler, scope))
-        if len(outputs) < cx_outputs(node):
-            raise error("FX1207", f"{node.op} has {len(outputs)} outputs here, {cx_outputs(node)} are named")
+        if len(outputs) < node.wanted:
+            raise error("FX1207", f"{node.op} has {len(outputs)} outputs here, {node.wanted} are named")
         for name, value in zip(node.outputs, outputs, strict=False):
             if name:
                 scope.values[name] = value
@@ -206,10 +202,7 @@ class Importer:
         key = (f.domain, f.name, f.overload)
         if key in self.calls or len(self.calls) > 60:
             raise error("FX1207", f"the function {f.name!r} of {self.file} calls itself")
-        opsets = {
-            **scope.opsets,
-            **{o.domain.replace("ai.onnx", "", 1) if o.domain == "ai.onnx" else o.domain: o.version for o in f.opsets},
-        }
+        opsets = {**scope.opsets, **schema.versions(f.opsets)}
         given = {a.name: a for a in f.defaults}
         for a in node.attributes:
             if (resolved := self.resolved(a, scope)) is not None:
@@ -288,10 +281,6 @@ class Importer:
         return run
 
 
-def cx_outputs(node: schema.Node) -> int:
-    return max((i + 1 for i, n in enumerate(node.outputs) if n), default=0)
-
-
 def _elements(x: Any) -> int:
     if isinstance(x, tuple):
         return sum(map(_elements, x))
@@ -322,13 +311,13 @@ class Results(tuple[Any, ...]):
 def captured(node: schema.Node) -> set[str]:
     """Names that a node's graphs take from around them (and names of their own, which do no harm)."""
     out: set[str] = set()
-    todo = [g for a in node.attributes for g in ([a.g] if a.g is not None else []) + list(a.graphs)]
+    todo = node.graphs
     while todo:
         graph = todo.pop()
         out.update(o.name for o in graph.outputs)
         for n in graph.nodes:
             out.update(n.inputs)
-            todo += [g for a in n.attributes for g in ([a.g] if a.g is not None else []) + list(a.graphs)]
+            todo += n.graphs
     return out
 
 
@@ -341,7 +330,7 @@ def needed(nodes: Sequence[schema.Node], outputs: Sequence[str]) -> list[bool]:
         if not names.isdisjoint(node.outputs):
             out[i] = True
             names.update(node.inputs)
-            if any(a.g is not None or a.graphs for a in node.attributes):
+            if node.graphs:
                 names |= captured(node)
     names.discard("")
     return out
@@ -378,8 +367,3 @@ def why_not(domain: str, name: str) -> str:
     if domain not in registry.DOMAINS:
         return "the model does not define it as a function: export it with standard operators"
     return "export the model with standard operators; `fluxir check` lists all that are missing"
-
-
-def element_name(x: Any) -> str:
-    """The element type of a value, for messages."""
-    return element_of(x).name

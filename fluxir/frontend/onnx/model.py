@@ -67,7 +67,7 @@ class Model:
     ) -> None:
         assert model.graph is not None
         self.model, self.file, self.graph = model, file, model.graph
-        self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opsets}
+        self.opsets = schema.versions(model.opsets)
         self.weights_as_args = weights_as_args
         self.external = ExternalData(folder)
         self._arrays: dict[int, Any] = {}

@@ -23,6 +23,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fluxir.frontend.onnx import schema
+
 __all__ = [
     "DOMAINS", "HANDLERS", "Float", "Floats", "Handler", "Int", "Ints", "Known", "Raw", "Sparse", "Subgraph", "Text", "Texts",
     "Const", "Type", "find", "op", "since_of",
@@ -136,7 +138,7 @@ def declared(name: str, domain: str, since: int, fn: Callable[..., Any], moves: 
 def find(domain: str, name: str, opset: int) -> Handler | None:
     """The function for an operator of a model's opset."""
     _declare_all()
-    known = HANDLERS.get(("" if domain == "ai.onnx" else domain, name), ())
+    known = HANDLERS.get((schema.domain_of(domain), name), ())
     return next((h for h in reversed(known) if h.since <= opset), None)
 
 

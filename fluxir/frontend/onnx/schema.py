@@ -15,6 +15,7 @@ from fluxir.frontend.onnx.wire import Field, Message
 __all__ = [
     "ATTRIBUTE", "MODEL", "TENSOR", "Attribute", "Dimension", "Function", "Graph", "Model", "Node", "OpsetId", "Pair",
     "SparseTensor", "Tensor", "TensorShape", "TensorTypeInfo", "TypeInfo", "ValueInfo",
+    "domain_of", "versions",
 ]  # fmt: skip
 
 
@@ -26,12 +27,22 @@ class Pair:
     value: str = ""
 
 
+def domain_of(name: str) -> str:
+    """A domain by its one name: "" and "ai.onnx" are the same."""
+    return "" if name == "ai.onnx" else name
+
+
 @dataclass(slots=True)
 class OpsetId:
     """A domain and the version of its operators that the model is written in."""
 
     domain: str = ""
     version: int = 0
+
+
+def versions(opsets: Sequence[OpsetId]) -> dict[str, int]:
+    """The version of each domain."""
+    return {domain_of(o.domain): o.version for o in opsets}
 
 
 @dataclass(slots=True)
@@ -135,6 +146,16 @@ class Node:
     domain: str = ""
     overload: str = ""
     attributes: Sequence[Attribute] = ()
+
+    @property
+    def wanted(self) -> int:
+        """How many outputs are wanted: those up to the last that has a name."""
+        return max((i + 1 for i, n in enumerate(self.outputs) if n), default=0)
+
+    @property
+    def graphs(self) -> list[Graph]:
+        """The graphs in the attributes."""
+        return [g for a in self.attributes for g in ([a.g] if a.g is not None else []) + list(a.graphs)]
 
 
 @dataclass(slots=True)

@@ -126,11 +126,3 @@ def _reduction(name: str, f: Callable[[Any, Any], Any], empty: int) -> None:
 
 _reduction("ReduceSum", lambda a, b: a + b, 0)
 _reduction("ReduceProd", lambda a, b: a * b, 1)
-
-
-def _cast(x: Array, *, to: int = 7, **_: Any) -> Any:
-    return x if to in (6, 7) else None
-
-
-RULES["Cast"] = _cast
-RULES["CastLike"] = lambda x, like, **_: x if getattr(like, "dtype", None) in (object, np.int64, np.int32) else None

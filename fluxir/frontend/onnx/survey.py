@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fluxir.frontend.onnx import elements, registry, schema
-from fluxir.frontend.onnx.graph import unsupported
+from fluxir.frontend.onnx.graph import IGNORED, unsupported
 
 __all__ = ["OperatorUse", "Survey", "survey"]
 
@@ -42,14 +42,17 @@ class Survey:
 def survey(model: schema.Model) -> Survey:
     """Look through all nodes of a model."""
     assert model.graph is not None
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opsets}
+    opsets = schema.versions(model.opsets)
     functions = {(f.domain, f.name) for f in model.functions}
     seen: Counter[tuple[str, str, int]] = Counter()
     faults: dict[tuple[str, str, int], list[str]] = {}
-    bodies = [(model.graph.nodes, opsets), *[(f.nodes, {**opsets, **_opsets(f)}) for f in model.functions]]
+    bodies = [
+        (model.graph.nodes, opsets),
+        *[(f.nodes, {**opsets, **schema.versions(f.opsets)}) for f in model.functions],
+    ]
     for nodes, known in bodies:
         for node in _all(nodes):
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain = schema.domain_of(node.domain)
             if (node.domain, node.op) in functions:
                 continue
             key = (domain, node.op, known.get(domain, 0))
@@ -69,27 +72,20 @@ def survey(model: schema.Model) -> Survey:
     return Survey(opsets, sum(seen.values()), operators, _problems(model, opsets))
 
 
-def _opsets(f: schema.Function) -> dict[str, int]:
-    return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in f.opsets}
-
-
 def _all(nodes: Sequence[schema.Node]) -> Iterator[schema.Node]:
     """The nodes and those of the graphs in their attributes."""
     todo = [nodes]
     while todo:
         for node in todo.pop():
             yield node
-            for a in node.attributes:
-                if a.g is not None:
-                    todo.append(a.g.nodes)
-                todo += [g.nodes for g in a.graphs]
+            todo += [g.nodes for g in node.graphs]
 
 
 def _faults(node: schema.Node, handler: registry.Handler) -> list[str]:
     out = [
         f"the attribute {a.name!r} is not known in this opset"
         for a in node.attributes
-        if a.name not in handler.attributes and a.name != "consumed_inputs"
+        if a.name not in handler.attributes and a.name not in IGNORED
     ]
     given = {a.name for a in node.attributes}
     out += [

@@ -25,7 +25,7 @@ from fluxir.ir.dims import Dim, Poly
 from fluxir.ir.dtypes import DType, dtype_of, i64
 
 __all__ = [
-    "Array", "Narrow", "Sizes", "concrete", "dims_of", "element_of", "floats_of", "ints_of", "is_texts", "rewrapped",
+    "Array", "Narrow", "Sizes", "concrete", "dims_of", "element_of", "floats_of", "ints_of", "is_known", "is_texts", "rewrapped",
     "scalar_of", "shape_of", "tensor", "unwrapped",
 ]  # fmt: skip
 
@@ -130,6 +130,11 @@ def tensor(x: Any) -> Any:
     if isinstance(x, tuple):
         raise error("FX1204", "a sequence stands where a tensor is wanted", loc=here())
     return x
+
+
+def is_known(x: Any) -> bool:
+    """Whether a value is known now, as itself or as a constant of the program."""
+    return concrete(x) or isinstance(x, Tensor) and x.scope.array(x.value) is not None
 
 
 # ---- what must be known now ----------------------------------------------------------------------------------------

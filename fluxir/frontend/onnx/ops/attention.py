@@ -125,6 +125,25 @@ def flex_attention(
     return fx.cast(fx.matmul(fx.cast(weights, wide), fx.cast(v, wide)), d)
 
 
+def turned(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+    """The first pairs of the last axis turned by the angles whose cosines and sines are given; the rest as it is."""
+    half = cos.shape[-1]
+    width = 2 * half
+    part, rest = fx.item(x, (..., slice(0, width))), fx.item(x, (..., slice(width, None)))
+    if interleaved:
+        a, b = fx.item(part, (..., slice(0, None, 2))), fx.item(part, (..., slice(1, None, 2)))
+    else:
+        a, b = fx.item(part, (..., slice(0, half))), fx.item(part, (..., slice(half, None)))
+    real = fx.subtract(fx.multiply(cos, a), fx.multiply(sin, b))
+    imaginary = fx.add(fx.multiply(sin, a), fx.multiply(cos, b))
+    y = (
+        fx.reshape(fx.stack([real, imaginary], axis=-1), part.shape)
+        if interleaved
+        else fx.concat([real, imaginary], axis=-1)
+    )
+    return y if isinstance(x.shape[-1], int) and x.shape[-1] == width else fx.concat([y, rest], axis=-1)
+
+
 @op("RotaryEmbedding", since=23)
 def rotary_embedding(
     x: Any,
@@ -140,24 +159,11 @@ def rotary_embedding(
     flat = fx.rank(x) == 3
     if flat:
         x = heads_of(x, num_heads)
-    size = x.shape[3]
-    turned = rotary_embedding_dim or size
-    rest = fx.item(x, (..., slice(turned, None)))
-    part = fx.item(x, (..., slice(0, turned)))
+    half = (rotary_embedding_dim or x.shape[3]) // 2
     if positions is not None:
         cos, sin = fx.take(cos, positions, axis=0), fx.take(sin, positions, axis=0)
-    cos, sin = (fx.expand_dims(fx.item(t, (..., slice(0, turned // 2))), axis=1) for t in (cos, sin))
-    if interleaved:
-        a, b = fx.item(part, (..., slice(0, None, 2))), fx.item(part, (..., slice(1, None, 2)))
-    else:
-        a, b = fx.item(part, (..., slice(0, turned // 2))), fx.item(part, (..., slice(turned // 2, None)))
-    real = fx.subtract(fx.multiply(cos, a), fx.multiply(sin, b))
-    imaginary = fx.add(fx.multiply(sin, a), fx.multiply(cos, b))
-    if interleaved:
-        y = fx.reshape(fx.stack([real, imaginary], axis=-1), part.shape)
-    else:
-        y = fx.concat([real, imaginary], axis=-1)
-    y = y if turned == size else fx.concat([y, rest], axis=-1)
+    cos, sin = (fx.expand_dims(fx.item(t, (..., slice(0, half))), axis=1) for t in (cos, sin))
+    y = turned(x, cos, sin, bool(interleaved))
     return merged(y) if flat else y
 
 

@@ -14,7 +14,7 @@ from fluxir.errors import error
 from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import ELEMENTS
 from fluxir.frontend.onnx.graph import Context, Results
-from fluxir.frontend.onnx.ops.attention import heads_of, merged, repeated
+from fluxir.frontend.onnx.ops.attention import heads_of, merged, repeated, turned
 from fluxir.frontend.onnx.ops.products import conv, gemm, less_zero
 from fluxir.frontend.onnx.ops.quantised import (
     aligned,
@@ -317,9 +317,9 @@ def group_query_attention(
     new = q.shape[2]
     at = fx.add(fx.subtract(last, fx.asarray(new - 1)), fx.reshape(fx.arange(new), (1, -1)))
     if do_rotary:
-        turned = (fx.expand_dims(fx.take(t, at, axis=0), axis=1) for t in (cos, sin))
-        c, s = turned
-        q, k = (_turned(t, c, s, bool(rotary_interleaved)) for t in (q, k))
+        rows = (fx.expand_dims(fx.take(t, at, axis=0), axis=1) for t in (cos, sin))
+        c, s = rows
+        q, k = (turned(t, c, s, bool(rotary_interleaved)) for t in (q, k))
     if past_key is not None and not (isinstance(past_key.shape[2], int) and past_key.shape[2] == 0):
         k, v = fx.concat([past_key, k], axis=2), fx.concat([past_value, v], axis=2)
     keys, values = repeated(k, num_heads // kv_num_heads), repeated(v, num_heads // kv_num_heads)
@@ -329,24 +329,6 @@ def group_query_attention(
     allowed = fx.less_equal(fx.arange(k.shape[2]), fx.reshape(at, (at.shape[0], 1, new, 1)))
     scores = fx.where(allowed, scores, fx.scalar(-np.inf, scores))
     return Results((merged(fx.matmul(fx.nn.softmax(scores, axis=-1), values)), k, v))
-
-
-def _turned(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
-    half = cos.shape[-1]
-    width = 2 * half
-    part, rest = fx.item(x, (..., slice(0, width))), fx.item(x, (..., slice(width, None)))
-    if interleaved:
-        a, b = fx.item(part, (..., slice(0, None, 2))), fx.item(part, (..., slice(1, None, 2)))
-    else:
-        a, b = fx.item(part, (..., slice(0, half))), fx.item(part, (..., slice(half, None)))
-    real = fx.subtract(fx.multiply(cos, a), fx.multiply(sin, b))
-    imaginary = fx.add(fx.multiply(sin, a), fx.multiply(cos, b))
-    y = (
-        fx.reshape(fx.stack([real, imaginary], axis=-1), part.shape)
-        if interleaved
-        else fx.concat([real, imaginary], axis=-1)
-    )
-    return y if isinstance(x.shape[-1], int) and x.shape[-1] == width else fx.concat([y, rest], axis=-1)
 
 
 @op("RotaryEmbedding", domain=MS)
@@ -365,7 +347,7 @@ def rotary_embedding(
     if fx.rank(places) == 1:
         at = fx.reshape(fx.add(fx.reshape(places, ()), fx.arange(length)), (1, length))
     c, s = (fx.expand_dims(fx.take(t, at, axis=0), axis=1) for t in (cos, sin))
-    y = _turned(y, c, s, bool(interleaved))
+    y = turned(y, c, s, bool(interleaved))
     return merged(y) if flat else y
 
 

@@ -14,18 +14,13 @@ from fluxir.errors import FluxError, error
 from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Int, Ints, Known, Raw, Subgraph, Type, op
-from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, dims_of, known, scalar_of, tensor, unwrapped
+from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, dims_of, is_known, known, scalar_of, tensor, unwrapped
 from fluxir.frontend.tensor import Tensor
 from fluxir.frontend.trace import suspended
 from fluxir.ir import dims
 from fluxir.ir.dims import Poly
 
 UNROLLED = 4096  # steps of a loop that is read step by step
-
-
-def is_known(x: Any) -> bool:
-    """Whether a value is a constant now."""
-    return concrete(x) or isinstance(x, Tensor) and x.scope.array(x.value) is not None
 
 
 @op("If", pure=False)

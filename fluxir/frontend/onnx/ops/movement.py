@@ -11,7 +11,7 @@ from fluxir.frontend import library as fx
 from fluxir.frontend.bounds import at_most
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Raw, Text, op
-from fluxir.frontend.onnx.values import dims_of, ints_of, known, rewrapped, scalar_of, shape_of
+from fluxir.frontend.onnx.values import dims_of, ints_of, is_known, known, rewrapped, scalar_of, shape_of
 from fluxir.frontend.tensor import Tensor
 from fluxir.ir import dims
 
@@ -140,14 +140,9 @@ def pieces(x: Any, axis: int, parts: Any, count: int) -> Results:
         parts = [each] * (count - 1) + [n - each * (count - 1)]
     out, at = [], 0
     for k in parts:
-        out.append(_range(x, axis, at, at + k))
+        out.append(fx.part(x, axis, at, at + k))
         at = at + k
     return Results(out)
-
-
-def _range(x: Any, axis: int, low: Any, high: Any) -> Any:
-    key = (slice(None),) * axis + (slice(low, high),)
-    return fx.item(x, key)
 
 
 @op("Slice", since=10, moves=True)
@@ -156,8 +151,13 @@ def slice_(x: Any, starts: Known, ends: Known, axes: Known = None, steps: Known 
     over = tuple(range(_length(starts))) if axes is None else ints_of(axes, "the axes")
     over = tuple(fx.axis_of(a, n) for a in over)
     by = (1,) * len(over) if steps is None else ints_of(steps, "the steps")
-    if isinstance(unknown(starts), Tensor) or isinstance(unknown(ends), Tensor):
-        return _window(x, starts, ends, over, by)
+    if any(isinstance(v, Tensor) and not is_known(v) for v in (starts, ends)):
+        raise error(
+            "FX1205",
+            "where the slice begins and ends is computed from the inputs of the model, so that its size is not known"
+            " when compiling",
+            help="export the model with fixed lengths, or compute a mask instead of a slice",
+        )
     low, high = dims_of(starts, "the starts"), dims_of(ends, "the ends")
     if not len(low) == len(high) == len(over) == len(by):
         raise ValueError(f"{len(low)} starts, {len(high)} ends, {len(over)} axes, {len(by)} steps")
@@ -194,20 +194,6 @@ def _length(x: Any) -> int:
     return int(n)
 
 
-def unknown(x: Any) -> Any:
-    """The tensor where a value is computed by the program; None where it is known."""
-    return x if isinstance(x, Tensor) and x.scope.array(x.value) is None else None
-
-
-def _window(x: Any, starts: Any, ends: Any, over: Any, by: Any) -> Any:
-    """A slice whose place is computed by the program, and whose size is known because both ends move together."""
-    raise error(
-        "FX1205",
-        "where the slice begins and ends is computed from the inputs of the model, so that its size is not known when compiling",
-        help="export the model with fixed lengths, or compute a mask instead of a slice",
-    )
-
-
 @op("Slice", moves=True)
 def slice_old(x: Any, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Any:
     return slice_(x, np.array(starts), np.array(ends), None if axes is None else np.array(axes))
@@ -223,68 +209,35 @@ def gather(x: Any, indices: Any, *, axis: Int = 0) -> Any:
 
 @op("GatherElements", since=11)
 def gather_elements(x: Any, indices: Any, *, axis: Int = 0) -> Any:
-    a = fx.axis_of(axis, fx.rank(x))
-    for k in range(fx.rank(x)):  # the other axes of the indices may be shorter
-        if k != a and x.shape[k] != indices.shape[k]:
-            x = _range(x, k, 0, indices.shape[k])
-    return fx.take_along_axis(x, indices, axis=a)
+    return fx.gather_along(x, indices, fx.axis_of(axis, fx.rank(x)))
 
 
 @op("GatherND", since=11)
 def gather_nd(x: Any, indices: Any, *, batch_dims: Int = 0) -> Any:
-    return _gather_nd(x, indices, batch_dims)
-
-
-def _gather_nd(x: Any, indices: Any, batch: int) -> Any:
-    depth = int(indices.shape[-1])
-    keys: list[Any] = []
     lead = fx.rank(indices) - 1
-    for k in range(batch):
-        n = x.shape[k]
-        keys.append(fx.reshape(fx.arange(n), tuple(n if i == k else 1 for i in range(lead))))
-    for k in range(depth):
-        keys.append(fx.item(indices, (..., k)))
+    keys = [fx.own_places(x.shape, k, lead) for k in range(batch_dims)]
+    keys += [fx.item(indices, (..., k)) for k in range(int(indices.shape[-1]))]
     return fx.item(x, tuple(keys)) if keys else fx.broadcast_to(x, (*indices.shape[:-1], *x.shape))
 
 
 @op("ScatterElements", "Scatter")
 def scatter_elements(x: Any, indices: Any, updates: Any, *, axis: Int = 0, reduction: Text = "none") -> Any:
-    a = fx.axis_of(axis, fx.rank(x))
-    keys = []
-    for k in range(fx.rank(x)):
-        if k == a:
-            keys.append(fx.cast(indices, "i64"))
-        else:
-            n = indices.shape[k]
-            keys.append(fx.reshape(fx.arange(n), tuple(n if i == k else 1 for i in range(fx.rank(x)))))
-    keys = [fx.broadcast_to(k, indices.shape) for k in keys]
-    return _scatter(x, tuple(keys), updates, reduction)
+    keys = fx.places_along(indices, fx.axis_of(axis, fx.rank(x)), indices.shape)
+    return fx.put(x, keys, updates, _how(reduction))
 
 
 @op("ScatterND", since=11)
 def scatter_nd(x: Any, indices: Any, updates: Any, *, reduction: Text = "none") -> Any:
     depth = int(indices.shape[-1])
     keys = tuple(fx.item(indices, (..., k)) for k in range(depth))
-    return _scatter(x, keys, updates, reduction)
+    return fx.put(x, keys or ..., updates, _how(reduction))
 
 
-@fx.public
-def _scatter(x: Any, keys: Any, updates: Any, reduction: str) -> Any:
-    from fluxir.frontend.tensor import as_tensor
-
-    place = as_tensor(x).at[keys] if keys else as_tensor(x).at[...]
-    match reduction:
-        case "none":
-            return place.set(updates)
-        case "add":
-            return place.add(updates)
-        case "mul":
-            return place.multiply(updates)
-        case "max":
-            return place.max(updates)
-        case "min":
-            return place.min(updates)
-    raise ValueError(f"there is no reduction {reduction!r}")
+def _how(reduction: str) -> str:
+    known = {"none": "set", "add": "add", "mul": "multiply", "max": "max", "min": "min"}
+    if reduction not in known:
+        raise ValueError(f"there is no reduction {reduction!r}")
+    return known[reduction]
 
 
 @op("OneHot", since=9)
@@ -355,15 +308,8 @@ def padded(x: Any, widths: Any, over: Any, mode: str, value: Any) -> Any:
         low, high = ([0 if isinstance(w, int) and w < 0 else w for w in side] for side in (low, high))
     if fx.dtype(x).is_bool and mode == "constant":
         return fx.cast(padded(fx.cast(x, "u8"), widths, over, mode, fx.cast(value, "u8")), "bool")
-    return (
-        fx.pad(x, list(zip(low, high, strict=True)), mode, constant_values=value)
-        if mode == "constant"
-        else _reflected(x, low, high, mode)
-    )
-
-
-def _reflected(x: Any, low: Any, high: Any, mode: str) -> Any:
-    return fx.pad(x, list(zip(low, high, strict=True)), mode)
+    pairs = list(zip(low, high, strict=True))
+    return fx.pad(x, pairs, mode, constant_values=value) if mode == "constant" else fx.pad(x, pairs, mode)
 
 
 @op("CenterCropPad", since=18)
@@ -375,7 +321,7 @@ def center_crop_pad(x: Any, shape: Known, *, axes: Ints | None = None) -> Any:
         have = x.shape[a]
         if dims.prove_le(d, have):
             low = dims.floordiv(have - d, 2)
-            x = _range(x, a, low, low + d)
+            x = fx.part(x, a, low, low + d)
         else:
             low = dims.floordiv(d - have, 2)
             x = padded(x, (low, d - have - low), (a,), "constant", fx.scalar(0, x))
@@ -430,13 +376,9 @@ def compress(x: Any, condition: Known, *, axis: Int | None = None) -> Any:
 def tensor_scatter(cache: Any, update: Any, indices: Any = None, *, axis: Int = -2, mode: Text = "linear") -> Any:
     n = fx.rank(cache)
     a = fx.axis_of(axis, n)
-    at = fx.reshape(fx.arange(update.shape[a]), tuple(update.shape[a] if k == a else 1 for k in range(n)))
+    at = fx.own_places(update.shape, a, n)
     if indices is not None:
         at = fx.add(at, fx.reshape(fx.cast(indices, "i64"), (cache.shape[0], *[1] * (n - 1))))
     if mode == "circular":
         at = fx.remainder(at, fx.asarray(cache.shape[a]))
-    keys = []
-    for k in range(n):
-        own = fx.reshape(fx.arange(update.shape[k]), tuple(update.shape[k] if i == k else 1 for i in range(n)))
-        keys.append(fx.broadcast_to(at if k == a else own, update.shape))
-    return _scatter(cache, tuple(keys), update, "none")
+    return fx.put(cache, fx.places_along(at, a, update.shape), update, "set")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.frontend import library as fx
+from fluxir.frontend.bounds import ceil_padding
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.ops.products import each, window_pads
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Text, op
@@ -28,17 +29,7 @@ def pool_pads(
     more = [0] * len(kernel)
     if ceil_mode:
         for i, (d, k, s, g) in enumerate(zip(space, kernel, strides, dilations, strict=True)):
-            low, high = padding[i]
-            room = d + low + high - ((k - 1) * g + 1)
-            rest = dims.mod(room, s)
-            if not isinstance(rest, int):
-                from fluxir.errors import error
-
-                raise error("FX1205", f"ceil_mode needs a size that is known when compiling, not {d}")
-            # A window that would begin in the padding behind the axis is left out.
-            count = -(-room // s) + 1
-            if rest and (count - 1) * s < d + low:
-                more[i] = s - rest
+            more[i] = ceil_padding(d, (k - 1) * g + 1, s, *padding[i])
     return padding, more
 
 
@@ -178,8 +169,6 @@ def max_unpool(
     x: Any, indices: Any, output_shape: Known = None, *, kernel_shape: Ints, pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Any:  # fmt: skip
-    from fluxir.frontend.onnx.ops.movement import _scatter
-
     n = len(kernel_shape)
     s = each(strides, n, "strides")
     flat = [0] * (2 * n) if pads is None else list(pads)
@@ -187,7 +176,7 @@ def max_unpool(
     natural = (*x.shape[:2], *natural)
     shape = natural if output_shape is None else ints_of(output_shape, "the output's shape")
     empty = fx.full((dims.product(natural),), fx.scalar(0, x))
-    y = fx.reshape(_scatter(empty, (fx.reshape(indices, (-1,)),), fx.reshape(x, (-1,)), "none"), natural)
+    y = fx.reshape(fx.put(empty, (fx.reshape(indices, (-1,)),), fx.reshape(x, (-1,)), "set"), natural)
     return y if shape == natural else fx.pad(y, [(0, b - a) for a, b in zip(natural, shape, strict=True)])
 
 
