@@ -17,9 +17,11 @@ from fluxir.schedule.templates import Schedule
 from fluxir.schedule.tuned import tuned
 
 TASK = 1 << 18  # multiplications that are worth a task: some 5 us
+SHARED = 1 << 26  # multiplications up to which each task packs its own panels
 TASKS = 16  # tasks that a product is cut into where they are not too small
 LONG = 8192  # bytes of a line's piece that memory is read in at full speed, about
 CHUNK = 64  # values of k that are copied at a time where memory is what takes time
+FEW_TILES = 3  # tiles of rows that are worth a pass over packed panels
 MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
 
 
@@ -48,9 +50,12 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     operand is packed beforehand, for nothing."""
     size = dot.dtype.itemsize
     lanes = target.lanes(dot.dtype.bits)
-    rows, vectors = _tile(dot.m, dot.n, lanes, target.vector_registers)
+    work = product((dot.batch, dot.m, dot.n, dot.k))
+    few = isinstance(work, int) and work <= SHARED
+    rows, vectors = _tile(dot.m, dot.n, lanes, target.vector_registers, few)
     cols = vectors * lanes
-    deepest = max(64, target.l1_bytes // (cols * size))
+    # a panel fills the first cache, or a small part of the second where that is larger: what is read once in a tile arrives
+    deepest = max(64, max(target.l1_bytes, target.l2_bytes // 16) // (cols * size))
     deep = dot.k if isinstance(dot.k, int) else deepest
     total = dot.k * dot.n * size
     far = (
@@ -75,10 +80,12 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     depth = 0 if deep == dot.k else deep
     if rhs != "packed":  # what a task copies is copied in every block of rows: at most one or two
         most *= 2
-    row_tiles, panels = _task(dot, rows, cols, most, streams)
+    row_tiles, panels = _task(dot, rows, cols, most, streams, rhs == "packed")
     if far and not streams and isinstance(dot.k, int):
         panels = min(panels, max(8, target.l3_bytes // 8 // (dot.k * cols * size)))
     lhs = _lhs(dot, target, depth, m <= rows)
+    if lhs == "rows" and not far and isinstance(dot.n, int) and panels * cols * 2 <= dot.n:
+        lhs = "in place"  # each strip would copy the rows again
     return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
 
 
@@ -135,22 +142,26 @@ def _lhs(dot: Dot, target: Any, depth: int, once: bool) -> str:
     return "rows"
 
 
-def _tile(m: Dim, n: Dim, lanes: int, registers: int) -> tuple[int, int]:
+def _tile(m: Dim, n: Dim, lanes: int, registers: int, few: bool) -> tuple[int, int]:
     """Rows and vectors of the register tile: the one for which the tiles that cover the result take the least time. Wider
-    than two vectors costs a little: the panel takes more of the first cache."""
+    than two vectors costs a little: the panel takes more of the first cache. `few`: tasks are panels, of which an even number
+    is better, since two threads share them."""
     m = m if isinstance(m, int) else 1 << 16
     n = n if isinstance(n, int) else 1 << 16
     across = -(-n // lanes)
 
     def time(r: int, v: int) -> float:
-        """Of one k, in half cycles: two multiplications or loads start in a cycle, and one takes four."""
-        return max(r * v, r + v, 8) + 0.5 if r and v else 0.0
+        """Of one k, in half cycles: two multiplications or loads start in a cycle, and one takes four. Every instruction
+        costs a little, more where the core's other thread is at work."""
+        return max(r * v, r + v, 8) + 0.5 + 0.1 * (r * v + r + v + 3) if r and v else 0.0
 
     def total(tile: tuple[int, int]) -> float:
         r, v = tile
         whole_r, whole_v = m // r, across // v
         parts = [(r, v, whole_r * whole_v), (m % r, v, whole_v), (r, across % v, whole_r), (m % r, across % v, 1)]
-        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.03 * max(0, v - 2))
+        panels = -(-across // v)
+        uneven = _even(panels) / panels if few else 1.0
+        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.008 * max(0, v - 2)) * uneven
 
     tiles = [
         (r, v)
@@ -161,9 +172,9 @@ def _tile(m: Dim, n: Dim, lanes: int, registers: int) -> tuple[int, int]:
     return min(tiles, key=lambda x: (total(x), -x[0] * x[1]))
 
 
-def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool) -> tuple[int, int]:
+def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool, packed: bool) -> tuple[int, int]:
     """The tiles of rows and the panels of columns that a task takes; at most `most` tiles of rows. `streams`: lines of the
-    right operand are read from memory, the longer the better."""
+    right operand are read from memory, the longer the better. `packed`: the right operand is, so that rows are cut first."""
     across = -(-dot.n // cols) if isinstance(dot.n, int) else None
     k = dot.k if isinstance(dot.k, int) else 256
     if not isinstance(dot.m, int) or not isinstance(dot.batch, int):
@@ -176,6 +187,8 @@ def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool) -> tuple[int
         return -(-down // blocks), 8
     work = int(product((dot.batch, dot.m, dot.n, k)))
     wanted = max(1, min(TASKS if work > 64 * TASK * TASKS else TASKS // 2, work // TASK))
+    if packed:
+        blocks = max(blocks, min(_even(-(-min(TASKS, work // TASK) // dot.batch)), down // FEW_TILES))
     strips = min(across, _even(-(-wanted // (dot.batch * blocks))))
     if streams:
         strips = min(strips, max(2, across * cols * dot.dtype.itemsize // LONG))

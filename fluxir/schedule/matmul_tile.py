@@ -78,7 +78,8 @@ class Tiles:
     def updated(self) -> list[Value]:
         """The memories that are read where a result is written: a state, or what is added to the product."""
         space, post = self.dot.post_shape(), self.post
-        return [post.reads[a] for a in post.post.args[:-1] if a in post.reads and shape_of(a) == space]
+        read = {v for op in post.post.ops for v in op.operands} | set(post.post.outs)
+        return [post.reads[a] for a in post.post.args[:-1] if a in post.reads and a in read and shape_of(a) == space]
 
     def _ahead(self, b: Builder, at: Place, rows: int, vectors: int) -> None:
         """Ask for the lines of `updated` under the tile. They lie far from each other, which the processor does not foresee,
