@@ -6,8 +6,8 @@
 - With a window larger than a result of few places (gradients of weights) it is a matrix product for each place: on GPUs,
   whose matrix units convolutions do not use, where the output channels are too few to be lanes, and for a single place.
 
-Invariants: sizes other than the batch and the channels are known, else the op is left alone; the element type of sums is that
-of the convolution; a result differs by the order of its sum only.
+Invariants: the sizes of the window are known, else the op is left alone; products are written out where all sizes but the batch
+and the channels are; the element type of sums is that of the convolution; a result differs by the order of its sum only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Block, Func, Op, Value
-from fluxir.ir.dims import Dim
+from fluxir.ir.dims import Dim, ceildiv
 from fluxir.ir.rewrite import rewrite_func
 from fluxir.passes.manager import PassContext, pass_
 from fluxir.target import GpuTarget
@@ -41,13 +41,17 @@ def conv(func: Func, cx: PassContext) -> Func:
         if op.name != "conv":
             return None
         x, w = operands
-        sizes = (*x.shape[2:], *w.shape[2:], *op.result.type.shape[2:])
-        if not all(isinstance(n, int) and n > 0 for n in sizes) or 0 in (*x.shape, *w.shape):
+        sizes = (*x.shape[2:], *op.result.type.shape[2:])
+        window = w.shape[2:]
+        if not all(isinstance(n, int) and n > 0 for n in window) or 0 in (*x.shape, *w.shape, *sizes):
             return None
+        known = all(isinstance(n, int) for n in sizes)
         inner = Builder(op.loc)
-        if _splits(op):
+        if _splits(op) and (known or _meets(op, x)):
             cx.rules["conv phases"] += 1
             out = _phases(inner, op, x, w)
+        elif not known:
+            return None
         elif _few_places(op, w, gpu):
             cx.rules["conv places"] += 1
             out = _places(inner, op, x, w)
@@ -73,13 +77,19 @@ def _splits(op: Op) -> bool:
     return any(spread) and plain and math.prod(a.lhs_dilation) <= PHASES
 
 
+def _meets(op: Op, x: Value) -> bool:
+    """Whether open sizes of the result are those of the input times the dilation but for a known number of elements."""
+    sizes = zip(op.result.type.shape[2:], x.shape[2:], op.attrs.lhs_dilation)
+    return all(d == 1 or isinstance(ceildiv(n, d) - m, int) for n, m, d in sizes)
+
+
 def _phases(b: Builder, op: Op, x: Value, w: Value) -> Value:
     """On one axis with dilation d and window step r, result j = d t + q meets an element at the places k with
     k r = low - q (mod d): k = k0 + d m, which read the element t + m r - (low - q - k0 r) / d. Every remainder q has the
     same number of results, the least that is enough: what is too much is cut off in the end."""
     a, space = op.attrs, len(op.attrs.strides)
-    size, window, out = (_known(t.shape[2:]) for t in (x, w, op.result.type))
-    counts = [-(-n // d) for n, d in zip(out, a.lhs_dilation)]
+    size, window, out = x.shape[2:], _known(w.shape[2:]), op.result.type.shape[2:]
+    counts = [ceildiv(n, d) for n, d in zip(out, a.lhs_dilation)]
     parts: dict[tuple[int, ...], Value] = {}
     for phase in np.ndindex(*a.lhs_dilation):
         starts, padding = [], []

@@ -27,7 +27,7 @@ from fluxir.schedule.conv_patch import Patch, Place, starts_of
 from fluxir.schedule.conv_schedule import ConvChannelsSchedule, choose, searched
 from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.group import Array, Group, shape_of
-from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
+from fluxir.schedule.loops import for_, grain_of, if_, index, is_small, kernel, memory, nest, parallel, unravel
 from fluxir.schedule.matmul_pack import transposed
 from fluxir.schedule.templates import Kernels, Ref, Step, template
 
@@ -264,7 +264,7 @@ class Channels:
         conv, s, patch = self.conv, self.schedule, self.patch
         p0 = b.mul(t, b.index(s.pixels))
         places = [b.add(p0, b.index(i)) for i in range(s.pixels)]
-        start = b.mul(block, b.index(patch.block_size))
+        start = b.mul(block, index(b, patch.block_size))
         bases = [b.add(start, b.emit("load", table, p)[0]) for p in places]
         zero = b.emit("splat", b.const(0, dtype=conv.dtype), lanes=s.lanes)[0]
         cells = [(p, b.index(v * s.lanes)) for p in places for v in range(s.vectors)]
@@ -328,9 +328,9 @@ def window_steps(
 
     def at(ib: Builder, where: tuple[Value, ...], *carry: Value) -> Sequence[Value]:
         kd, kh, kw = where
-        offset = ib.mul(kd, ib.index(patch.line_offset(depth=1)))
-        offset = ib.add(offset, ib.mul(kh, ib.index(patch.line_offset(line=rows.step))))
-        offset = ib.add(offset, ib.mul(kw, ib.index(patch.line_offset(column=line.step))))
+        offset = ib.mul(kd, index(ib, patch.line_offset(depth=1)))
+        offset = ib.add(offset, ib.mul(kh, index(ib, patch.line_offset(line=rows.step))))
+        offset = ib.add(offset, ib.mul(kw, index(ib, patch.line_offset(column=line.step))))
         k: Value = kd
         for i, n in zip((kh, kw), runs[1:]):
             k = ib.add(ib.mul(k, ib.index(n)), i)

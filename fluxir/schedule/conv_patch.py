@@ -18,10 +18,8 @@ from fluxir.ir.core import Value
 from fluxir.ir.types import MemType
 from fluxir.ops.nest import cast
 from fluxir.schedule.conv_space import Axis, Conv, index_of
-from fluxir.schedule.loops import for_, if_, nest
+from fluxir.schedule.loops import Size, for_, if_, index, nest
 from fluxir.schedule.matmul_pack import transposed
-
-Size = Value | int
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,7 @@ class Patch:
     def fill(self, b: Builder, x: Value, patch: Value, at: Place, only: Value | None = None) -> None:
         """Copy what the task at `at` reads from memory `x`: all blocks of channels, or the one `only` as if it were the first."""
         deep, rows, _ = self.conv.axes
+        length = times(b, self.pitch, self.depth)
 
         def line(ib: Builder, where: tuple[Value, ...]) -> None:
             block, image, kd, r = where
@@ -103,8 +102,8 @@ class Patch:
                 n = ib.minimum(n, ib.sub(ib.index(self.conv.batch), ib.index(1)))
             flat: Value = block
             for i, size in zip(where[1:], (self.images, deep.window, self.lines)):
-                flat = ib.add(ib.mul(flat, ib.index(size)), i)
-            to = ib.mul(flat, ib.index(self.pitch * self.depth))
+                flat = ib.add(ib.mul(flat, index(ib, size)), i)
+            to = ib.mul(flat, index(ib, length))
             block = block if only is None else only
             below = ib.add(ib.mul(at.depth, ib.index(deep.stride)), ib.mul(kd, ib.index(deep.step)))
             first = ib.mul(at.row, ib.index(rows.stride))
@@ -116,7 +115,7 @@ class Patch:
                 self._line(jb, x, patch, to, block, n, at, d, h)
 
             def clear(jb: Builder) -> None:
-                self._clear(jb, patch, to, 0, self.pitch * self.depth)
+                self._clear(jb, patch, to, 0, length)
 
             if_(ib, ib.logical_and(there, in_rows), copy, clear)
 
@@ -167,16 +166,27 @@ class Patch:
             for_(b, 0, self.pitch, place, vectorize=False)
             return
         lo, hi, least = self._columns(b, line, start)
-        self._clear(b, patch, to, 0, lo * self.depth if isinstance(lo, int) else b.mul(lo, b.index(self.depth)))
-        end = hi * self.depth if isinstance(hi, int) else b.mul(hi, b.index(self.depth))
-        self._clear(b, patch, to, end, self.pitch * self.depth)
-        lo, hi = (b.index(v) if isinstance(v, int) else v for v in (lo, hi))
+        self._clear(b, patch, to, 0, times(b, lo, self.depth))
+        self._clear(b, patch, to, times(b, hi, self.depth), times(b, self.pitch, self.depth))
+        lo, hi = index(b, lo), index(b, hi)
+        self._existing(b, element, put, there, lo, hi, start, least)
+
+    def _existing(
+        self, b: Builder, element: Any, put: Any, there: Value, lo: Value, hi: Value, start: Value, least: int
+    ) -> None:
+        """The columns lo .. hi of a line, at least `least` of them."""
         side = self.lanes
         while side > least:
             side //= 2
         if side < 2:
             self._singles(b, element, put, b.index(0), there, lo, hi, start)
             return
+        self._squares(b, element, put, there, lo, hi, start, side)
+
+    def _squares(
+        self, b: Builder, element: Any, put: Any, there: Value, lo: Value, hi: Value, start: Value, side: int
+    ) -> None:
+        """The columns lo .. hi, `side` of them or more, by squares of as many channels; what is left of the channels singly."""
         whole = b.sub(there, b.fmod(there, b.index(side)))
         count = b.div(b.add(b.sub(hi, lo), b.index(side - 1)), b.index(side))
 
@@ -192,7 +202,7 @@ class Patch:
             for_(ib, 0, whole, channels, step=side, vectorize=False)
 
         for_(b, 0, count, square, vectorize=False)
-        if ragged or self.depth % side:
+        if self.conv.channels % self.depth != 0 or self.depth % side:
             self._singles(b, element, put, whole, there, lo, hi, start)
 
     @staticmethod
@@ -220,9 +230,14 @@ class Patch:
         return lo, b.maximum(lo, b.minimum(pitch, b.sub(b.index(line.size), start))), least
 
 
+def times(b: Builder, n: Size, k: int) -> Size:
+    """`n` times `k`, as an integer where it is known."""
+    return n * k if isinstance(n, int) else b.mul(n, b.index(k))
+
+
 def starts_of(size: int, block: int) -> Sequence[int]:
     """Where blocks of `block` begin that cover `size`: the last where it still fits."""
     return [max(0, min(i, size - block)) for i in range(0, size, block)]
 
 
-__all__ = ["Patch", "Place", "starts_of"]
+__all__ = ["Patch", "Place", "starts_of", "times"]

@@ -7,10 +7,11 @@ A conv in one to three dimensions is read as one in three: axes that are not the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Op, Value
-from fluxir.ir.dims import Dim
+from fluxir.ir.dims import Dim, product
 from fluxir.ir.dtypes import DType
 from fluxir.ops.nest import accumulator
 from fluxir.schedule.group import shape_of
@@ -30,7 +31,7 @@ class Axis:
 
     def source(self, b: Builder, p: Value) -> tuple[Value, Value]:
         """Whether position `p` of the spread-out axis holds an element, and which."""
-        reach = (self.size - 1) * self.spread + 1 if self.size else 0
+        reach = self.size if self.spread == 1 else (self.size - 1) * self.spread + 1 if self.size else 0
         there = b.logical_and(b.le(b.index(0), p), b.lt(p, b.index(reach)))
         if self.spread == 1:
             return there, p
@@ -86,6 +87,32 @@ def read_conv(op: Op) -> Conv | None:
     return Conv(op, x[0], op.attrs.groups, int(w[1]), int(w[0]) // op.attrs.groups, axes_of(op), len(x) - 2)
 
 
+def read_open(op: Op) -> Conv | None:
+    """The numbers of a conv whose spatial sizes are not all known: `size` and `out` of its axes are dims then, with which the
+    arithmetic here works as with integers. None where other sizes are symbols, or zeros stand between elements."""
+    x, w, y, a = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result), op.attrs
+    if not all(isinstance(d, int) for d in (x[1], *w)) or any(d > 1 for d in a.lhs_dilation):
+        return None
+    axes = [
+        Axis(
+            cast(int, x[i + 2]),
+            cast(int, y[i + 2]),
+            int(w[i + 2]),
+            a.strides[i],
+            a.padding[2 * i],
+            1,
+            a.rhs_dilation[i],
+        )
+        for i in range(len(x) - 2)
+    ]
+    deep, rows, line = [Axis()] * (3 - len(axes)) + axes
+    conv = Conv(op, x[0], a.groups, int(w[1]), int(w[0]) // a.groups, (deep, rows, line), len(axes))
+    if any(r != Axis(r.size, r.size) or r.size is not r.out and r.size != r.out for r in conv.axes):
+        return conv
+    places = cast(int, product(r.out for r in conv.axes))
+    return replace(conv, axes=(Axis(), Axis(), Axis(places, places)), space=1)
+
+
 def axes_of(op: Op) -> tuple[Axis, Axis, Axis]:
     """The spatial axes of a conv, whose sizes are known, as three: the outer ones of size 1 where it has fewer."""
     x, w, y, a = shape_of(op.operands[0]), shape_of(op.operands[1]), shape_of(op.result), op.attrs
@@ -103,4 +130,4 @@ def index_of(space: int, n: Value, channel: Value, d: Value, h: Value, i: Value)
     return (n, channel, *(d, h, i)[3 - space :])
 
 
-__all__ = ["Axis", "Conv", "axes_of", "index_of", "read_conv"]
+__all__ = ["Axis", "Conv", "axes_of", "index_of", "read_conv", "read_open"]

@@ -71,10 +71,10 @@ def depthwise(group: Group, target: Any) -> Kernels | None:
     after = follows_exactly(group, ops[0].result, [0, 1, *[2] * numbers.space])
     if schedule is None or after is None:
         return None
-    return _Depthwise(group, numbers, schedule, after, numbers.dtype.is_float and target.has("fma")).kernels()
+    return Depthwise(group, numbers, schedule, after, numbers.dtype.is_float and target.has("fma")).kernels()
 
 
-class _Depthwise(Channels):
+class Depthwise(Channels):
     """The kernels: to the weights' panels it is one group with as many outputs as there are channels."""
 
     def __init__(self, group: Group, conv: Conv, schedule: DepthwiseSchedule, after: Any, fma: bool) -> None:
@@ -139,4 +139,4 @@ class _Depthwise(Channels):
             b.store(sums, v, q, b.index(0))
 
 
-__all__ = ["DepthwiseSchedule", "depthwise"]
+__all__ = ["NEAR", "Depthwise", "DepthwiseSchedule", "depthwise"]

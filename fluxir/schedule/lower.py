@@ -32,6 +32,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     attention_grad_cpu,
     conv_channels_cpu,
     conv_cpu,
+    conv_open_cpu,
     conv_reduce_cpu,
     depthwise_cpu,
     gpu_matmul,
