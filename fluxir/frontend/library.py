@@ -7,11 +7,13 @@ sizes or texts while a graph is read: numpy moves those. Invariant: what is an a
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from fluxir.errors import error
 from fluxir.frontend import api_manipulation as _m
 from fluxir.frontend import nn as nn
 from fluxir.frontend import random as random
@@ -44,7 +46,12 @@ def is_objects(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype == object
 
 
+MAX_OBJECTS = 1 << 20  # sizes or texts in one array
+
+
 def _moving(ours: Callable[..., Any], numpys: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that takes arrays of objects, too, and for these is numpy's."""
+
     def call(x: Any, *args: Any, **options: Any) -> Any:
         return numpys(x, *args, **options) if is_objects(x) else ours(x, *args, **options)
 
@@ -56,10 +63,22 @@ reshape = _moving(_m.reshape, np.reshape)
 transpose = _moving(_m.permute_dims, np.transpose)
 squeeze = _moving(_m.squeeze, lambda x, axis=None: np.squeeze(x, axis))
 expand_dims = _moving(_m.expand_dims, lambda x, axis: np.expand_dims(x, axis))
-broadcast_to = _moving(_m.broadcast_to, lambda x, shape: np.broadcast_to(x, tuple(map(int, shape))))
-tile = _moving(_m.tile, np.tile)
+broadcast_to = _moving(_m.broadcast_to, lambda x, shape: np.broadcast_to(x, _few(tuple(map(int, shape)))))
+tile = _moving(_m.tile, lambda x, repeats: np.tile(x, repeats) if _few((x.size, *map(int, repeats))) else x)
 flip = _moving(_m.flip, np.flip)
-take = _moving(take, lambda x, i, axis=None: np.take(x, i, axis))  # noqa: F405
+take = _moving(take, lambda x, i, axis=0: np.take(x, i, axis) if _few((*_others(x, axis), np.size(i))) else x)  # noqa: F405
+
+
+def _others(x: Any, axis: int) -> tuple[int, ...]:
+    """The sizes of all axes but one."""
+    return tuple(n for a, n in enumerate(x.shape) if a != axis % x.ndim)
+
+
+def _few(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape, where an array of objects may have it; FX0109 for more than `MAX_OBJECTS` elements."""
+    if math.prod(shape) > MAX_OBJECTS:
+        raise error("FX0109", f"an array of {math.prod(shape)} sizes or texts is more than {MAX_OBJECTS}")
+    return shape
 
 
 @public

@@ -183,12 +183,21 @@ class Trace:
         self.assumptions = assumptions or dims.Assumptions(record=True)
         self.funcs: dict[str, Func] = {}
         self.labels: dict[str, int] = {}
+        self.sizes: set[str] = set()  # names of sizes that are taken
         self.calls: dict[Any, Any] = {}  # for `@fx.function`: functions in progress, by identity and argument types
 
     def fresh_label(self, name: str) -> str:
         """A name for a value that no other value has: `h`, then `h.1`, `h.2`."""
         n = self.labels[name] = self.labels.get(name, -1) + 1
         return f"{name}.{n}" if n else name
+
+    def fresh_size(self) -> str:
+        """A name for a size that is known only at run time."""
+        n = 0
+        while f"K{n}" in self.sizes:
+            n += 1
+        self.sizes.add(f"K{n}")
+        return f"K{n}"
 
     def fresh_name(self, base: str) -> str:
         """A function name not used in this trace yet."""
@@ -302,13 +311,20 @@ def _constant_key(array: np.ndarray[Any, Any]) -> Any:
     return array_digest(array)
 
 
+class TooLarge(Exception):
+    """An eager computation would go beyond what `suspended(most)` allows."""
+
+
 class EagerScope(Scope):
     """A scope that evaluates: every value has an array at once. Regions inside it are ordinary scopes."""
 
     def __init__(self) -> None:
         super().__init__(Trace(dims.Assumptions()))
         self.arrays: dict[Value, Any] = {}
-        self.interpreter = Interpreter(Module("eager", self.trace.funcs))
+        self.most = _most.get()
+        self.interpreter = Interpreter(
+            Module("eager", self.trace.funcs), None, None if self.most is None else MAX_STEPS
+        )
 
     def emit(
         self, name: str, values: Sequence[Value], blocks: Sequence[Block], attrs: Mapping[str, Any]
@@ -319,6 +335,10 @@ class EagerScope(Scope):
         except FluxError as e:
             with_operands(e, name, values, here())
             raise
+        if self.most is not None:
+            sizes = [r.type.size for r in op.results if isinstance(r.type, TensorType)]
+            if any(isinstance(n, int) and n > self.most for n in sizes):
+                raise TooLarge
         self.arrays.update(zip(op.results, self.interpreter.step(op, self.arrays), strict=True))
         return op.results
 
@@ -335,6 +355,8 @@ class EagerScope(Scope):
 
 
 _scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("fluxir_scope", default=None)
+_most: contextvars.ContextVar[int | None] = contextvars.ContextVar("fluxir_most", default=None)
+MAX_STEPS = 50_000  # ops that the regions of one eager op run where what it makes is limited
 
 
 def current() -> Scope | None:
@@ -367,12 +389,14 @@ def entered(s: Scope) -> Iterator[Scope]:
 
 
 @contextlib.contextmanager
-def suspended() -> Iterator[None]:
-    """No trace is under way inside the `with` block: public functions compute with numpy there."""
-    token = _scope.set(None)
+def suspended(most: int | None = None) -> Iterator[None]:
+    """No trace is under way inside the `with` block: public functions compute with numpy there. With `most`, `TooLarge` is
+    raised before an op would make more elements, and FX0109 where one takes too many steps."""
+    token, limit = _scope.set(None), _most.set(most)
     try:
         yield
     finally:
+        _most.reset(limit)
         _scope.reset(token)
 
 
@@ -614,6 +638,7 @@ def trace(
     types = [abstract(leaf, n) for leaf, n in zip(leaves, names, strict=True)]
     entry = function_name(name or fn)
     t = Trace(dims.Assumptions(as_facts(facts), record=True), entry)
+    t.sizes.update(name for ty in types for d in ty.shape for name in dims.symbols_of(d))
     values = [Value(ty, None, i, n) for i, (ty, n) in enumerate(zip(types, names, strict=True))]
     with dims.assuming(t.assumptions), entered(Scope(t)) as s:
         tensors = [Tensor(v, s, weak=type(x) in (bool, int, float)) for v, x in zip(values, leaves, strict=True)]

@@ -10,6 +10,7 @@ Formats of the narrow floats: https://onnx.ai/onnx/technical/float8.html and flo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,14 @@ from fluxir.errors import error
 from fluxir.frontend.onnx import schema
 from fluxir.ir.dtypes import DTYPES, DType
 
-__all__ = ["BY_DTYPE", "ELEMENTS", "STRING", "Element", "element", "named", "raw_bytes", "to_array"]
+__all__ = [
+    "BY_DTYPE", "ELEMENTS", "MAX_BYTES", "MAX_DENSE", "MAX_RANK", "STRING", "Element", "count_of", "dense", "element", "named",
+    "raw_bytes", "to_array",
+]  # fmt: skip
+
+MAX_RANK = 32  # as in IR text
+MAX_BYTES = 1 << 46  # of one tensor; sizes of 0 count as 1, so that the others stay bounded, too
+MAX_DENSE = 1 << 26  # elements of a sparse constant written out
 
 Array = np.ndarray[Any, Any]
 
@@ -132,14 +140,26 @@ def raw_bytes(e: Element, count: int) -> int:
     return -(-count * e.bits // 8)
 
 
+def count_of(dims: Sequence[int], what: str, bits: int = 8) -> int:
+    """The number of elements of a shape from a file. FX1201 for sizes that are negative, FX1202 for too many axes or bytes.
+
+    Python's integers do not overflow; the limit is for all that computes with 64 bits later.
+    """
+    if len(dims) > MAX_RANK:
+        raise error("FX1202", f"{what} has {len(dims)} axes; at most {MAX_RANK} are accepted")
+    if any(d < 0 for d in dims):
+        raise error("FX1201", f"{what} has the shape {list(dims)}")
+    if math.prod(max(int(d), 1) for d in dims) * max(bits, 8) > 8 * MAX_BYTES:
+        raise error("FX1202", f"{what} has the shape {list(dims)}, which takes more than {MAX_BYTES >> 40} TiB")
+    return math.prod(int(d) for d in dims)
+
+
 def to_array(t: schema.Tensor, data: memoryview | None = None) -> tuple[Array, Element]:
     """The elements of a constant, in the carrier of their type or as texts, and the type. `data` replaces `t.raw` where the
     elements lie in another file. FX1201 where their number is not what the shape says."""
     what = f"the constant {t.name!r}"
     e = element(t.data_type, what)
-    if any(d < 0 for d in t.dims):
-        raise error("FX1201", f"{what} has the shape {list(t.dims)}")
-    count = math.prod(t.dims)
+    count = count_of(t.dims, what, e.bits)
     if e is STRING:
         texts = [bytes(s).decode("utf-8", "replace") for s in t.strings]
         _expect(what, len(texts), count)
@@ -157,6 +177,30 @@ def to_array(t: schema.Tensor, data: memoryview | None = None) -> tuple[Array, E
 def _expect(what: str, got: int, wanted: int, unit: str = "elements") -> None:
     if got != wanted:
         raise error("FX1201", f"{what} holds {got} {unit}, its shape says {wanted}")
+
+
+def dense(s: schema.SparseTensor) -> tuple[Array, Element]:
+    """A sparse constant with its zeros, and its element type. `indices` are places in the flat tensor, or rows of one index an
+    axis. FX1201 where they do not fit, FX1202 where all elements are more than `MAX_DENSE`."""
+    what = f"the sparse constant {s.values.name!r}"
+    values, e = to_array(s.values)
+    indices, kind = to_array(s.indices)
+    count, dims = count_of(s.dims, what, e.bits), tuple(int(d) for d in s.dims)
+    if count > MAX_DENSE:
+        raise error("FX1202", f"{what} has {count} elements with its zeros; at most {MAX_DENSE} are accepted")
+    rows = indices.ndim == 2
+    if e is STRING or kind.name != "int64" or values.shape != indices.shape[:1] or indices.ndim not in (1, 2):
+        raise error("FX1201", f"{what} has {values.shape} values and {indices.shape} {kind.name} places")
+    if rows and indices.shape[1] != len(dims):
+        raise error("FX1201", f"{what} has {indices.shape[1]} indices a value and {len(dims)} axes")
+    if indices.size and (indices.min() < 0 or (indices >= (np.array(dims, np.int64) if rows else count)).any()):
+        raise error("FX1201", f"{what} has a value outside of its shape {list(dims)}")
+    out = np.zeros(dims, values.dtype)
+    if rows:
+        out[tuple(indices.T)] = values
+    else:
+        out.reshape(-1)[indices] = values
+    return out, e
 
 
 def _from_raw(raw: memoryview, e: Element, count: int) -> Array:

@@ -19,15 +19,21 @@ from fluxir.frontend.onnx import elements, registry, schema
 from fluxir.frontend.onnx.registry import Handler, Subgraph
 from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, rewrapped, tensor, unwrapped
 from fluxir.frontend.tensor import Tensor
-from fluxir.frontend.trace import placed, suspended
+from fluxir.frontend.trace import TooLarge, placed, suspended
 
 __all__ = ["Context", "Importer", "Scope", "captured", "needed"]
 
-FOLD = (
-    1 << 16
-)  # elements: what is known and larger than this becomes part of the program, which folds it when compiling
+# What is known and has more elements than this becomes part of the program, which folds it when compiling; so does what is
+# made of it, and what would be known beyond a total. A file must not fill the memory before a program of it is made.
+FOLD = 1 << 16
+FOLDED = 1 << 18
+KNOWN = 1 << 24
+MAX_NODES = 250_000  # with those of functions where these are called: as many as IR text may have
+MAX_CALLS = 60  # of functions in each other
+UNROLLED_NODES = 20_000  # that loops may repeat while a graph is read
 IGNORED = ("consumed_inputs",)  # said before opset 6 which inputs may be overwritten
-MISTAKES = (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError, ArithmeticError)
+# What functions of operators raise where a node gives them what the operator cannot take.
+MISTAKES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, StopIteration)
 
 
 @dataclass(slots=True)
@@ -76,6 +82,10 @@ class Importer:
         self.model, self.file, self.constants = model, file, constants
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.calls: list[tuple[str, str, str]] = []
+        self.known = KNOWN  # elements that may still become known
+        count = Expanded(self.functions, file).nodes(model.graph.nodes if model.graph is not None else ())
+        # Nodes that may still be read. Those in bodies of loops are read up to four times.
+        self.left = 4 * count + UNROLLED_NODES
 
     # ---- graphs --------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +125,8 @@ class Importer:
             raise
         except RecursionError:
             raise error("FX1202", f"{self.file} nests too deep", loc=place) from None
+        except MemoryError:
+            raise error("FX1202", f"{node.op} {node.name!r} needs more memory than there is", loc=place) from None
         except MISTAKES as e:
             raise error(
                 "FX1204",
@@ -127,6 +139,9 @@ class Importer:
 
     def node(self, node: schema.Node, scope: Scope) -> None:
         """Give the outputs of a node their values."""
+        self.left -= 1
+        if self.left < 0:
+            raise error("FX1202", f"loops of {self.file} repeat more than {UNROLLED_NODES} nodes while it is read")
         inputs = [scope.get(n) if n else None for n in node.inputs]
         domain = schema.domain_of(node.domain)
         function = self.functions.get((node.domain, node.op, node.overload))
@@ -166,14 +181,20 @@ class Importer:
         sizes = not known and any(isinstance(x, Sizes) for x in data) and all(_fixed(x) for x in data)
         if sizes and (found := self._sizes(handler, cx, inputs, kinds, attributes)) is not None:
             return found
-        texts = known or handler.moves
+        first = [cx] if handler.context else []
+        if known:
+            with contextlib.suppress(TooLarge), suspended(min(FOLDED, self.known)):
+                return self.counted(_results(handler.fn(*first, *inputs, **attributes), narrow))
         args = [
-            x if kind != "tensor" or x is None or texts and concrete(x) else tensor(x)
+            x if kind != "tensor" or x is None or handler.moves and concrete(x) else tensor(x)
             for x, kind in zip(inputs, kinds, strict=True)
         ]
-        with suspended() if known else contextlib.nullcontext():
-            out = handler.fn(*([cx] if handler.context else []), *args, **attributes)
-        return _results(out, narrow)
+        return _results(handler.fn(*first, *args, **attributes), narrow)
+
+    def counted(self, known: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Results that are known, taken off the total."""
+        self.known -= sum(map(_elements, known))
+        return known
 
     def _sizes(
         self, handler: Handler, cx: Context, inputs: list[Any], kinds: list[str], attributes: dict[str, Any]
@@ -187,8 +208,10 @@ class Importer:
         dtype = next(x.dtype for x in inputs if isinstance(x, Sizes))
         args = [unwrapped(x) if kind == "tensor" else x for x, kind in zip(inputs, kinds, strict=True)]
         try:
-            with suspended():
+            with suspended(FOLDED):
                 out = rule(*([cx] if handler.context and handler.moves else []), *args, **attributes)
+        except TooLarge:
+            return None
         except FluxError as e:
             if e.code in ("FX0301", "FX0302"):  # it depends on how large the sizes are
                 return None
@@ -200,7 +223,7 @@ class Importer:
     def call(self, f: schema.Function, node: schema.Node, inputs: list[Any], scope: Scope) -> tuple[Any, ...]:
         """A function of the model, read in place."""
         key = (f.domain, f.name, f.overload)
-        if key in self.calls or len(self.calls) > 60:
+        if key in self.calls or len(self.calls) > MAX_CALLS:
             raise error("FX1207", f"the function {f.name!r} of {self.file} calls itself")
         opsets = {**scope.opsets, **schema.versions(f.opsets)}
         given = {a.name: a for a in f.defaults}
@@ -305,6 +328,37 @@ class Results(tuple[Any, ...]):
     """Several outputs of one operator. (A plain tuple is a sequence.)"""
 
 
+class Expanded:
+    """Counts nodes with those of functions where these are called, without reading them: a few functions that call each other
+    twice stand for as many nodes as anybody likes. FX1202 beyond `MAX_NODES`, FX1207 where functions call in a circle."""
+
+    def __init__(self, functions: Mapping[tuple[str, str, str], schema.Function], file: str) -> None:
+        self.functions, self.file = functions, file
+        self.counted: dict[tuple[str, str, str], int | None] = {}
+
+    def nodes(self, nodes: Sequence[schema.Node], depth: int = 0) -> int:
+        total = 0
+        for node in nodes:
+            total += 1 + sum(self.nodes(g.nodes, depth + 1) for g in node.graphs)
+            key = (node.domain, node.op, node.overload)
+            if key in self.functions:
+                total += self.function(key, depth)
+            if total > MAX_NODES:
+                raise error("FX1202", f"{self.file} stands for more than {MAX_NODES} nodes")
+        return total
+
+    def function(self, key: tuple[str, str, str], depth: int) -> int:
+        if key not in self.counted:
+            self.counted[key] = None
+            if depth > MAX_CALLS:
+                raise error("FX1202", f"calls of functions nest more than {MAX_CALLS} deep in {self.file}")
+            self.counted[key] = self.nodes(self.functions[key].nodes, depth + 1)
+        count = self.counted[key]
+        if count is None:
+            raise error("FX1207", f"the function {key[1]!r} of {self.file} calls itself")
+        return count
+
+
 # ---- the shape of graphs -------------------------------------------------------------------------------------------
 
 
@@ -338,15 +392,7 @@ def needed(nodes: Sequence[schema.Node], outputs: Sequence[str]) -> list[bool]:
 
 def dense(s: schema.SparseTensor) -> Any:
     """A sparse constant with its zeros."""
-    values, e = elements.to_array(s.values)
-    indices, _ = elements.to_array(s.indices)
-    if any(d < 0 for d in s.dims) or int(np.prod(s.dims, dtype=np.float64)) > 1 << 31:
-        raise error("FX1202", f"the sparse constant {s.values.name!r} has the shape {list(s.dims)}")
-    out = np.zeros(s.dims, values.dtype)
-    if indices.ndim == 2:
-        out[tuple(indices.T)] = values
-    else:
-        out.reshape(-1)[indices] = values
+    out, e = elements.dense(s)
     return Narrow(out, e) if e.narrow else out
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fluxir import config
 from fluxir.errors import error
 from fluxir.frontend.onnx import elements, schema, wire
 from fluxir.frontend.onnx.external import ExternalData
@@ -27,14 +30,21 @@ __all__ = ["Model", "entry_name", "load", "read", "renamed"]
 def read(path: str | Path) -> schema.Model:
     """The parts of an ONNX file. Its data stays in the file (mapped into memory) until it is asked for.
 
-    Raises FX0803 where the file cannot be read, FX1201 where it is no ONNX model, FX1202 beyond a limit.
+    Raises FX0803 where the file cannot be read, FX0908 where it is larger than the setting `max_file_size`, FX1201 where it is
+    no ONNX model, FX1202 beyond a limit.
     """
+    limit = config.get().max_file_size
     try:
-        with open(path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            data = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-    except OSError as e:
-        raise error("FX0803", f"cannot read {path}: {e.strerror}") from None
+        # Without O_NONBLOCK opening a pipe would wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as f:
+            status = os.fstat(f.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise error("FX0803", f"cannot read {path}: it is not a regular file")
+            if status.st_size > limit:
+                raise error("FX0908", f"{path} has {status.st_size} bytes; at most {limit} are read")
+            data = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b"")
+    except (OSError, ValueError) as e:
+        raise error("FX0803", f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
     return parse(data, str(path))
 
 
@@ -73,7 +83,11 @@ class Model:
         self._arrays: dict[int, Any] = {}
         given = {t.name for t in self.graph.initializers}
         self._info = [i for i in self.graph.inputs if i.name not in given]
-        self.inputs = {i.name: input_type(i, sizes or {}) for i in self._info}
+        name, count = Counter(i.name for i in self.graph.inputs).most_common(1)[0] if self.graph.inputs else ("", 0)
+        if count > 1:
+            raise error("FX1207", f"{file} has {count} inputs called {name!r}")
+        symbols = Symbols(sizes or {})
+        self.inputs = {i.name: input_type(i, symbols) for i in self._info}
         self.outputs = [o.name for o in self.graph.outputs]
         self.__name__ = self.graph.name or "model"
 
@@ -111,12 +125,31 @@ def entry_name(path: str | Path) -> str:
 def renamed(module: Module, inputs: Sequence[str], outputs: Sequence[str]) -> Module:
     """The module with arguments and results called as in the file, as far as these are names here too."""
     entry = module.entry
-    for value, name in zip(entry.args, inputs, strict=False):
-        value.name = identifier(name, value.name)
-    results = tuple(identifier(n, f"out{i}") for i, n in enumerate(outputs))
-    if len(set(results)) != len(results) or len(results) != len(entry.outs):
-        return module
-    return module.with_func(replace(entry, result_names=results))
+    for value, name in zip(entry.args, identifiers(inputs, [v.name for v in entry.args]), strict=False):
+        value.name = name
+    results = tuple(identifiers(outputs, [f"out{i}" for i in range(len(outputs))]))
+    return module.with_func(replace(entry, result_names=results)) if len(results) == len(entry.outs) else module
+
+
+def identifiers(names: Sequence[str], defaults: Sequence[str]) -> list[str]:
+    """Names of a file as identifiers, each another one: of two that become the same the later one is numbered."""
+    free = Free()
+    return [free(identifier(name, default)) for name, default in zip(names, defaults, strict=False)]
+
+
+class Free:
+    """Gives out names once each: the name asked for, or that with a number."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}  # with the number to try next
+
+    def __call__(self, name: str) -> str:
+        found = name
+        while found in self._taken:
+            self._taken[name] += 1
+            found = f"{name}_{self._taken[name]}"
+        self._taken[found] = 1
+        return found
 
 
 def identifier(name: str, default: str) -> str:
@@ -130,7 +163,25 @@ def is_weight(t: schema.Tensor) -> bool:
     return bool(t.dims) and t.data_type in (1, 10, 11, 16)
 
 
-def input_type(info: schema.ValueInfo, sizes: Mapping[str, int]) -> Any:
+class Symbols:
+    """The sizes that a file names: those given, and a symbol for each other one. Names that become the same symbol, such as
+    `a-b` and `a.b`, stay apart."""
+
+    def __init__(self, given: Mapping[str, int]) -> None:
+        self.given = given
+        self._names: dict[str, str] = {}
+        self._free = Free()
+
+    def size(self, name: str) -> Dim:
+        symbol = self._names.get(name)
+        if symbol is None:
+            wanted = identifier(name, "d")
+            wanted = wanted if wanted[0].isalpha() and wanted not in ("max", "min") else f"d{wanted}"
+            symbol = self._names[name] = self._free(wanted)
+        return self.given.get(name, self.given.get(symbol, dims.symbol(symbol)))
+
+
+def input_type(info: schema.ValueInfo, symbols: Symbols) -> Any:
     """The type of an input; sizes that are left open become symbols named after the input and axis."""
     t = info.type.tensor if info.type is not None else None
     if t is None:
@@ -138,7 +189,8 @@ def input_type(info: schema.ValueInfo, sizes: Mapping[str, int]) -> Any:
     d = elements.named(elements.element(t.elem, f"the input {info.name!r}"), f"the input {info.name!r}")
     if t.shape is None:
         raise error("FX1208", f"the input {info.name!r} has no shape, not even a number of axes")
-    return TensorType.of(d, tuple(_dim(x, info.name, i, sizes) for i, x in enumerate(t.shape.dims)))
+    elements.count_of([max(x.value or 1, 1) for x in t.shape.dims], f"the input {info.name!r}", d.bits)
+    return TensorType.of(d, tuple(_dim(x, info.name, i, symbols) for i, x in enumerate(t.shape.dims)))
 
 
 def input_value(info: schema.ValueInfo, value: Any) -> Any:
@@ -153,15 +205,11 @@ def input_value(info: schema.ValueInfo, value: Any) -> Any:
     return Narrow(np.asarray(value).astype(carrier.numpy) if isinstance(value, np.ndarray) else value, e)
 
 
-def _dim(x: schema.Dimension, name: str, axis: int, sizes: Mapping[str, int]) -> Dim:
+def _dim(x: schema.Dimension, name: str, axis: int, symbols: Symbols) -> Dim:
     if x.value is not None and x.value >= 0:
         return x.value
-    text = x.param or ""
-    if not any(c.isalnum() for c in text):  # "?" and the like name nothing
-        text = f"{name}_{axis}"
-    symbol = "".join(c if c.isalnum() else "_" for c in text)
-    symbol = symbol if symbol[:1].isalpha() else f"d{symbol}"
-    return sizes.get(x.param, sizes[symbol]) if x.param in sizes or symbol in sizes else dims.symbol(symbol)
+    named = any(c.isascii() and c.isalnum() for c in x.param)  # "?" and the like name nothing
+    return symbols.size(x.param if named else f"{name}_{axis}")
 
 
 def load(path: str | Path, *, dims: Mapping[str, int] | None = None, weights_as_args: bool = False) -> Model:

@@ -3,8 +3,10 @@
 Reading is lazy where it counts: data of type `bytes` stays a view of the (memory-mapped) file, so that a model of
 gigabytes is looked through without its weights being read. Invariants: a field lands where the table of its message
 says and nowhere else (no name in a file becomes an attribute); fields that the table does not know are skipped; every
-length is checked against the message around it; messages nest at most `MAX_NESTING` deep and there are at most
-`MAX_MESSAGES` of them. Encoding: https://protobuf.dev/programming-guides/encoding/.
+length is checked against the message around it; messages nest at most `MAX_NESTING` deep, a file has at most `MAX_PARTS`
+fields and numbers that become Python objects, and a text at most `MAX_TEXT` bytes. Long packed numbers become numpy
+arrays, which take no more than eight times their bytes in the file. Encoding:
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -14,12 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fluxir.errors import error
 
-__all__ = ["MAX_MESSAGES", "MAX_NESTING", "Field", "Message", "decode"]
+__all__ = ["MAX_NESTING", "MAX_PARTS", "MAX_TEXT", "Field", "Message", "decode"]
 
 MAX_NESTING = 60
-MAX_MESSAGES = 20_000_000
+MAX_PARTS = 3_000_000  # a graph of 10,000 nodes has some 200,000
+_MESSAGE = 3  # what a message counts more than a number
+MAX_TEXT = 1 << 16  # bytes of a name
+_LONG = 4096  # bytes of packed numbers from which on they become an array
+_PIECE = 1 << 18  # bytes of packed numbers that are decoded at a time
 
 
 @dataclass(slots=True)
@@ -44,7 +52,7 @@ class _Reader:
     __slots__ = ("data", "file", "left")
 
     def __init__(self, data: memoryview, file: str) -> None:
-        self.data, self.file, self.left = data, file, MAX_MESSAGES
+        self.data, self.file, self.left = data, file, MAX_PARTS
 
     def broken(self, at: int, what: str) -> Exception:
         return error(
@@ -68,17 +76,25 @@ class _Reader:
                 break
         raise self.broken(start, "a number does not end")
 
+    def spend(self, parts: int) -> None:
+        """Count parts that become Python objects."""
+        self.left -= parts
+        if self.left < 0:
+            raise error("FX1202", f"{self.file} has too many parts (fields, names, numbers)")
+
     def message(self, table: Message, at: int, end: int, depth: int) -> Any:
-        self.left -= 1
-        if depth > MAX_NESTING or self.left < 0:
-            what = f"nests more than {MAX_NESTING} deep" if depth > MAX_NESTING else "has too many parts"
-            raise error("FX1202", f"{self.file} {what}")
+        if depth > MAX_NESTING:
+            raise error("FX1202", f"{self.file} nests more than {MAX_NESTING} deep")
+        self.spend(_MESSAGE)
         data, fields = self.data, table.fields
         found: dict[str, Any] = {}
         while at < end:
             start = at
             key = data[at]
             at += 1
+            self.left -= 1
+            if self.left < 0:
+                self.spend(0)
             if key >= 0x80:
                 key, at = self.varint(start, end)
             wire, entry = key & 7, fields.get(key >> 3)
@@ -103,7 +119,11 @@ class _Reader:
                     else:
                         if not entry.repeated:
                             raise self.broken(start, f"the field {entry.name!r} is not a number")
-                        found.setdefault(entry.name, []).extend(self.packed(kind, at, stop))
+                        values = self.packed(kind, at, stop)
+                        if entry.name in found:  # rare: writers put all numbers of a field in one place
+                            self.spend(len(found[entry.name]) + len(values))
+                            values = [*found[entry.name], *values]
+                        found[entry.name] = values
                         at = stop
                         continue
                 at = stop
@@ -124,34 +144,63 @@ class _Reader:
             if wire != _WIRE.get(entry.kind, 2) if isinstance(entry.kind, str) else wire != 2:
                 raise self.broken(start, f"the field {entry.name!r} has the wire type {wire}")
             if entry.repeated:
-                found.setdefault(entry.name, []).append(value)
+                values = found.setdefault(entry.name, [])
+                if not isinstance(values, list):
+                    self.spend(len(values))
+                    values = found[entry.name] = list(values)
+                values.append(value)
             else:
                 found[entry.name] = value
         return table.make(**found)
 
     def text(self, at: int, end: int) -> str:
+        if end - at > MAX_TEXT:
+            raise error("FX1202", f"{self.file} has a name of {end - at} bytes; at most {MAX_TEXT} are accepted")
         try:
             return str(self.data[at:end], "utf-8")
         except UnicodeDecodeError:
             raise self.broken(at, "a name is not UTF-8") from None
 
     def packed(self, kind: str, at: int, end: int) -> Any:
+        """The numbers of a packed field: a list or tuple of a few, an array of many."""
         if kind == "int":
-            values = []
+            if end - at > _LONG:
+                return self.varints(at, end)
+            numbers = []
             while at < end:
                 byte = self.data[at]
                 if byte < 0x80:
-                    values.append(byte)
+                    numbers.append(byte)
                     at += 1
                 else:
                     value, at = self.varint(at, end)
-                    values.append(value - (1 << 64) if value >= 1 << 63 else value)
-            return values
+                    numbers.append(value - (1 << 64) if value >= 1 << 63 else value)
+            return numbers
         size, letter = (4, "f") if kind == "float" else (8, "d")
         count, rest = divmod(end - at, size)
         if rest:
             raise self.broken(at, "packed numbers are cut short")
+        if end - at > _LONG:
+            return np.frombuffer(self.data, f"<{letter}{size}", count, at)
         return struct.unpack_from(f"<{count}{letter}", self.data, at)
+
+    def varints(self, at: int, end: int) -> np.ndarray[Any, Any]:
+        """Many packed integers, piece by piece so that it takes little memory besides the result, i64[n]."""
+        pieces = []
+        while at < end:
+            stop = min(at + _PIECE, end)
+            data = np.frombuffer(self.data, np.uint8, stop - at, at)
+            last = np.flatnonzero(data < 0x80)  # the last byte of each number
+            if not len(last) or (last[0] + 1 if len(last) == 1 else max(last[0] + 1, np.diff(last).max())) > 10:
+                raise self.broken(at, "a number does not end")
+            first = np.concatenate(([0], last[:-1] + 1))
+            values = np.zeros(len(last), np.uint64)
+            for k in range(int((last - first).max()) + 1):
+                bits = data[np.minimum(first + k, last)].astype(np.uint64) & np.uint64(0x7F)
+                values |= np.where(first + k <= last, bits << np.uint64(7 * k), np.uint64(0))
+            pieces.append(values.view(np.int64))
+            at += int(last[-1]) + 1
+        return np.concatenate(pieces)
 
 
 _WIRE = {"int": 0, "double": 1, "text": 2, "bytes": 2, "float": 5}

@@ -251,7 +251,14 @@ def sequence_empty(*, dtype: Int = 1) -> Any:
 
 @op("SequenceConstruct", since=11)
 def sequence_construct(*xs: Raw) -> Any:
-    return tuple(xs)
+    return tuple(_part(x) for x in xs)
+
+
+def _part(x: Any) -> Any:
+    """What may be in a sequence. Sequences of sequences would stand for more than a file is long."""
+    if isinstance(x, tuple) or x is None:
+        raise TypeError("a sequence holds tensors")
+    return x
 
 
 def _place(position: Any, n: int, extra: int = 0) -> int:
@@ -269,7 +276,7 @@ def sequence_at(s: Raw, position: Known) -> Any:
 @op("SequenceInsert", since=11)
 def sequence_insert(s: Raw, x: Raw, position: Known = None) -> Any:
     at = len(s) if position is None else _place(position, len(s), 1)
-    return (*s[:at], x, *s[at:])
+    return (*s[:at], _part(x), *s[at:])
 
 
 @op("SequenceErase", since=11)

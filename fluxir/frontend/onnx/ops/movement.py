@@ -9,7 +9,7 @@ import numpy as np
 from fluxir.errors import error
 from fluxir.frontend import library as fx
 from fluxir.frontend.bounds import at_most
-from fluxir.frontend.onnx.graph import Context, Results
+from fluxir.frontend.onnx.graph import FOLD, Context, Results
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Raw, Text, op
 from fluxir.frontend.onnx.values import dims_of, ints_of, is_known, known, rewrapped, scalar_of, shape_of
 from fluxir.frontend.tensor import Tensor
@@ -271,7 +271,10 @@ def range_(start: Known, limit: Known, delta: Known) -> Any:
     if any(isinstance(v, fx.Poly) for v in values):
         return fx.arange(*[v if isinstance(v, fx.Poly) else int(v) for v in values])
     d = values[0].dtype if not isinstance(values[0], int) else np.dtype(np.int64)
-    count = max(int(np.ceil((values[1] - values[0]) / values[2])), 0)
+    with np.errstate(all="ignore"):
+        count = max(int(np.ceil((values[1] - values[0]) / values[2])), 0)
+    if count > FOLD:
+        return fx.cast(fx.add(values[0], fx.multiply(values[2], fx.arange(count))), fx.dtype(np.zeros(0, d)))
     return np.asarray(values[0] + values[2] * np.arange(count), d)
 
 

@@ -1,0 +1,35 @@
+"""`python -m tests.fuzz TARGET --seconds 60`: exit status 1 where something was found, and the files that show it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+
+from tests.fuzz.run import fuzz
+from tests.fuzz.targets import TARGETS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Feed readers with files that are wrong.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--seconds", type=float, default=60, help="how long, for each target (default: 60)")
+    parser.add_argument("--seed", type=int, default=None, help="the seed (default: of the day)")
+    parser.add_argument("--out", type=Path, default=Path("fuzz-found"), help="where files go that show a defect")
+    parser.add_argument("--read", type=Path, default=None, help="read this one file, which was found, once more")
+    options = parser.parse_args()
+    seed = int(f"{datetime.date.today():%Y%m%d}") if options.seed is None else options.seed
+    if options.read is not None:
+        TARGETS[options.targets[0]]().read(options.read.read_bytes())
+        return 0
+    found = False
+    for name in options.targets or list(TARGETS):
+        outcome = fuzz(name, options.seconds, seed, options.out)
+        print(outcome.text(), flush=True)
+        found = found or bool(outcome.findings)
+    return int(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
