@@ -48,10 +48,11 @@ _NAMES: dict[str, str] = {
         trunc where
     """,
     _FRONTEND + "api_indexing": """
-        argsort argwhere bincount digitize dynamic_slice dynamic_update flatnonzero histogram interp isin nonzero
+        argsort argwhere bincount compress digitize dynamic_slice dynamic_update flatnonzero histogram interp isin nonzero
         one_hot put_along_axis searchsorted sort take take_along_axis top_k topk unique unique_all unique_counts
         unique_inverse unique_values
     """,
+    _FRONTEND + "extent": "extent",
     _FRONTEND + "api_linalg": """
         cross diag diagflat diagonal dot inner kron matmul matrix_transpose matvec outer tensordot trace vander vdot
         vecdot vecmat
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from fluxir.frontend.api_reduce import *
     from fluxir.frontend.control import *
     from fluxir.frontend.einsum import einsum as einsum
+    from fluxir.frontend.extent import extent as extent
     from fluxir.frontend.kernel import gpu as gpu
     from fluxir.frontend.loader import load_model as load_model
     from fluxir.frontend.loader import model as model

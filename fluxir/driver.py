@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from fluxir.schedule.tuned import State
 
 # The stages of the pipeline and the passes that lead to each. Lowering sits between "fused" and "loops".
-DERIVE = "find_attention,derive"
+DERIVE = "extents,find_attention,derive"
 SIMPLIFY = "inline,find_attention,expand,conv,simplify,fold,cse,merge,hoist,lift,dce"
-FUSE = "iterate,dce,layout,simplify,cse,gather_attention,fuse,dce"
+FUSE = "iterate,dce,layout,narrow,simplify,cse,gather_attention,fuse,dce"
 LOOPS = "nest,plan"
 _YOUNG = 200_000  # new objects after which Python looks for garbage while a program is compiled
 STAGES = ("traced", "adjoint", "simplified", "fused", "loops", "llvm", "asm", "ptx")

@@ -237,7 +237,7 @@ def test_constants_types_and_information() -> None:
     assert set(info.dtypes(kind="integral")) == {n for n in DTYPES.split() if "int" in n}
     assert set(info.dtypes(kind=("bool", "real floating"))) == {"bool", "float32", "float64"}
     assert info.default_dtypes()["indexing"] == fx.int64 and info.default_device() in info.devices()
-    assert info.capabilities()["boolean indexing"] is False
+    assert info.capabilities()["boolean indexing"] is True
     assert fx.finfo(fx.float32).eps == np.finfo(np.float32).eps and fx.iinfo(fx.int16).max == 32767
     assert fx.can_cast(fx.int32, fx.int64) and not fx.can_cast(fx.int64, fx.int32)
     assert fx.result_type(fx.int8, fx.uint8) == fx.int16 and fx.isdtype(fx.int8, "signed integer")

@@ -276,7 +276,7 @@ def test_sets_with_bound_in_a_trace() -> None:
 @pytest.mark.parametrize(
     ("code", "f"),
     [
-        ("FX0221", lambda x: fx.nonzero(x)), ("FX0221", lambda x: fx.unique_values(x)), ("FX0221", lambda x: fx.where(x > 0)), ("FX0214", lambda x: x[x > 0]), ("FX0214", lambda x: x[x]),
+        ("FX0221", lambda x: fx.where(x > 0)), ("FX0230", lambda x: fx.extent(x)), ("FX0214", lambda x: x[x]),
         ("FX0216", lambda x: x[9]), ("FX0216", lambda x: x[0, 0, 0]), ("FX0216", lambda x: x[::0]), ("FX0216", lambda x: x[fx.asarray([0, 7])]), ("FX0302", lambda x: x[fx.argmax(x) :]),
         ("FX0205", lambda x: fx.sum(x, axis=2)), ("FX0206", lambda x: fx.sum(x, axis=(1, -1))), ("FX0207", lambda x: fx.transpose(x, (0,))), ("FX0204", lambda x: x.reshape(5, -1)), ("FX0204", lambda x: x.reshape(-1, -1)),
         ("FX0203", lambda x: x @ x), ("FX0202", lambda x: x + x.T), ("FX0201", lambda x: x + fx.arange(6)), ("FX0209", lambda x: fx.exp(fx.arange(6))), ("FX0209", lambda x: fx.arange(6) / 2), ("FX0201", lambda x: fx.arange(6) * 0.5),

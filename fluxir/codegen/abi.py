@@ -54,7 +54,9 @@ def entry_spec(module: Module, symbols: tuple[str, ...]) -> dict[str, Any]:
     """What the runtime must know to call the module's entry, a host function. FX0604 where shapes do not fix a symbol.
 
     Keys: format, name, inputs and outputs (each name, dtype, shape), symbols, solve, facts, arena, errors,
-    donated ([result, input] pairs: the result is written into the memory of the input, its own argument is not used).
+    donated ([result, input] pairs: the result is written into the memory of the input, its own argument is not used),
+    extents where results have sizes that are known only at run time: these lie in memory by their bounds, the last result
+    holds the sizes (see `_extents`).
     """
     func = module.entry
     count = int(func.attrs["inputs"])
@@ -62,6 +64,7 @@ def entry_spec(module: Module, symbols: tuple[str, ...]) -> dict[str, Any]:
     if "arena" in func.attrs:
         memories.pop()
     names = func.result_names
+    facts = _known_at_entry(module)
     inputs = [_tensor(a.name or f"arg{i}", a.type) for i, a in enumerate(memories[:count])]
     outputs = [
         _tensor((names[i] if i < len(names) else "") or a.name or f"out{i}", a.type)
@@ -74,12 +77,34 @@ def entry_spec(module: Module, symbols: tuple[str, ...]) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
         "symbols": list(symbols),
-        "solve": _solution(func, count, symbols, module.facts),
-        "facts": _facts(module.facts),
+        "solve": _solution(func, count, symbols, facts),
+        "facts": _facts(facts),
         "arena": text(func.attrs.get("arena", 0)),
         "errors": {k: list(v) for k, v in ERRORS.items()},
         "donated": [list(pair) for pair in func.attrs.get("donated", ())],
+    } | ({"extents": _extents(func)} if "extents" in func.attrs else {})
+
+
+def _extents(func: Func) -> dict[str, Any]:
+    """How the results are cut: `names` of the sizes that the last result holds, and the shape of every other result."""
+    return {
+        "names": list(func.attrs["extents"]),
+        "shapes": [[int(d) if d.isdigit() else d for d in shape] for shape in func.attrs["shapes"]],
     }
+
+
+def _known_at_entry(module: Module) -> Facts:
+    """The facts without those about sizes that calls read from memory: they are checked where they become known."""
+    born = {s for f in module.funcs.values() for op in f.walk() if op.name == "call" for s, _ in op.attrs["sized"]}
+    f = module.facts
+    if not born:
+        return f
+    return Facts(
+        {s: b for s, b in f.bounds.items() if s not in born},
+        {s: k for s, k in f.multiples.items() if s not in born},
+        tuple((a, b) for a, b in f.equations if not (symbols_of(a) | symbols_of(b)) & born),
+        {s: d for s, d in f.ceilings.items() if s not in born},
+    )
 
 
 def _tensor(name: str, t: Any) -> dict[str, Any]:
@@ -92,6 +117,7 @@ def _facts(f: Facts) -> dict[str, Any]:
         "bounds": {k: [lo, hi if hi < INF else None] for k, (lo, hi) in f.bounds.items()},
         "multiples": dict(f.multiples),
         "equations": [[text(a), text(b)] for a, b in f.equations],
+        "ceilings": {k: text(d) for k, d in f.ceilings.items()},
     }
 
 

@@ -188,7 +188,7 @@ declare(
 
         dims B >= 1, B == 0                             no B satisfies both
 
-    Facts have the forms `B >= 1`, `B <= 4096`, `T % 8 == 0` and `N == 2*M`. Remove or correct one of them.
+    Facts have the forms `B >= 1`, `B <= 4096`, `K <= N`, `T % 8 == 0` and `N == 2*M`. Remove or correct one of them.
     """,
 )
 

@@ -369,3 +369,19 @@ declare(
     """,
     "give numbers, arrays, or nested lists whose rows are equally long",
 )
+
+declare(
+    "FX0230",
+    "a size known only at run time cannot be used here",
+    "user",
+    """
+    The size of `x[x > 0]` or `fx.nonzero(x)` depends on values, so in a compiled program it becomes known when it runs.
+    What follows uses it like any other size, within limits: it stays in the branch, loop body or transformed function
+    that it was made in; results of such a size need a bound, since their memory is allocated before; all lanes of a vmap
+    have one size.
+
+        fx.vmap(fx.nonzero)(x)                          each row has a count of its own: fx.nonzero(x, size=n)
+        fx.arange(fx.extent(n))  as a result            how many at most? fx.extent(n, most=100)
+    """,
+    "give a bound: fx.nonzero(x, size=n), or fx.extent(n, most=m)",
+)

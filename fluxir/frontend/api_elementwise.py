@@ -398,10 +398,9 @@ def ldexp(x1: Any, x2: Any, /) -> Tensor:
 
 @public
 def where(condition: Any, x1: Any = None, x2: Any = None, /) -> Tensor:
-    """x1 where the condition holds, else x2; broadcasting. Positions of true elements are `fx.nonzero(c, size=n)`."""
+    """x1 where the condition holds, else x2; broadcasting. Positions of true elements are `fx.nonzero(c)`."""
     if x1 is None or x2 is None:
-        raise error("FX0221", "where needs both x1 and x2: the number of true elements is known only at run time",
-                    help="use fx.nonzero(condition, size=n)", loc=here())  # fmt: skip
+        raise error("FX0221", "where needs both x1 and x2", help="positions are fx.nonzero(condition)", loc=here())
     a, b = promote_operands(x1, x2)
     r = emit("select", truth(condition), a, b)
     r.weak = not r.shape and t.all_weak((x1, x2))

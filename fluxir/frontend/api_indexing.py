@@ -1,7 +1,7 @@
 """Taking, sorting, searching and counting (Array API indexing, sorting, searching and set functions, and NumPy's).
 
-Where the size of a result depends on values (`nonzero`, `unique_values`, ...), a traced program needs a bound: `size=`.
-Outside a trace the values are known, and the bound may be left out.
+Where the size of a result depends on values (`nonzero`, `unique_values`, ...), `size=` fixes it. Without, a traced program
+has a size that becomes known when it runs (see `fx.extent`); outside a trace the values are known.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 from fluxir.errors import error
 from fluxir.frontend.api_creation import as_shape, fill, iota
 from fluxir.frontend.api_elementwise import float_operand, truth
-from fluxir.frontend.api_manipulation import concat, moveaxis, ravel, reshape
+from fluxir.frontend.api_manipulation import moveaxis, ravel, reshape
+from fluxir.frontend.extent import count_of
 from fluxir.frontend.indexing import _known, _wrap
 from fluxir.frontend.tensor import Tensor, as_dtype, as_tensor, cast, constant, emit, emit_many, promote_operands
 from fluxir.frontend.trace import here, public
 from fluxir.ir.dims import Dim, prove_le
-from fluxir.ir.dtypes import bool_, f32, i32, i64
+from fluxir.ir.dtypes import f32, i32, i64
 from fluxir.ops.rules import broadcast_shapes, normal_axis
 
 
@@ -127,38 +128,42 @@ def one_hot(x: Any, num_classes: Any, /, *, dtype: Any = None, axis: int = -1) -
 # ---- positions ------------------------------------------------------------------------------------------------------------
 
 
-def _bound(name: str, mask: Tensor, size: Any) -> Dim:
-    """The number of rows of a result whose size depends on values."""
+def _bound(mask: Tensor, size: Any) -> Dim:
+    """The number of rows of a result whose size depends on values: one known only at run time where nothing says it."""
     if size is not None:
         return as_shape(size)[0]
     now = mask._now()
     if now is None:
         now = _known(mask)
-    if now is None:
-        raise error(
-            "FX0221",
-            f"{name}: the number of results is known only at run time",
-            help=f"give a bound: fx.{name}(..., size=n)",
-            loc=here(),
-        )
-    return int(np.count_nonzero(now))
+    return count_of(mask) if now is None else int(np.count_nonzero(now))
 
 
 @public
 def nonzero(x: Any, /, *, size: Any = None, fill_value: int = 0) -> tuple[Tensor, ...]:
     """The positions of the elements that are not 0, one i64 tensor per axis, in row-major order.
 
-    In a traced program `size` is the length of the results: further positions are dropped, missing ones are `fill_value`.
+    `size` is the length of the results: further positions are dropped, missing ones are `fill_value`. Without it the results
+    are as long as there are positions; in a traced program that length is known only at run time (see `fx.extent`).
     """
     mask = truth(x)
     if not mask.ndim:
         raise error("FX0220", "nonzero takes a tensor of at least one axis", loc=here())
-    n = _bound("nonzero", mask, size)
+    n = _bound(mask, size)
     places, count = emit_many("nonzero", mask, bound=n)
     if fill_value != 0:
         valid = emit("lt", reshape(iota((n,)), (n, 1)), count)
         places = emit("select", valid, places, constant(fill_value, i64))
     return tuple(reshape(emit("slice", places, start=(0, k), limit=(n, k + 1)), (n,)) for k in range(mask.ndim))
+
+
+@public
+def compress(condition: Any, x: Any, /, axis: int | None = None, *, size: Any = None) -> Tensor:
+    """The slices of `x` along `axis` (None: of the raveled tensor) where the vector `condition`, which may be shorter than
+    the axis, holds. `size` is as for `nonzero`, with the first slice in missing places."""
+    mask, t = truth(condition), as_tensor(x)
+    if mask.ndim != 1:
+        raise error("FX0220", f"compress: the condition is {mask.type}, not a vector", loc=here())
+    return take(t, nonzero(mask, size=size)[0], axis=axis)
 
 
 @public
@@ -334,8 +339,8 @@ class UniqueInverse(NamedTuple):
 def unique_all(x: Any, /, *, size: Any = None) -> UniqueAll:
     """The different elements in increasing order, where each occurs first, which one each element is, and the counts.
 
-    In a traced program `size` is the length of the results; further values are dropped, and missing places hold the
-    smallest value with count 0.
+    `size` is the length of the results; further values are dropped, and missing places hold the smallest value with count 0.
+    Without it that length is, in a traced program, known only at run time (see `fx.extent`).
     """
     t = as_tensor(x)
     flat = ravel(t)
@@ -345,19 +350,17 @@ def unique_all(x: Any, /, *, size: Any = None) -> UniqueAll:
     if n == 0:
         none = fill((0,), 0, i64)
         return UniqueAll(ordered, none, reshape(none, t.shape), none)
-    if not prove_le(1, n):
+    if size is not None and not prove_le(1, n):
         raise error(
             "FX0218", f"unique: the tensor of {n} elements may be empty", help=f"state the fact {n} >= 1", loc=here()
         )
-    changes = emit(
-        "ne", emit("slice", ordered, start=(1,), limit=(n,)), emit("slice", ordered, start=(0,), limit=(n - 1,))
-    )
-    first = concat([fill((1,), True, bool_), changes], axis=0)
-    m = _bound("unique_all", first, size)
+    place = iota((n,))
+    before = emit("gather", ordered, emit("maximum", emit("sub", place, constant(1, i64)), constant(0, i64)), axes=(0,))
+    first = emit("logical_or", emit("eq", place, constant(0, i64)), emit("ne", ordered, before))
+    m = _bound(first, size)
     group = emit("sub", emit("cumsum", cast(first, i64), axis=0), constant(1, i64))
-    # Each group writes its value; those beyond the bound are out of range and dropped.
-    smallest = reshape(emit("slice", ordered, start=(0,), limit=(1,)), ())
-    values = emit("scatter", emit("broadcast", smallest, shape=(m,)), ordered, group, axes=(0,), mode="set")
+    starts, _ = emit_many("nonzero", first, bound=m)  # of the groups; missing places hold that of the first
+    values = emit("gather", ordered, reshape(starts, (m,)), axes=(0,))
     ones = emit("broadcast", constant(1, i64), shape=(n,))
     counts = emit("scatter", fill((m,), 0, i64), ones, group, axes=(0,), mode="add")
     # The sort is stable, so the first of a group is the first in x.
@@ -403,7 +406,7 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Tensor:
 
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "digitize", "dynamic_slice", "dynamic_update", "flatnonzero", "histogram",
+    "argsort", "argwhere", "bincount", "compress", "digitize", "dynamic_slice", "dynamic_update", "flatnonzero", "histogram",
     "interp", "isin", "nonzero", "one_hot", "put_along_axis", "searchsorted", "sort", "take", "take_along_axis",
     "top_k", "topk", "unique", "unique_all", "unique_counts", "unique_inverse", "unique_values",
 ]  # fmt: skip

@@ -131,9 +131,12 @@ def _item(k: Any) -> list[Any]:
     if isinstance(k, np.ndarray) and k.dtype.kind == "b":
         return [as_tensor(a) for a in k.nonzero()]  # a mask that is known now is a list of positions
     t = as_tensor(k)
+    if t.dtype.is_bool and t.ndim:
+        from fluxir.frontend.api_indexing import nonzero
+
+        return list(nonzero(t))
     if t.dtype.is_bool:
-        raise error("FX0214", f"a bool tensor ({t.type}) as an index gives a size that is known only at run time",
-                    help="use fx.where(mask, x, 0), or fx.nonzero(mask, size=n)", loc=here())  # fmt: skip
+        raise error("FX0214", "a bool scalar is no index", help="use fx.where(c, x, y)", loc=here())
     if not t.dtype.is_integer:
         raise error(
             "FX0214", f"an index must have an integer type, not {t.type}", help="cast it: i.astype('i64')", loc=here()

@@ -16,8 +16,8 @@ class Info:
     """The standard's inspection interface. There is one device before compilation: the trace."""
 
     def capabilities(self) -> dict[str, Any]:
-        """What the namespace can do: no boolean indexing and no data-dependent shapes in a trace."""
-        return {"boolean indexing": False, "data-dependent shapes": False, "max dimensions": None}
+        """What the namespace can do: sizes may depend on values, in a trace too."""
+        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": None}
 
     def default_device(self) -> str:
         """The device of traced tensors."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from fluxir.errors import FluxError
 from fluxir.ir.core import array_digest
-from fluxir.ir.dims import INF, Dim, Facts, Opaque, Poly, assuming, parse_dim
+from fluxir.ir.dims import INF, Dim, Facts, Opaque, Poly, assuming, parse_dim, symbols_of
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import TensorType, Type, VectorType, parse_type
 
@@ -344,6 +344,7 @@ def _shaped(flat: np.ndarray[Any, Any], shape: tuple[int, ...], t: Type) -> np.n
 def read_facts(text: str, into: Facts) -> Facts:
     """`B >= 1, T % 8 == 0, M == N*2` added to what is known."""
     bounds, multiples, equations = dict(into.bounds), dict(into.multiples), list(into.equations)
+    ceilings = dict(into.ceilings)
     offset, where = 0, []
     for piece in _split(text):
         start = offset + len(piece) - len(piece.lstrip())
@@ -353,7 +354,11 @@ def read_facts(text: str, into: Facts) -> Facts:
             if m is None:
                 raise TextError("FX0114", f"{piece.strip()!r} is not a fact about a size")
             left, relation, right = m[1].strip(), m[2], read_dim(m[3])
-            if relation != "==":
+            if relation == "<=" and _SYMBOL.match(left) and not isinstance(right, int):
+                if left in symbols_of(right) or left in ceilings:
+                    raise TextError("FX0114", f"{piece.strip()!r}: a size has one limit, made of other sizes")
+                ceilings[left] = right
+            elif relation != "==":
                 if not _SYMBOL.match(left) or not isinstance(right, int):
                     raise TextError("FX0114", f"{piece.strip()!r}: a bound has the form B >= 1 or B <= 4096")
                 lo, hi = bounds.get(left, (0, INF))
@@ -370,9 +375,12 @@ def read_facts(text: str, into: Facts) -> Facts:
                 equations.append((read_dim(left), right))
                 where.append(start)
         except TextError as e:
-            e.offset, e.help = start, e.help or "facts have the forms B >= 1, B <= 4096, T % 8 == 0 and N == M*2"
+            e.offset, e.help = (
+                start,
+                e.help or "facts have the forms B >= 1, B <= 4096, K <= N, T % 8 == 0 and N == M*2",
+            )
             raise
-    out = Facts(bounds, multiples, tuple(equations))
+    out = Facts(bounds, multiples, tuple(equations), ceilings)
     for (a, b), start in zip(equations[len(into.equations) :], where, strict=True):
         if Facts(bounds, multiples).equal(a, b) is False:
             raise TextError("FX0114", f"{a} == {b} contradicts the bounds of its symbols", start)

@@ -373,7 +373,8 @@ def evaluate(d: Dim, env: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about symbols: `bounds[name] = (lo, hi)`, `multiples[name] = k`, and equations assumed at entry.
+    """What is known about symbols: `bounds[name] = (lo, hi)`, `multiples[name] = k`, equations assumed at entry, and
+    `ceilings[name]`, a size that a size known only at run time does not exceed.
 
     A symbol without a bound is at least 0: it is a size.
     """
@@ -381,11 +382,37 @@ class Facts:
     bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     multiples: Mapping[str, int] = field(default_factory=dict)
     equations: tuple[tuple[Dim, Dim], ...] = ()
+    ceilings: Mapping[str, Dim] = field(default_factory=dict)
     # Bounds of opaque terms: nested ones share their parts, and would be walked once for each path to them.
     _known: dict[Opaque, tuple[int, int]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def range(self, d: Dim) -> tuple[int, int]:
-        """Bounds of `d` by interval arithmetic over its monomials."""
+        """Bounds of `d` by interval arithmetic over its monomials, with symbols replaced by their ceilings where that helps."""
+        lo, hi = self._interval(d)
+        if self.ceilings and not isinstance(d, int):
+            low, high = self._lowered(d), self._lowered(_sum(0, d, -1))
+            lo = max(lo, self._interval(low)[0]) if low != d else lo
+            hi = min(hi, -self._interval(high)[0])
+        return lo, hi
+
+    def _lowered(self, d: Dim) -> Dim:
+        """A size that is at most `d`: where a symbol with a ceiling counts negatively, the ceiling counts instead."""
+        for name in reversed(self.ceilings):  # a ceiling may name symbols that came before
+            changed = True
+            while changed and not isinstance(d, int) and name in symbols_of(d):
+                changed = False
+                acc: dict[Mono, int] = {}
+                for mono, c in d.terms:
+                    terms: tuple[tuple[Mono, int], ...] = ((mono, c),)
+                    rest = _divide_mono(mono, ((name, 1),)) if c < 0 else None
+                    if rest is not None and self._interval(_normal({rest: 1}))[0] >= 0:
+                        terms, changed = _terms(mul(_normal({rest: c}), self.ceilings[name])), True
+                    for m, k in terms:
+                        acc[m] = acc.get(m, 0) + k
+                d = _normal(acc)
+        return d
+
+    def _interval(self, d: Dim) -> tuple[int, int]:
         if isinstance(d, int):
             return d, d
         lo_total = hi_total = 0
@@ -469,6 +496,7 @@ class Facts:
             if hi < INF:
                 out.append(f"{name} <= {hi}")
         out += [f"{name} % {k} == 0" for name, k in self.multiples.items()]
+        out += [f"{name} <= {d}" for name, d in self.ceilings.items()]
         out += [f"{a} == {b}" for a, b in self.equations]
         return out
 
@@ -500,7 +528,7 @@ class Assumptions:
         known = self.facts.equal(a, b)
         if known is None and self.record:
             f = self.facts
-            self.facts = Facts(f.bounds, f.multiples, (*f.equations, (a, b)))
+            self.facts = Facts(f.bounds, f.multiples, (*f.equations, (a, b)), f.ceilings)
             return True
         return bool(known)
 

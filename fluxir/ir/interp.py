@@ -13,7 +13,7 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
-from fluxir.ir.dims import Dim, Poly, evaluate, facts, substitute, symbol, symbols_of
+from fluxir.ir.dims import Dim, Poly, evaluate, facts, parse_dim, substitute, symbol, symbols_of
 from fluxir.ir.types import MemType, TensorType, VectorType
 
 Array = Any
@@ -43,7 +43,7 @@ class Interpreter:
         saved = self.dims
         shapes = [np.shape(a) for a in args]
         if f.level == "tensor":
-            self.dims = {**saved, **bind_dims(f, shapes, sizes)}
+            self.dims = {**saved, **bind_dims(f, shapes, sizes, saved)}
         else:
             self.dims = bind_dims(f, shapes, saved)
         self.depth += 1
@@ -122,8 +122,14 @@ def _has_poly(v: Any) -> bool:
     return isinstance(v, (TensorType, MemType)) and any(isinstance(d, Poly) for d in v.shape)
 
 
-def bind_dims(func: Func, shapes: Sequence[Sequence[int]], known: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Values of the size symbols from argument shapes; FX0602 if the shapes do not fit the signature."""
+def bind_dims(
+    func: Func,
+    shapes: Sequence[Sequence[int]],
+    known: Mapping[str, int] | None = None,
+    around: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Values of the size symbols from argument shapes; FX0602 if the shapes do not fit the signature. Those that the shapes do
+    not say are taken from `around`, what the caller knows."""
     env = dict(known or {})
     pending: list[tuple[Value, int, Dim, int]] = []
     for arg, shape in zip(func.args, shapes, strict=True):
@@ -136,7 +142,7 @@ def bind_dims(func: Func, shapes: Sequence[Sequence[int]], known: Mapping[str, i
             )
         for axis, (dim, n) in enumerate(zip(arg.type.shape, shape, strict=True)):
             pending.append((arg, axis, dim, int(n)))
-    for _ in range(len(pending) + 1):
+    for _ in range(len(pending) + 2):
         rest = []
         for item in pending:
             arg, axis, dim, n = item
@@ -153,6 +159,9 @@ def bind_dims(func: Func, shapes: Sequence[Sequence[int]], known: Mapping[str, i
             break
         if len(rest) == len(pending):
             names = sorted({s for r in rest for s in symbols_of(r[2])} - set(env))
+            if around is not None and all(s in around for s in names):
+                env.update((s, around[s]) for s in names)
+                continue
             raise error("FX0604", f"the argument shapes of @{func.name} do not determine the size {', '.join(names)}")
         pending = rest
     return env
@@ -187,6 +196,12 @@ def check_guards(module: Module, dims: Mapping[str, int]) -> None:
     for name, k in f.multiples.items():
         if name in dims and dims[name] % k:
             raise error("FX0604", f"the size {name} is {dims[name]}, the program needs {name} % {k} == 0")
+    for name, limit in f.ceilings.items():
+        if {name, *symbols_of(limit)} <= set(dims) and dims[name] > evaluate(limit, dims):
+            raise error(
+                "FX0604",
+                f"the program needs {name} <= {limit}, which are {dims[name]} and {evaluate(limit, dims)} here",
+            )
     for a, b in f.equations:
         if (symbols_of(a) | symbols_of(b)) <= set(dims) and evaluate(a, dims) != evaluate(b, dims):
             raise error(
@@ -198,8 +213,20 @@ def interpret(module: Module, args: Sequence[Any], entry: str | None = None, max
     """Run a module's entry (or `entry`) on arrays; returns the list of result arrays."""
     func = module.funcs[entry] if entry else module.entry
     it = Interpreter(module, max_steps=max_steps)
-    check_guards(module, bind_dims(func, [np.shape(a) for a in args]))
-    return it.call(func, args)
+    dims = bind_dims(func, [np.shape(a) for a in args])
+    check_guards(module, dims)
+    results = it.call(func, args)
+    return trimmed(func.attrs, results, dims) if func.level == "tensor" else results
 
 
-__all__ = ["Interpreter", "bind_dims", "check_guards", "facts", "interpret"]
+def trimmed(attrs: Attrs, results: list[Any], dims: Mapping[str, int]) -> list[Any]:
+    """The results of a function that gives them by their bounds, with the sizes that were known only at run time last."""
+    if "extents" not in attrs:
+        return results
+    *results, born = results
+    known = {**dims, **{name: int(n) for name, n in zip(attrs["extents"], np.asarray(born), strict=True)}}
+    shapes = [tuple(evaluate(parse_dim(d), known) for d in shape) for shape in attrs["shapes"]]
+    return [x[tuple(slice(n) for n in shape)] for x, shape in zip(results, shapes, strict=True)]
+
+
+__all__ = ["Interpreter", "bind_dims", "check_guards", "facts", "interpret", "trimmed"]

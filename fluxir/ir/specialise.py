@@ -12,7 +12,7 @@ from typing import Any
 from fluxir.errors import FluxError, error
 from fluxir.ir.build import Builder, with_operands
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
-from fluxir.ir.dims import Dim, Facts, Poly, assuming, substitute, symbols_of
+from fluxir.ir.dims import INF, Dim, Facts, Poly, assuming, substitute, symbols_of
 from fluxir.ir.types import MemType, TensorType, Type
 
 __all__ = ["check_symbols", "specialise", "specialise_facts", "specialise_type"]
@@ -60,7 +60,18 @@ def specialise_facts(facts: Facts, sizes: Mapping[str, int]) -> Facts:
             raise error("FX0604", f"the program needs {a} == {b}, which are {left} and {right} here")
         if left != right:
             equations.append((left, right))
-    return Facts(bounds, multiples, tuple(equations))
+    ceilings: dict[str, Dim] = {}
+    for name, limit in facts.ceilings.items():
+        value = substitute(limit, sizes)
+        if name in sizes:
+            if rest.range(value)[1] < sizes[name]:
+                raise error("FX0604", f"the program needs {name} <= {limit}, which are {sizes[name]} and {value} here")
+        elif isinstance(value, int):
+            lo, hi = bounds.get(name, (0, INF))
+            bounds[name] = lo, min(hi, value)
+        else:
+            ceilings[name] = value
+    return Facts(bounds, multiples, tuple(equations), ceilings)
 
 
 def specialise_type(t: Type, sizes: Mapping[str, int]) -> Type:

@@ -22,6 +22,7 @@ from fluxir.ops.control import Transform
 from fluxir.passes.batch import batch_block
 from fluxir.passes.cleanup import cse, dce, inline_calls
 from fluxir.passes.expand import expand
+from fluxir.passes.extents import extents
 from fluxir.passes.forward import jvp_block
 from fluxir.passes.manager import PassContext, pass_
 from fluxir.passes.residuals import POLICIES
@@ -204,7 +205,7 @@ def resolve_call(module: Module, callee: str, transform: str, size: int = 0) -> 
     size)."""
     key = (module.funcs[callee].block, transform, size)
     if key not in _RESOLVED:
-        made = _Derived(module, PassContext(module), "auto")
+        made = _Derived(extents(module, PassContext(module)), PassContext(module), "auto")
         t = Transform.parse(transform)
         made.resolved(callee)
         name = made.derived(callee, t.kind, t.wrt, t.of, size=size)

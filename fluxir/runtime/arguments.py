@@ -180,6 +180,16 @@ def check_out(
             raise error("FX0605", f"{t['name']}: the array given as out cannot be used: {problem}")
 
 
+def cut(spec: Spec, results: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Results of sizes that are known only at run time, as views of the memory they lie in; `shapes` are those of the inputs."""
+    *full, born = results
+    env = solve(spec, shapes) | dict(zip(spec["extents"]["names"], map(int, born), strict=True))
+    views = []
+    for a, shape in zip(full, spec["extents"]["shapes"], strict=True):
+        views.append(a[tuple([slice(sizes.evaluate(d, env)) for d in shape])])
+    return views
+
+
 # ---- sizes ----------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +242,9 @@ def _check_guards(facts: Spec, env: Mapping[str, int]) -> None:
     for name, k in facts["multiples"].items():
         if name in env and env[name] % k:
             raise fail(f"{name} % {k} == 0", f"{name} is {env[name]}")
+    for name, limit in facts.get("ceilings", {}).items():
+        if {name} | sizes.names(limit) <= env.keys() and env[name] > sizes.evaluate(limit, env):
+            raise fail(f"{name} <= {limit}", f"these are {env[name]} and {sizes.evaluate(limit, env)}")
     for a, b in facts["equations"]:
         if not sizes.names(a) | sizes.names(b) <= env.keys():
             continue

@@ -133,6 +133,8 @@ class GpuProgram:
                 self._start(inputs, outputs, known)
                 places = dict(self.spec.get("donated", ()))
                 outputs = [inputs[places[j]] if j in places else m for j, m in enumerate(outputs)]
+                if "extents" in self.spec:
+                    return self._cut(outputs, [a.memory.shape for a in given], stays)
                 if stays:
                     return self._left(given, outputs, places, allocate)
                 return self._fetched(outputs)
@@ -205,6 +207,20 @@ class GpuProgram:
                 self.driver.download(a, m.address)
         self.wait()
         return results
+
+    def _cut(self, outputs: Sequence[Memory], shapes: Sequence[tuple[int, ...]], stays: bool) -> list[Any]:
+        """Results of sizes that are known only now. Those that stay on the device are put there anew, in memory of their size."""
+        results = arguments.cut(self.spec, self._fetched(outputs), shapes)
+        if not stays:
+            return list(results)
+        assert self.exchange is not None
+        left = []
+        for a in map(np.ascontiguousarray, results):
+            address = self.driver.allocate(a.nbytes) if a.nbytes else 0
+            if a.nbytes:
+                self.driver.upload(address, a)
+            left.append(self.exchange.give(address, a.dtype, a.shape, None))
+        return left
 
     def _left(
         self, given: Sequence[_Argument], outputs: Sequence[Memory], places: Mapping[int, int], allocate: Allocate

@@ -75,6 +75,7 @@ class Program(route.Routed):
         self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
         self.arenas = Arenas()
         self._recursive = bool(spec.get("recursive"))
+        self.cut = "extents" in spec  # the last result holds sizes, by which the others are cut
         self.donated = {int(j): int(i) for j, i in spec.get("donated", ())}  # result: input
         self.note = functools.partial(donated.note, [spec["inputs"][i]["name"] for i in self.donated.values()])
 
@@ -102,7 +103,7 @@ class Program(route.Routed):
     def call_flat(self, arrays: Sequence[Any], out: Sequence[Array] | None = None) -> list[Array]:
         """Run on the inputs in order; returns the results in order (`out` itself where given)."""
         results = self(*arrays) if out is None else self(*arrays, out=out)
-        return [results] if len(self.output_dtypes) == 1 else list(results)
+        return [results] if len(self.output_dtypes) - self.cut == 1 else list(results)
 
     def _remember(self, positional: int, named: Mapping[str, Any], values: Sequence[Any], out: Any) -> None:
         """Let calls like this one take a route. The leaves are the inputs in order, then the arrays of `out`."""
@@ -114,6 +115,8 @@ class Program(route.Routed):
             nodes = [route.leaf(first + j) for j in range(len(given))]
             guards["out"] = nodes[0] if isinstance(out, np.ndarray) else route.items(type(out), nodes)
             leaves += given
+        if self.cut:
+            return
         tree = route.items(tuple, [route.leaf(j) for j in range(len(self.output_dtypes))])
         if len(self.output_dtypes) == 1:
             tree = route.leaf(0)
@@ -131,10 +134,10 @@ class Program(route.Routed):
         **options: Any,
     ) -> route.Route | None:
         """A route for calls that look like one that has just been made, with these leaves; None where there is none. A
-        recursive program has none: it needs a context of the thread that calls."""
+        recursive program has none: it needs a context of the thread that calls; nor one whose results are cut to size."""
         inputs = [*leaves[: len(self.input_dtypes) - len(options.get("fixed", ()))], *options.get("fixed", ())]
         plan = self._plans.get(tuple([np.shape(x) for x in inputs]))
-        if plan is None or self._recursive:
+        if plan is None or self._recursive or self.cut:
             return None
         try:
             return route.Route(self, plan, args, named, leaves, tree, **options)
@@ -152,6 +155,10 @@ class Program(route.Routed):
     def checked(self, arrays: Sequence[Any], out: Sequence[Array] | None = None) -> list[Array]:
         """As `call_flat`, and leaves no route: bring the inputs into form, find the plan of their shapes, and run."""
         donated.check(arrays)
+        if self.cut and out is not None:
+            raise error(
+                "FX0605", f"{self.spec['name']}: results of a size known only at run time cannot be written to `out`"
+            )
         given = arguments.prepare(self.spec, self.input_dtypes, arrays)
         places, taken = self._given_away(arrays, given, out) if self.donated else ({}, [])
         key = tuple([a.shape for a in given])
@@ -174,7 +181,7 @@ class Program(route.Routed):
             status = self._raw(table, plan.dims, arena, context)
         if status:
             raise self._failure(status)
-        return results
+        return arguments.cut(self.spec, results, key) if self.cut else results
 
     def _given_away(
         self, arrays: Sequence[Any], given: list[Array], out: Sequence[Array] | None

@@ -101,6 +101,8 @@ def spec_problem(spec: Any) -> str:
             wrong = ["solve"]
         if not wrong and not _donations(spec):
             wrong = ["donated"]
+        if not wrong and "extents" in spec and not _cuts(spec):
+            wrong = ["extents"]
     except (FluxError, RecursionError) as reason:
         return f"the spec cannot be read: {getattr(reason, 'message', reason)}"
     return f"the spec's {wrong[0]} cannot be read" if wrong else ""
@@ -117,6 +119,19 @@ def _donations(spec: Any) -> bool:
         and (outputs[j]["dtype"], outputs[j]["shape"]) == (inputs[i]["dtype"], inputs[i]["shape"])
         for j, i in pairs
     )  # fmt: skip
+
+
+def _cuts(spec: Any) -> bool:
+    """Whether the results can be cut: a shape of known sizes for each, and a last one that holds the other sizes."""
+    e, outputs = spec["extents"], spec["outputs"]
+    if not _record({"names": _list(_text), "shapes": _list(_shape)})(e) or len(e["shapes"]) != len(outputs) - 1:
+        return False
+    known = {step["symbol"] for step in spec["solve"]} | set(e["names"])
+    last = outputs[-1]
+    return (last["dtype"], last["shape"]) == ("i64", [len(e["names"])]) and all(
+        len(shape) == len(t["shape"]) and all(sizes.names(d) <= known for d in shape)
+        for shape, t in zip(e["shapes"], outputs)
+    )
 
 
 def _solvable(spec: Any) -> bool:
