@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "check": "Check a model: trace it, check all types, run the passes.",
     "compile": "Compile a model to an artifact, or for a GPU to PTX.",
     "run": "Run an artifact or a model on arrays.",
+    "bundle": "Make a C library of a model, for CPUs or NVIDIA GPUs.",
     "profile": "Time every kernel of a model on this CPU, beside what the machine can do.",
     "tune": "Search for faster schedules of a model's kernels, and keep what is found.",
     "vgpu": "Run and check PTX on the virtual GPU, list its instructions.",

@@ -11,7 +11,7 @@ Source: System V Application Binary Interface, "Object Files".
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["join_objects"]
@@ -19,6 +19,7 @@ __all__ = ["join_objects"]
 _PROGBITS, _SYMTAB, _STRTAB, _RELA, _NOBITS = 1, 2, 3, 4, 8
 _ALLOC, _MERGE, _INFO_LINK = 2, 0x30, 0x40
 _FUNCTION, _SECTION = 2, 3  # symbol types
+_HIDDEN = 2  # a symbol's visibility
 _HEADER, _ENTRY, _SYMBOL, _RELOCATION = (
     struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBHQQ"), struct.Struct("<QQq"),
 )  # fmt: skip
@@ -59,9 +60,11 @@ class _Symbol:
     size: int = 0
 
 
-def join_objects(objects: Sequence[tuple[bytes, tuple[str, str]]]) -> bytes:
+def join_objects(objects: Sequence[tuple[bytes, tuple[str, str]]], keep: Mapping[str, str] | None = None) -> bytes:
     """One object of several: each with a pair (old, new): its symbols `old` and `old.*` are called `new` and `new.*`.
 
+    With `keep` the result is to be linked with other people's code: of what it defines only the names in `keep` can be seen
+    from outside, under the names that they have there, and only within one program or shared library.
     Raises ValueError where two of them define the same global symbol.
     """
     outs: dict[tuple[bytes, int, int, int], _Out] = {}
@@ -71,7 +74,22 @@ def join_objects(objects: Sequence[tuple[bytes, tuple[str, str]]]) -> bytes:
     for data, (old, new) in objects:
         machine, flags = struct.unpack_from("<H", data, 18)[0], struct.unpack_from("<I", data, 48)[0]
         _add(data, old.encode(), new.encode(), outs, symbols, local)
+    if keep is not None:
+        _close(symbols, local, keep)
     return _written(list(outs.values()), local, list(symbols.values()), machine, flags)
+
+
+def _close(symbols: dict[bytes, _Symbol], local: list[_Symbol], keep: Mapping[str, str]) -> None:
+    """Make local what is defined and not in `keep`, and rename what is."""
+    for name, s in list(symbols.items()):
+        if s.section is None:
+            continue
+        shown = keep.get(name.decode())
+        if shown is None:
+            s.info &= 15  # STB_LOCAL
+            local.append(symbols.pop(name))
+        else:
+            s.name, s.other = shown.encode(), _HIDDEN
 
 
 def _add(

@@ -132,3 +132,25 @@ declare(
     """,
     "write arrays with numpy.save",
 )
+
+declare(
+    "FX0815",
+    "bundle cannot be built here",
+    "io",
+    """
+    `fluxir bundle --test` compiles the C library that it has made with `cc` or `gcc` and runs its test. There is no such
+    compiler, or it refuses the source, and says why. The bundle itself is written either way.
+    """,
+    "install gcc, or build the bundle where there is a C compiler",
+)
+
+declare(
+    "FX0816",
+    "program cannot be a bundle",
+    "unsupported",
+    """
+    A bundle is called with arrays whose sizes the caller knows beforehand, from C, on one kind of machine. A result whose
+    size is known only when the program has run, an element type without a C type, targets of different kinds of machines,
+    or more weights than an object file can hold do not go into one.
+    """,
+)

@@ -188,3 +188,13 @@ declare(
     program before it: `fluxir opt REPRODUCER` shows the failure again. Please report it.
     """,
 )
+
+declare(
+    "FX0417",
+    "a bundle's results differ",
+    "mismatch",
+    """
+    The test program of a C bundle gives other results than the program that was compiled in Python, or stops with an error,
+    which is shown. This is a defect of fluxir: please report the model.
+    """,
+)

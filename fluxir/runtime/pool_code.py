@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from fluxir.runtime.writer import I32, I64, PTR, Function, Module, Value
 
-__all__ = ["MACHINES", "MAX_THREADS", "STATE_BYTES", "WORKERS", "add_pool"]
+__all__ = ["EPOCH", "MACHINES", "MAX_THREADS", "STATE_BYTES", "STOP", "WORKERS", "add_pool"]
 
 BUSY, EPOCH, OPEN, ACTIVE, WAITING, ASLEEP, JOB, WORKERS, IDENTITY, HISTORY = range(0, 1280, 128)
 DEBT, LAST, WAKE_COST = BUSY + 8, BUSY + 16, BUSY + 24  # what only who holds `BUSY` looks at, in nanoseconds
+STOP = WORKERS + 8  # not 0: workers end (in C bundles; those of a Python process never do)
 """Byte offsets in `@state`: what threads contend for has cache lines of its own. Zeros are a pool without workers."""
 
 _BODY_OF, _N_OF, _TIME_OF, _HISTORY = 0, 1, 2, 64  # the words of an entry of the history, and how many there are
@@ -223,6 +224,8 @@ def _worker(m: Module) -> None:
     patience = f.variable(I64, most)
     with f.forever():
         epoch = state.shared(I32, EPOCH)
+        with f.when(state.shared(I64, STOP).ne(0)):
+            f.ret(f.null())
         state.exchange("add", 1, ACTIVE, I32)
         with f.when(state.shared(I64, OPEN).ne(0)):
             with f.when((me + 1).lt(state.load(I64, JOB + _LIMIT))):

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from ..errors import FluxError, error
 
 __all__ = [
-    "SafetensorsHeader", "TensorEntry", "load_safetensors", "parse_safetensors", "read_safetensors_header",
-    "safetensors_bytes", "save_safetensors",
+    "SafetensorsHeader", "TensorEntry", "load_safetensors", "parse_safetensors", "parse_safetensors_header",
+    "read_safetensors_header", "safetensors_bytes", "save_safetensors",
 ]  # fmt: skip
 
 MAX_HEADER = 100_000_000
@@ -104,9 +104,13 @@ def load_safetensors(
 
 def parse_safetensors(data: bytes, *, source: str = "<bytes>") -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file held in `data`, as read-only views of it. Raises FX0809 naming `source`."""
+    return _arrays(data, parse_safetensors_header(data, source=source), None, source)
+
+
+def parse_safetensors_header(data: bytes, *, source: str = "<bytes>") -> SafetensorsHeader:
+    """The header of a file held in `data`. Raises FX0809 naming `source`."""
     length = min(int.from_bytes(data[:8], "little"), MAX_HEADER, len(data))
-    header = _parse_header(data[:8], data[8 : 8 + length], len(data), source)  # not a copy of all that follows
-    return _arrays(data, header, None, source)
+    return _parse_header(data[:8], data[8 : 8 + length], len(data), source)  # not a copy of all that follows
 
 
 def read_safetensors_header(path: str | os.PathLike[str]) -> SafetensorsHeader:
@@ -298,8 +302,9 @@ def safetensors_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str
 def _layout(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None) -> list[bytes]:
     """The file in pieces: header, then the data of each tensor."""
     arrays = {name: _writable(name, array) for name, array in tensors.items()}
-    # Wide items first: without gaps, which the format forbids, this keeps every tensor aligned to its own item size.
-    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    # Without gaps, which the format forbids: whole cache lines first, which all begin at one, then wide items first, which
+    # keeps every tensor aligned to its own item size.
+    order = sorted(arrays, key=lambda name: (arrays[name].nbytes % _ALIGNMENT > 0, -arrays[name].itemsize, name))
     header: dict[str, object] = {}
     if metadata:
         for key, text in metadata.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from fluxir.errors import error
 
-__all__ = ["evaluate", "names"]
+__all__ = ["evaluate", "names", "parsed"]
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|((?!(?:max|min)\()[A-Za-z_]\w*)|(max\(|min\(|//|[-+*%(),]))", re.ASCII)
 _RANK = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2, "negate": 3}
@@ -30,12 +30,12 @@ Step = Any  # int | str (a symbol) | an operator of _OPERATORS: the steps of a m
 
 def evaluate(size: int | str, env: Mapping[str, int]) -> int:
     """The value of a size. Raises FX0802 for text that is no size expression, FX0604 for a symbol without value."""
-    return size if isinstance(size, int) else _value(_parsed(size), env)
+    return size if isinstance(size, int) else _value(parsed(size), env)
 
 
 def names(size: int | str) -> frozenset[str]:
     """The symbols in a size."""
-    return frozenset() if isinstance(size, int) else frozenset(s for s in _parsed(size) if isinstance(s, str))
+    return frozenset() if isinstance(size, int) else frozenset(s for s in parsed(size) if isinstance(s, str))
 
 
 def _value(steps: tuple[Step, ...], env: Mapping[str, int]) -> int:
@@ -58,7 +58,7 @@ def _value(steps: tuple[Step, ...], env: Mapping[str, int]) -> int:
 
 
 @functools.lru_cache(4096)
-def _parsed(text: str) -> tuple[Step, ...]:
+def parsed(text: str) -> tuple[Step, ...]:
     """The steps of an expression, by operator precedence with a stack of what waits: no depth of nesting recurses."""
     steps: list[Step] = []
     waiting: list[str] = []  # operators, "(", "max(" and "max," (its second argument follows)
