@@ -96,3 +96,22 @@ def test_transposed_with_open_sizes_has_no_zeros_between(
         x = rng.standard_normal((2, 6, h, wide)).astype(np.float32)
         want = np.asarray(interpret(lowered.module, [x])[0])
         np.testing.assert_allclose(compiled(x), want, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [3000, "W"])
+@pytest.mark.parametrize("padding, dilation, window", [((512, 512), 512, 3), ((700, 0), 700, 2), ((0, 22), 350, 3)])
+def test_places_far_apart(size: Any, padding: tuple[int, int], dilation: int, window: int) -> None:
+    """A window that steps far over a line is one over rows of it."""
+    rng = np.random.default_rng(6)
+    w = rng.standard_normal((12, 64, window)).astype(np.float32)
+
+    def f(x: Any) -> Any:
+        return fx.maximum(fx.nn.conv(x, w, padding=[padding], dilation=dilation), 0)
+
+    lowered = fx.jit(f, facts=f"W >= {(window - 1) * dilation}" if size == "W" else None).lower(fx.f32[2, 64, size])
+    assert "rhs_dilation=(1, 1)" in lowered.as_text("simplified")
+    compiled = lowered.compile(cache=False)
+    for n in (3000,) if size == 3000 else ((window - 1) * dilation + 1, 2113):
+        x = rng.standard_normal((2, 64, n)).astype(np.float32)
+        want = np.asarray(interpret(lowered.module, [x])[0])
+        np.testing.assert_allclose(compiled(x), want, rtol=1e-5, atol=2e-4)

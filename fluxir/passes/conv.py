@@ -3,6 +3,8 @@
 - With zeros between the input's elements (`lhs_dilation`: gradients of strided convolutions, transposed ones) every result
   reads only the places of the window that meet an element, and which these are depends on its position modulo the dilation.
   So it is one convolution without zeros for each remainder, and their results take turns.
+- With a window whose places are far apart on a line (networks for long signals) the line is folded into rows, so that they are
+  above each other.
 - With a window larger than a result of few places (gradients of weights) it is a matrix product for each place: on GPUs,
   whose matrix units convolutions do not use, where the output channels are too few to be lanes, and for a single place.
 
@@ -29,6 +31,9 @@ PLACES = 49  # places of a result for which a matrix product each is written out
 PHASES = 16  # remainders for which a convolution each is written out
 LANES = 8  # output channels below which the lanes of a CPU stay empty
 MANY_GROUPS = 8  # above, the products are too narrow
+FAR = (
+    128 * 1024
+)  # bytes of input between the first and the last place of a window, above which a task cannot keep all between
 NARROW = 256  # rows of the one product that takes all places together
 
 
@@ -50,6 +55,9 @@ def conv(func: Func, cx: PassContext) -> Func:
         if _splits(op) and (known or _meets(op, x)):
             cx.rules["conv phases"] += 1
             out = _phases(inner, op, x, w)
+        elif not gpu and _far(op, x, w):
+            cx.rules["conv far"] += 1
+            out = _folded(inner, op, x, w)
         elif not known:
             return None
         elif _few_places(op, w, gpu):
@@ -136,6 +144,43 @@ def _interleaved(b: Builder, op: Op, parts: dict[tuple[int, ...], Value]) -> Val
         parts = joined
     (y,) = parts.values()
     return y if y.shape == shape else b.slice(y, start=(0,) * len(shape), limit=shape, stride=(1,) * len(shape))
+
+
+# ---- places of a window that are far apart
+
+
+def _far(op: Op, x: Value, w: Value) -> bool:
+    """Whether a line's window steps so far that what lies between its places does not stay in a task's memory."""
+    a = op.attrs
+    if len(a.strides) != 1 or a.strides[0] != 1 or a.lhs_dilation[0] != 1 or min(a.padding) < 0:
+        return False
+    return bool((w.shape[2] - 1) * a.rhs_dilation[0] * w.shape[1] * x.dtype.itemsize > FAR)
+
+
+def _folded(b: Builder, op: Op, x: Value, w: Value) -> Value:
+    """A line whose window steps by d, as rows of d columns: the places of a window are above each other then. The line is filled
+    up to whole rows, and what is too much is cut off."""
+    a, d, taps = op.attrs, op.attrs.rhs_dilation[0], w.shape[2]
+    (low, high), out = a.padding, op.result.type.shape[2]
+    rows = ceildiv(x.shape[2] + low + high, d)
+    extra = rows * d - x.shape[2] - low
+    if low or extra != 0:
+        zero, space = b.const(0, dtype=x.dtype), (0, 0, 0)
+        if isinstance(extra, int):
+            x = b.pad(x, zero, low=(0, 0, low), high=(0, 0, extra), interior=space)
+        else:  # as many zeros as the longest rest of a row, of which some are cut off
+            x = b.pad(x, zero, low=(0, 0, low), high=(0, 0, high + d - 1), interior=space)
+            x = b.slice(x, start=space, limit=(*x.shape[:2], rows * d), stride=(1, 1, 1))
+    folded = b.conv(
+        b.reshape(x, shape=(*x.shape[:2], rows, d)), b.reshape(w, shape=(*w.shape, 1)), strides=(1, 1), padding=(0,) * 4,
+        lhs_dilation=(1, 1), rhs_dilation=(1, 1), groups=a.groups,
+    )  # fmt: skip
+    y = b.reshape(folded, shape=(*folded.shape[:2], (rows - taps + 1) * d))
+    return (
+        y
+        if y.shape == op.result.type.shape
+        else b.slice(y, start=(0, 0, 0), limit=(*y.shape[:2], out), stride=(1, 1, 1))
+    )  # type: ignore[no-any-return]
 
 
 # ---- a result of few places

@@ -59,7 +59,9 @@ def choose(conv: Conv, target: Any) -> ConvOpenSchedule | None:
         columns = columns_of(conv, -(-channels // depth) * depth, elements)
     if columns < 1:
         return None
-    return ConvOpenSchedule(pixels, vectors, lanes, 1, 1, min(PLACES, columns), 1, depth, elements)
+    columns = min(PLACES, columns)
+    columns -= columns % pixels if columns > pixels else 0  # whole register tiles
+    return ConvOpenSchedule(pixels, vectors, lanes, 1, 1, columns, 1, depth, elements)
 
 
 def depthwise(conv: Conv) -> bool:
@@ -80,7 +82,7 @@ def conv_open(group: Group, target: Any) -> Kernels | None:
     if len(ops) != 1 or any(v not in group.args for v in ops[0].operands):
         return None
     numbers = read_open(ops[0])
-    if numbers is None or all(isinstance(d, int) for d in shape_of(ops[0].result)[1:]):
+    if numbers is None:
         return None
     after = follows_exactly(group, ops[0].result, [0, 1, *[2] * (len(shape_of(ops[0].result)) - 2)])
     schedule = choose(numbers, target)
