@@ -249,6 +249,24 @@ class Config:
         _size,
         "Largest model, artifact or array file that is read; a larger one is an error.",
     )
+    sandbox: bool = _setting(
+        True,
+        "on|off",
+        _switch,
+        "Whether the command line reads and compiles .onnx and .fx files in a child process with limits.",
+    )
+    max_memory: int = _setting(
+        0,
+        "bytes, such as 500M or 2GiB",
+        _size,
+        "Memory that reading and compiling a .onnx or .fx file on the command line may take; 0: three quarters of the machine's.",
+    )
+    max_seconds: float = _setting(
+        600.0,
+        "seconds",
+        _seconds,
+        "Time that reading and compiling a .onnx or .fx file on the command line may take; 0: any.",
+    )
     ptxas: str | None = _setting(
         None,
         "path or empty",

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from . import sandbox
+
 if TYPE_CHECKING:
     from ..errors import FluxError
 
@@ -31,6 +33,17 @@ class OutputClosed(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``fluxir`` with ``argv`` (without the program's name; None: the process's own). Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+
+    try:
+        if argv is None and sandbox.wanted(arguments):  # this process is the command, and reads a file of a stranger
+            return sandbox.supervise(lambda: _main(arguments), lambda *what: _failed(*what, arguments))
+        return _main(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(arguments: list[str]) -> int:
     from .. import config
 
     try:
@@ -42,9 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered would raise again when Python exits: let it go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+
+
+def _failed(code: str, message: str, help: str | None, arguments: list[str]) -> int:
+    """What the parent of a command says when its child cannot."""
+    from ..errors import error
+
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)  # the child's progress
+    return _report(error(code, message, help=help), arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -94,6 +113,11 @@ def _unexpected(problem: BaseException, arguments: list[str]) -> int:
     from .crash import brief
 
     if isinstance(problem, MemoryError):
+        if sandbox.lift():  # what follows needs memory, too
+            what = "reading and compiling the model takes more memory than it may"
+            return _report(
+                error("FX0912", what, help="--max-memory allows more, if you trust the file"), arguments, problem
+            )
         return _report(error("FX0609", "this machine has not enough free memory"), arguments, problem)
     if isinstance(problem, OSError) and problem.filename is not None and problem.strerror:
         shown = os.fsdecode(problem.filename) if isinstance(problem.filename, bytes) else str(problem.filename)

@@ -17,6 +17,7 @@ from typing import Any, cast
 import click
 
 from .. import config
+from . import sandbox
 
 __all__ = ["Output", "setting_options", "table", "verb"]
 
@@ -81,6 +82,7 @@ def verb(
         @functools.wraps(function)
         def run(json_: bool, **values: Any) -> Any:
             output = Output(json_)
+            sandbox.enter(name)
             try:
                 return function(output, **values)
             finally:
@@ -91,7 +93,8 @@ def verb(
         command.params.append(
             click.Option(["--json", "json_"], is_flag=True, help="Write one JSON document to stdout.")
         )
-        command.params += setting_options(*settings, "color", "debug")
+        limits = ("sandbox", "max_memory", "max_seconds") if name in sandbox.VERBS | sandbox.UNTIMED else ()
+        command.params += setting_options(*settings, *limits, "color", "debug")
         return command
 
     return declare

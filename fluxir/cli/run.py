@@ -18,6 +18,7 @@ from ..errors import error
 from ..runtime import arguments, sizes
 from ..runtime.devices import load_program
 from ..runtime.launch import GpuProgram
+from . import sandbox
 from .arrays import assignments, describe, dim_sizes, generate, read_array, summary, write_array
 from .common import Output, table, verb
 from .profiles import profile_text, ptxas_registers
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "make_inputs"]
 
-_HELP = """Run FILE, an artifact (.fxb) or a model (.py, .fx, compiled first), on arrays.
+_HELP = """Run FILE, an artifact (.fxb) or a model (.py, .fx or .onnx, compiled first), on arrays.
 
 Inputs are NAME=@FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER. Outputs are NAME=@FILE.npy, or NAME=- to
 print all values; without --output a summary of each is printed. Example:
@@ -89,6 +90,7 @@ def command(
             "FX0905", f"--profile counts on the virtual GPU, not on {config.get().device}", help="add --device vgpu"
         )
     program = _load(output, file, entry, trust)
+    sandbox.lift()
     given = make_inputs(program.spec, assignments(inputs, "--input"), dim_sizes(dims), seed)
     wanted = _wanted(program.spec, assignments(outputs, "--output"))
     times = []
@@ -198,9 +200,9 @@ def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program 
 
         found = read_artifact(file)
         return load_program(found.spec, found.code, found.constants, device)
-    if suffix not in (".py", ".fx"):
+    if suffix not in (".py", ".fx", ".onnx"):
         raise error(
-            "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py or .fx model"
+            "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py, .fx or .onnx model"
         )
     from .models import load_entry
 

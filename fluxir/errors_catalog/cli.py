@@ -94,6 +94,31 @@ declare(
 )
 
 declare(
+    "FX0912",
+    "a limit for reading a model was reached",
+    "limit",
+    """
+    The command line reads and compiles a model in a process of its own that may take only so much memory and time, since a
+    file from a stranger may ask for any amount. The settings are max_memory (three quarters of the machine's), max_seconds
+    (600) and max_file_size (of what it reads and writes).
+
+        fluxir compile big.onnx --max-seconds 3600 --max-memory 64GiB
+        fluxir compile mine.onnx --no-sandbox
+    """,
+)
+
+declare(
+    "FX0913",
+    "the process that reads a model died",
+    "internal",
+    """
+    The process that reads and compiles a model ended in a way that it cannot report: a crash of LLVM or of a library, as it
+    happens when memory runs out, or because a file was made shorter while it was mapped. Where the limit of memory may be the
+    reason, raise --max-memory; else please report it with the model, if you can share it.
+    """,
+)
+
+declare(
     "FX0999",
     "unexpected internal error",
     "internal",
