@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import fluxir.ops
 import fluxir.passes
 from fluxir import config
-from fluxir.dump import Cost, cost_of, write_dumps
+from fluxir.dump import Cost, cost_of, plan_text, write_dumps
 from fluxir.errors import IOFailure, error
 from fluxir.frontend import tree
 from fluxir.ir.core import Func, Module
@@ -257,7 +257,7 @@ class Compiled(Routed):
     """Machine code for one target, with what was learned on the way. Callable where its device is there: `device`, or the
     CPU for a CPU target, or else what the setting `device` names.
 
-    `build` is None when the code came from the compile cache: nothing was compiled then.
+    `build` is None when the code came from the compile cache: nothing was compiled then. `plan`: the memory plan as text.
     """
 
     def __init__(
@@ -271,9 +271,10 @@ class Compiled(Routed):
         in_tree: tree.TreeDef | None = None,
         out_tree: tree.TreeDef | None = None,
         device: str | None = None,
+        plan: str = "",
     ) -> None:
         super().__init__()
-        self.device = device
+        self.device, self.plan = device, plan
         self.target, self.spec, self.code, self.constants = target, spec, code, list(constants)
         self.build, self.module = build, module
         self.in_tree, self.out_tree = in_tree, out_tree
@@ -303,11 +304,18 @@ class Compiled(Routed):
         remember(self, self.program, (args, kwargs), given, leaves, self.out_tree)
         return self.out_tree.unflatten(results)
 
-    def save(self, path: str | Path) -> None:
-        """Write a `.fxb` artifact, which `fluxir run` and `fluxir.load` run without the compiler."""
-        from fluxir.runtime.artifact import write_artifact
+    def save(self, path: str | Path, *others: Compiled) -> None:
+        """Write a `.fxb` artifact, which `fluxir run` and `fluxir.load` run without the compiler. `others`: the same program for
+        other targets; who loads the file takes the best that there is. FX0804, FX0906."""
+        from fluxir.runtime.artifact import Part, write_artifact
 
-        write_artifact(path, self.spec, self.code, self.constants, self.texts)
+        programs = (self, *others)
+        if any(c.module.digest != self.module.digest for c in others):
+            raise error("FX0906", "an artifact holds one program, for several targets", help="write one for each program")
+        resources: dict[str, Any] = {}
+        text = print_module(self.module, resources=resources)
+        parts = [Part(c.spec, c.code, c.constants, c.plan) for c in programs]
+        write_artifact(path, parts, {"program.fx": text}, resources, versions())
 
 
 def compile_module(
@@ -342,7 +350,8 @@ def compile_module(
     spec = {**code.spec, "digest": module.digest}
     if in_tree is not None and out_tree is not None:
         spec |= {"in_tree": in_tree.to_json(), "out_tree": out_tree.to_json()}
-    out = Compiled(t, spec, data, code.constants, b, module, in_tree, out_tree, device)
+    plan = plan_text(b.stages["loops"])
+    out = Compiled(t, spec, data, code.constants, b, module, in_tree, out_tree, device, plan)
     if dump_dir is not None:
         write_dumps(Path(dump_dir), b, code)
     if store is not None:
@@ -350,7 +359,7 @@ def compile_module(
 
         meta = {"name": module.name, "target": t.name, "key_parts": parts}
         try:
-            store.put(key, {"program.fxb": artifact_bytes(spec, data, code.constants)}, meta)
+            store.put(key, {"program.fxb": artifact_bytes(spec, data, code.constants, plan=plan)}, meta)
         except IOFailure as problem:  # a full or read-only disk: the program itself is there
             warnings.warn(f"the compiled program was not cached: {problem.message}", stacklevel=2)
     return out
@@ -389,6 +398,13 @@ def key_parts(module: Module, target: Target, passes: str | None) -> dict[str, A
         "compiler": _sources_digest(),
         "tuned": _tuned_digest(),
     } | ({"places": _places_digest(module)} if target.kind == "nvptx" else {})
+
+
+def versions() -> dict[str, str]:
+    """What an artifact says that it was made by."""
+    from importlib.metadata import version
+
+    return {"fluxir": fluxir.__version__, **{name: version(name) for name in ("llvmlite", "numpy")}}
 
 
 def tuned_file() -> Path | None:
@@ -447,18 +463,16 @@ def _from_cache(
     from fluxir.runtime.artifact import read_artifact
 
     a = read_artifact(entry.files["program.fxb"])
-    return Compiled(target, a.spec, a.code, a.constants, None, module, in_tree, out_tree)
+    return Compiled(target, a.spec, a.code, a.constants, None, module, in_tree, out_tree, plan=a.plan)
 
 
 def load(path: str | Path, device: str | None = None) -> Any:
-    """A `.fxb` artifact as a callable program on `device` (default: the CPU for CPU code, else the setting `device`). Never
-    imports the frontend or the passes."""
-    from fluxir.runtime.artifact import read_artifact
-    from fluxir.runtime.devices import load_program
+    """A `.fxb` artifact as a callable program on `device` (default: what the setting `device` names where the file has a program
+    for it, else the CPU), of its programs the best for it. Never imports the frontend or the passes."""
+    from fluxir.runtime.artifact import open_artifact
+    from fluxir.runtime.devices import load_artifact
 
-    a = read_artifact(path)
-    device = device or ("cpu" if a.spec["target"]["kind"] == "cpu" else config.get().device)
-    return load_program(a.spec, a.code, a.constants, device)
+    return load_artifact(open_artifact(path), device)
 
 
 __all__ = [

@@ -30,6 +30,7 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "rowwise": (lambda x: fx.nn.softmax(x, axis=-1), (f32[8, 300],)),
     "matmul": (lambda x, w, b: fx.maximum(x @ w + b, 0), (f32[100, 300], f32[300, 200], f32[200])),
     "small_dot": (lambda x, w: x @ w, (f32[4, 8], f32[8, 12])),
+    "matmul_integer": (lambda x, w: x.astype(fx.i32) @ w.astype(fx.i32), (fx.u8[20, 300], fx.i8[300, 200])),
     "conv": (lambda x, w: fx.conv(x, w), (f32[1, 8, 20, 20], f32[2, 8, 3, 3])),
     "conv_channels": (lambda x, w: fx.conv(x, w), (f32[1, 3, 20, 20], f32[16, 3, 5, 5])),
     "conv_reduce": (fx.grad(lambda w, x: fx.sum(fx.conv(x, w) ** 2)), (f32[8, 3, 3, 3], f32[2, 3, 20, 20])),

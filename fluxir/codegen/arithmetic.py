@@ -11,8 +11,8 @@ from typing import Any
 
 from fluxir.codegen.text import Writer
 from fluxir.errors import error
-from fluxir.ir.core import Block, Op
-from fluxir.ir.dtypes import DTYPES
+from fluxir.ir.core import Block, Op, Value
+from fluxir.ir.dtypes import DTYPES, DType
 from fluxir.ir.types import TensorType, Type, VectorType
 
 __all__ = ["Arithmetic", "is_literal"]
@@ -246,6 +246,32 @@ class Arithmetic(Writer):
                 else self.let(f"{word} {self.register(t)} {parts[0]}, {parts[1]}")
             )
         return self.let(f"extractelement {self.register(t)} {v}, i64 0")
+
+    def op_dot_packed(self, op: Op) -> str:
+        """Products of neighbours, added up: LLVM knows this form and the instructions for it."""
+        acc, x, y = op.operands
+        t, left, right = acc.type, op.attrs.left, op.attrs.right
+        n = t.lanes if isinstance(t, VectorType) else 1
+        many = n * 32 // left.bits
+        r, wide, narrow = f"<{n} x i32>", f"<{many} x i32>", f"<{many} x i{left.bits}>"
+
+        def spread(v: Value, d: DType) -> str:
+            bits = self.let(f"bitcast {self.typed(v)} to {narrow}")
+            return self.let(f"{'sext' if d.kind == 'int' else 'zext'} {narrow} {bits} to {wide}")
+
+        m = self.let(f"mul {wide} {spread(x, left)}, {spread(y, right)}")
+        start = self.get(acc) if n > 1 else self.let(f"bitcast i32 {self.get(acc)} to {r}")
+        if left.bits == 8:
+            f = self.unit.declare(f"llvm.vector.partial.reduce.add.v{n}i32.v{many}i32", r, [r, wide])
+            total = self.let(f"call {r} {f}({r} {start}, {wide} {m})", pure=True)
+        else:
+            halves = []
+            for first in (0, 1):
+                mask = ", ".join(f"i32 {i}" for i in range(first, many, 2))
+                halves.append(self.let(f"shufflevector {wide} {m}, {wide} poison, <{n} x i32> <{mask}>"))
+            pairs = self.let(f"add {r} {halves[0]}, {halves[1]}")
+            total = self.let(f"add {r} {start}, {pairs}")
+        return total if n > 1 else self.let(f"bitcast {r} {total} to i32")
 
 
 def _folded(spell: str, x: str, y: str = "") -> str | None:

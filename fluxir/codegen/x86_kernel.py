@@ -92,6 +92,21 @@ class KernelEmitter(Emitter):
         self.do("ret void")
         self.start(on)
 
+    def op_dot_packed(self, op: Op) -> str:
+        """Bytes without a sign by bytes with one have an instruction of their own (VNNI), which LLVM does not find."""
+        acc, x, y = op.operands
+        t, kinds = acc.type, (op.attrs.left.name, op.attrs.right.name)
+        bits = t.lanes * 32 if isinstance(t, VectorType) else 32
+        target = self.owner.target
+        there = target.has("avx512vnni") and target.has("avx512vl") or (target.has("avxvnni") and bits < 512)
+        if bits < 128 or not there or sorted(kinds) != ["i8", "u8"]:
+            return super().op_dot_packed(op)
+        if kinds[0] == "i8":
+            x, y = y, x
+        r = self.register(t)
+        f = self.unit.declare(f"llvm.x86.avx512.vpdpbusd.{bits}", r, [r, r, r])
+        return self.let(f"call {r} {f}({self.typed(acc)}, {self.typed(x)}, {self.typed(y)})", pure=True)
+
     def op_fence(self, op: Op) -> None:
         self.do("fence seq_cst")
 

@@ -50,7 +50,12 @@ def dot_axes(x: Any, y: Any, a: Attrs) -> tuple[tuple[int, ...], ...]:
 
 def _dot(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
     x, y = tensor_operands("dot", t, 2)
-    _same_dtype("dot", x, y)
+    if a.dtype is None:
+        _same_dtype("dot", x, y)
+    elif a.dtype.name != "i32" or any(d.bits != 8 or not d.is_integer for d in (x.dtype, y.dtype)):
+        raise error(
+            "FX0201", f"dot: with a type of its own ({a.dtype}) it multiplies 8-bit integers to i32, not {x} by {y}"
+        )
     for what, left, right in (("contract", a.lhs_contract, a.rhs_contract), ("batch", a.lhs_batch, a.rhs_batch)):
         if len(left) != len(right):
             raise error("FX0203", f"dot: lhs_{what} {left} and rhs_{what} {right} name different numbers of axes")
@@ -64,11 +69,13 @@ def _dot(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
                     f"(rhs, axis {j} of {y})",
                     help="transpose or reshape one operand so that the sizes that are multiplied together agree",
                 )
-    return [TensorType(x.dtype, (*[x.shape[i] for i in (*lb, *lf)], *[y.shape[j] for j in rf]))]
+    return [TensorType(a.dtype or x.dtype, (*[x.shape[i] for i in (*lb, *lf)], *[y.shape[j] for j in rf]))]
 
 
 def _dot_ref(a: Attrs, x: Any, y: Any) -> Any:
     x, y = np.asarray(x), np.asarray(y)
+    if a.dtype is not None:
+        x, y = x.astype(a.dtype.numpy), y.astype(a.dtype.numpy)
     lb, lf, lc, rb, rf, rc = dot_axes(x, y, a)
     batch, inner = [x.shape[i] for i in lb], prod(x.shape[i] for i in lc)
     rows, columns = [x.shape[i] for i in lf], [y.shape[j] for j in rf]
@@ -80,7 +87,7 @@ def _dot_ref(a: Attrs, x: Any, y: Any) -> Any:
 def _dot_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
     x, y = o.operands
     lb, lf, lc, rb, rf, rc = dot_axes(x, y, o.attrs)
-    wide = accumulator(x.dtype)
+    wide = accumulator(o.result.dtype)
 
     def body(c: Any, inner: tuple[Value, ...], carry: list[Value]) -> list[Value]:
         left = dict(zip((*lb, *lf, *lc), (*index[: len(lb) + len(lf)], *inner), strict=True))
@@ -91,7 +98,7 @@ def _dot_element(cx: Any, o: Op, index: Sequence[Value]) -> Value:
 
     start = cx.b.const(0, dtype=wide)
     (total,) = nest(cx, whole(cx, [x.shape[i] for i in lc]), [start], body)
-    return cast(cx.b, total, x.dtype)
+    return cast(cx.b, total, o.result.dtype)
 
 
 def _dot_cost(o: Op) -> Dim:
@@ -126,14 +133,20 @@ _MATMUL: dict[str, Any] = {"lhs_contract": (1,), "rhs_contract": (0,)}
 op(
     "dot",
     _dot,
-    attrs={"lhs_contract": "ints", "rhs_contract": "ints", "lhs_batch": ("ints", ()), "rhs_batch": ("ints", ())},
+    attrs={
+        "lhs_contract": "ints",
+        "rhs_contract": "ints",
+        "lhs_batch": ("ints", ()),
+        "rhs_batch": ("ints", ()),
+        "dtype": ("dtype", None),
+    },
     category="contract",
     ref=_dot_ref,
     element=_dot_element,
     cost=_dot_cost,
     doc="Sum of products over the contracting axes, for each index of the batch axes. Result axes: batch, then "
     "the rest of x, then the rest of y. "
-    "f16 and bf16 accumulate in f32.",
+    "f16 and bf16 accumulate in f32. `dtype`: i32, for operands of 8-bit integers of any two signs.",
     linear="each",
     vjp=_dot_vjp,
     samples=(
@@ -145,6 +158,7 @@ op(
         sample("f16[3,7]", "f16[7,2]", **_MATMUL),
         sample("bf16[3,7]", "bf16[7,2]", **_MATMUL),
         sample("u8[2,3]", "u8[3,2]", **_MATMUL),
+        sample("u8[5,7]", "i8[7,3]", dtype="i32", **_MATMUL),
         sample("f32[2]", "f32[3]", lhs_contract=(), rhs_contract=()),
         sample("f32", "f32", lhs_contract=(), rhs_contract=()),
         sample("f32[3,0]", "f32[0,2]", **_MATMUL),

@@ -1,7 +1,7 @@
 """Loop-level ops: what kernels and host functions are made of, beside the shared arithmetic.
 
 Memory (`load store subview alloc view constant copy`), loops (`for parallel`, and `if while` shared with the tensor
-level), vectors (`splat extract insert shuffle reduce_lanes`), GPU indices and cooperation, and the host's `launch`.
+level), vectors (`splat extract insert shuffle reduce_lanes dot_packed`), GPU indices and cooperation, and the host's `launch`.
 Regions are open: they see the values around them. In the interpreter a memory is a writable numpy array.
 
 Kernel ABI: memory and scalar arguments in order, then one i64 for each of `func.symbols` (sorted by name).
@@ -153,6 +153,37 @@ op(
     category="vector",
     ref=_reduce_lanes_ref,
     doc="A vector (power-of-two lanes) reduced to a scalar by halving; `op` is add, mul, max, min, and, or.",
+)
+
+
+def _dot_packed(t: tuple[Type, ...], a: Attrs, k: tuple[Block, ...]) -> list[Type]:
+    if len(t) != 3 or any(x != t[0] for x in t) or isinstance(t[0], MemType) or t[0].dtype != I32.dtype:
+        raise error(
+            "FX0108", f"dot_packed takes three i32 scalars or vectors of one type, not ({', '.join(map(str, t))})"
+        )
+    if a.left.bits != a.right.bits or a.left.bits not in (8, 16) or not (a.left.is_integer and a.right.is_integer):
+        raise error("FX0108", f"dot_packed multiplies integers of 8 or of 16 bits, not {a.left} by {a.right}")
+    return [t[0]]
+
+
+def _dot_packed_ref(a: Attrs, acc: Any, x: Any, y: Any) -> Any:
+    def parts(v: Any, d: Any) -> Any:
+        wide = np.atleast_1d(np.asarray(v, np.int32))
+        return wide.view(d.numpy).reshape(wide.shape[0], -1).astype(np.int64)
+
+    total = (parts(x, a.left) * parts(y, a.right)).sum(-1) + np.atleast_1d(acc)
+    return total.astype(np.int32).reshape(np.shape(acc))[()]
+
+
+op(
+    "dot_packed",
+    _dot_packed,
+    attrs={"left": "dtype", "right": "dtype"},
+    level="loop",
+    category="vector",
+    ref=_dot_packed_ref,
+    doc="acc plus the products of the small integers that each i32 of x and y holds: 4 of 8 bits, or 2 of 16 bits, of the "
+    "types `left` and `right`. Exact modulo 2**32.",
 )
 
 

@@ -39,6 +39,8 @@ class Operand:
     dims: tuple[tuple[Dim, ...], ...]
     axes: tuple[tuple[int, int], ...]
 
+    align = 0  # bytes that elements are aligned to; 0: to their size
+
     @property
     def memory(self) -> MemType:
         return MemType(self.value.type.dtype, self.shape)
@@ -199,7 +201,7 @@ class OperandCode:
         if self.operand.computed:
             x = Elements(b, self.reads).at(self.operand.value, where)
         else:
-            x = b.emit("load", self.reads[self.operand.value], *where)[0]
+            x = b.emit("load", self.reads[self.operand.value], *where, align=self.operand.align)[0]
         return cast(b, x, self.dtype)
 
     def vector(self, b: Builder, t: Value, r: Value, k: Value, lanes: int) -> Value:

@@ -40,6 +40,7 @@ from fluxir.schedule import (  # noqa: F401  (importing a template module regist
     gpu_rowwise,
     join_cpu,
     matmul_cpu,
+    matmul_integer,
     pointwise,
     rowwise,
     scatter,

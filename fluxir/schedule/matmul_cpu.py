@@ -24,6 +24,7 @@ from typing import Any
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, floordiv, maximum, product
+from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import (
     FREE,
@@ -72,10 +73,10 @@ def matmul(group: Group, target: Any) -> Kernels | None:
     if len(dot.post_dims[2]) > 1:  # what follows does not see the columns as one axis
         return split_at(group, dot.op, target)
     schedule = best(dot, target)
-    made = _Matmul(dot, target, schedule).kernels()
+    made = Matmul(dot, target, schedule).kernels()
     if schedule.rhs == "packed" or dot.rhs.computed:
         return made
-    prepared = functools.cache(lambda: _Matmul(dot, target, best(dot, target, packed=True)).kernels())
+    prepared = functools.cache(lambda: Matmul(dot, target, best(dot, target, packed=True)).kernels())
     return replace(made, prepared=prepared)
 
 
@@ -88,8 +89,10 @@ def _is_wide(dot: Dot) -> bool:
 # ---- the kernels -------------------------------------------------------------------------------------------------------
 
 
-class _Matmul:
-    """The kernels of one dot: packing, then the tiles."""
+class Matmul:
+    """The kernels of one dot: packing, then the tiles. `packed`: see `Tiles`."""
+
+    packed: tuple[DType, DType] | None = None
 
     def __init__(self, dot: Dot, target: Any, schedule: MatmulSchedule) -> None:
         self.dot, self.schedule = dot, schedule
@@ -238,7 +241,7 @@ class _Matmul:
         memories = {which: packed.pop(0) for which in ("rhs", "lhs") if getattr(s, which) == "packed"}
         partial = outs[0] if self.blocks != 1 else None
         results = outs[1:] if partial is not None else outs
-        tiles = Tiles(dot, s.lanes, self.fma, PostCode(dot.post, after, results))
+        tiles = Tiles(dot, s.lanes, self.fma, PostCode(dot.post, after, results), self.packed)
         block = Block(self.grid, tiles, reads, memories, partial)
         shape = (dot.batch, ceildiv(self.col_panels, s.panels), ceildiv(self.row_panels, s.row_tiles))
 
@@ -256,4 +259,4 @@ class _Matmul:
         parallel(b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=grain)
 
 
-__all__ = ["matmul"]
+__all__ = ["Matmul", "matmul"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
+from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import Dot, PostCode
 from fluxir.schedule.group import shape_of
@@ -40,12 +41,14 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """The code of a product's tiles. `fma`: whether the target multiplies and adds in one instruction."""
+    """The code of a product's tiles. `fma`: whether the target multiplies and adds in one instruction. `packed`: the types of
+    the small integers of which each i32 of the operands holds several."""
 
     dot: Dot
     lanes: int
     fma: bool
     post: PostCode
+    packed: tuple[DType, DType] | None = None
 
     def emit(self, b: Builder, at: Place, rows: int, vectors: int, length: Size, lhs: Read, rhs: Read) -> None:
         """One tile over `length` values of k."""
@@ -107,7 +110,10 @@ class Tiles:
 
             def one(r: int, v: int, x: Value, y: Value) -> None:
                 i = r * vectors + v
-                out[i] = ib.fma(x, y, out[i]) if self.fma else ib.add(ib.mul(x, y), out[i])
+                if self.packed is not None:
+                    out[i] = ib.emit("dot_packed", out[i], x, y, left=self.packed[0], right=self.packed[1])[0]
+                else:
+                    out[i] = ib.fma(x, y, out[i]) if self.fma else ib.add(ib.mul(x, y), out[i])
 
             def left(r: int) -> Value:
                 return ib.emit("splat", lhs(ib, k, r), lanes=self.lanes)[0]
