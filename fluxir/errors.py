@@ -9,6 +9,7 @@ another file. This is a leaf: it imports nothing of ours but its own catalogue.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODES", "CodeInfo", "DeviceError", "FluxError", "IOFailure", "InternalError", "LimitError", "Location",
-    "NumericMismatch", "UnsupportedError", "UsageError", "UserError", "combine", "error", "register_source",
+    "NumericMismatch", "UnsupportedError", "UsageError", "UserError", "combine", "error", "printable", "register_source",
 ]  # fmt: skip
 
 
@@ -252,13 +253,13 @@ class _Paint:
 
 
 def _render_one(err: FluxError, paint: _Paint) -> str:
-    out = [paint("error", f"error[{err.code}]") + paint("bold", f": {_clean(err.message)}")]
+    out = [paint("error", f"error[{err.code}]") + paint("bold", f": {printable(err.message)}")]
     places = _places(err)
     gutter = max((len(str(loc.line)) for loc, _ in places), default=1)
     bar = paint("rule", " " * gutter + " |")
     for number, (loc, label) in enumerate(places):
         arrow = "-->" if number == 0 and err.loc is not None else ":::"
-        where = f"{_short(loc)}, in {_clean(loc.func)}" if loc.func else _short(loc)
+        where = f"{_short(loc)}, in {printable(loc.func)}" if loc.func else _short(loc)
         out.append(" " * gutter + paint("rule", arrow) + f" {where}")
         line = source_line(loc)
         if line is None:
@@ -285,27 +286,27 @@ def _render_one(err: FluxError, paint: _Paint) -> str:
 
 def _places(err: FluxError) -> list[tuple[Location, str]]:
     places = [] if err.loc is None else [(err.loc, _inline(err))]
-    return places + [(at, _clean(text)) for at, text in err.labels if isinstance(at, Location)]
+    return places + [(at, printable(text)) for at, text in err.labels if isinstance(at, Location)]
 
 
 def _inline(err: FluxError) -> str:
     named = [(at, text) for at, text in err.labels if isinstance(at, str)]
-    return "   ".join(_clean(f"{at}: {text}" if at else text) for at, text in named)
+    return "   ".join(printable(f"{at}: {text}" if at else text) for at, text in named)
 
 
 def _tail(kind: str, text: str, gutter: int, paint: _Paint) -> list[str]:
     first, *rest = text.splitlines() or [""]
-    out = [f"{' ' * gutter} {paint('rule', '=')} {paint('help', kind + ':')} {_clean(first)}"]
-    return out + [f"{' ' * (gutter + 4 + len(kind))} {_clean(line)}".rstrip() for line in rest]
+    out = [f"{' ' * gutter} {paint('rule', '=')} {paint('help', kind + ':')} {printable(first)}"]
+    return out + [f"{' ' * (gutter + 4 + len(kind))} {printable(line)}".rstrip() for line in rest]
 
 
 def _excerpt(line: str, col: int) -> tuple[str, int | None]:
     """The line made safe to print, cut to a window around the caret, and the caret's offset in columns in it."""
     if col <= 0 or col > len(line) + 1:
-        return _cut(_clean(line.expandtabs(4))), None
+        return _cut(printable(line.expandtabs(4))), None
     start = max(0, col - 1 - _MAX_LINE * 3 // 4)
-    before = _clean(("..." if start else "") + line[start : col - 1].expandtabs(4))
-    after = _clean(line[col - 1 :].expandtabs(4))
+    before = printable(("..." if start else "") + line[start : col - 1].expandtabs(4))
+    after = printable(line[col - 1 :].expandtabs(4))
     return _cut(before + after), _width(before)
 
 
@@ -313,10 +314,15 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_LINE else text[: _MAX_LINE - 3] + "..."
 
 
-def _clean(text: str) -> str:
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def printable(text: str) -> str:
     """``text`` without control characters, so that a foreign file cannot send commands to the terminal."""
+    if text.isascii():  # programs are long
+        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
     return "".join(
-        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else "\N{REPLACEMENT CHARACTER}"
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else "\N{REPLACEMENT CHARACTER}"
         for c in text
     )
 
@@ -329,13 +335,13 @@ def _width(text: str) -> int:
 def _short(loc: Location) -> str:
     """The location with its path relative to the working directory where that is shorter."""
     if loc.file.startswith("<"):
-        return _clean(str(loc))
+        return printable(str(loc))
     try:
         relative = os.path.relpath(loc.file)
     except (ValueError, OSError):
         relative = loc.file
     file = relative if len(relative) < len(loc.file) and not relative.startswith("..") else loc.file
-    return _clean(str(Location(file, loc.line, loc.col)))
+    return printable(str(Location(file, loc.line, loc.col)))
 
 
 def _location_dict(loc: Location | None) -> dict[str, object] | None:

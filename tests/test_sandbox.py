@@ -142,3 +142,27 @@ def test_a_child_that_dies_is_reported() -> None:
         for line in done.stderr.splitlines():
             if "a reproducer is in " in line:
                 Path(line.split("a reproducer is in ")[1]).unlink()
+
+
+def test_names_of_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    """Control characters in names: of operators and values, in tables, programs and messages."""
+    evil = "\x1b[2J\x1b]0;owned\x07\u202e"
+    body = graph([node(evil, ["x"], ["y"], evil)], [value("x", [evil, 2])], [value("y")])
+    (path := tmp_path / "evil.onnx").write_bytes(model(body))
+    good = graph([node("Neg", [evil], ["y" + evil])], [value(evil, [evil, 2])], [value("y" + evil)])
+    (other := tmp_path / "good.onnx").write_bytes(model(good))
+    text = 'module @"m\\u001b[2J"\nfunc @"f\\u001b[2J"(%x: f32) -> ("o\\u001b[2J": f32) {\n  return %x\n}\n'
+    (program := tmp_path / "evil.fx").write_text(text)
+    for arguments in (
+        ["check", path],
+        ["show", path],
+        ["check", other],
+        ["show", other],
+        ["check", program],
+        ["show", program],
+    ):
+        done = run(*map(str, arguments))
+        assert not set(done.stdout + done.stderr) & {"\x1b", "\x07", "\u202e"}, arguments
+        json_ = run(*map(str, arguments), "--json")
+        json.loads(json_.stdout)
+        assert "\x1b" not in json_.stdout

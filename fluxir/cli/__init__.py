@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         if argv is None and sandbox.wanted(arguments):  # this process is the command, and reads a file of a stranger
-            return sandbox.supervise(lambda: _main(arguments), lambda *what: _failed(*what, arguments))
+            return sandbox.supervise(lambda: _main(arguments), lambda c, m, h: _failed(c, m, h, arguments))
         return _main(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, cast
 import click
 
 from .. import config
+from ..errors import printable
 from . import sandbox
 
 __all__ = ["Output", "setting_options", "table", "verb"]
@@ -37,7 +39,10 @@ class Output:
             click.echo(json.dumps(_plain(data), indent=2, allow_nan=False))
         else:
             body = text if isinstance(text, str) else text()
-            click.echo(body, color=config.wants_color(sys.stdout.isatty()))
+            # Names of a stranger's model must not command the terminal; colours are all that we write of that kind.
+            parts = re.split(r"(\x1b\[[0-9;]*m)", body)
+            shown = "".join(part if n % 2 else printable(part) for n, part in enumerate(parts))
+            click.echo(shown, color=config.wants_color(sys.stdout.isatty()))
 
     def progress(self, text: str) -> None:
         """Replace the progress line; at most ten times a second, and not at all where progress is off."""

@@ -112,9 +112,9 @@ declare(
     "the process that reads a model died",
     "internal",
     """
-    The process that reads and compiles a model ended in a way that it cannot report: a crash of LLVM or of a library, as it
-    happens when memory runs out, or because a file was made shorter while it was mapped. Where the limit of memory may be the
-    reason, raise --max-memory; else please report it with the model, if you can share it.
+    The process that reads and compiles a model ended in a way that it cannot report: a crash of LLVM or of a library,
+    as it happens when memory runs out, or because a file was made shorter while it was mapped. Where the limit of
+    memory may be the reason, raise --max-memory; else please report it with the model, if you can share it.
     """,
 )
 
