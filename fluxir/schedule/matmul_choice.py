@@ -17,6 +17,7 @@ from fluxir.schedule.templates import Schedule
 from fluxir.schedule.tuned import tuned
 
 TASK = 1 << 18  # multiplications that are worth a task: some 5 us
+LOADED = 12  # rows up to which a product takes as long as reading the right operand does
 SHARED = 1 << 26  # multiplications up to which each task packs its own panels
 TASKS = 16  # tasks that a product is cut into where they are not too small
 LONG = 8192  # bytes of a line's piece that memory is read in at full speed, about
@@ -185,7 +186,7 @@ def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool, packed: bool
     blocks = _even(-(-down // most))
     if across is None:
         return -(-down // blocks), 8
-    work = int(product((dot.batch, dot.m, dot.n, k)))
+    work = int(product((dot.batch, max(dot.m, LOADED), dot.n, k)))
     wanted = max(1, min(TASKS if work > 64 * TASK * TASKS else TASKS // 2, work // TASK))
     if packed:
         blocks = max(blocks, min(_even(-(-min(TASKS, work // TASK) // dot.batch)), down // FEW_TILES))
@@ -201,4 +202,4 @@ def _even(n: int) -> int:
     return n if n <= 1 else n + n % 2
 
 
-__all__ = ["CHUNK", "TASK", "MatmulSchedule", "best", "choose"]
+__all__ = ["CHUNK", "LOADED", "TASK", "MatmulSchedule", "best", "choose"]

@@ -41,7 +41,7 @@ from fluxir.schedule.contraction import (
 from fluxir.schedule.gemv_cpu import gemv, turned
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import Size, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
-from fluxir.schedule.matmul_choice import CHUNK, TASK, MatmulSchedule, best
+from fluxir.schedule.matmul_choice import CHUNK, LOADED, TASK, MatmulSchedule, best
 from fluxir.schedule.matmul_pack import Packer, pack_array, plus
 from fluxir.schedule.matmul_task import Block, Grid
 from fluxir.schedule.matmul_tile import Tiles
@@ -249,12 +249,12 @@ class Matmul:
             t, strip, rows = at  # the panels of a strip stay in a cache while the rows go by
             block.task(ib, (t, rows, strip))
 
-        if product(shape) == 1 or is_small(dot.batch * dot.m * dot.n * dot.k, 32768):
+        if product(shape) == 1 or is_small(dot.batch * maximum(dot.m, LOADED) * dot.n * dot.k, 32768):
             nest(b, shape, task)
             return
         height = min(s.row_tiles * s.rows, dot.m) if isinstance(dot.m, int) else s.row_tiles * s.rows
         width = min(s.panels * s.cols, dot.n) if isinstance(dot.n, int) else s.panels * s.cols
-        work = height * width * dot.k
+        work = maximum(height, LOADED) * width * dot.k
         grain: Dim = maximum(1, floordiv(TASK // 2, maximum(1, work)))
         parallel(b, product(shape), lambda ib, x: task(ib, unravel(ib, x, shape)), grain=grain)
 
