@@ -318,3 +318,18 @@ def test_groups_that_share_a_cheap_op_do_not_wait_for_each_other() -> None:
 
     _, ops = fused("f32[8,8] f32[8,8]", body)
     assert kinds(ops).count("dot") == 1
+
+
+def test_the_gradient_of_gates_is_one_pass() -> None:
+    """The derivative of a split joins what its parts give, on CPUs in the pass that computes them, whatever else comes of it."""
+    import fluxir as fx
+
+    def cell(z: Any, c: Any) -> Any:
+        i, f, o = fx.split(z, 3, axis=-1)
+        return fx.sum(fx.sigmoid(o) * fx.tanh(fx.sigmoid(f) * c + fx.sigmoid(i)))
+
+    lowered = fx.jit(fx.grad(cell, argnums=(0, 1))).lower(fx.f32[5, 96], fx.f32[5, 32])
+    ops = lowered.stage("fused", "cpu").entry.ops
+    assert [len(op.results) for op in ops if op.name == "fused"] == [2]
+    assert "concat" in [op.name for op in lowered.stage("fused", "cpu").entry.walk()]
+    assert "pad" not in [op.name for op in lowered.stage("fused", "cpu").entry.walk()]

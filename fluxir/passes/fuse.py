@@ -33,6 +33,7 @@ from fluxir.passes.fuse_group import (
     elementwise,
     is_pointwise,
     is_view,
+    joins_alike,
     row_shapes,
     rows_agree,
     shape_of,
@@ -187,7 +188,9 @@ class Grouping:
         if self.leads_to_row(op, g):
             return True
         return self.fan_out_fits(op, g) and not any(
-            u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice") and not self.cheap(op)
+            u.name in ("pad", "concat", "dynamic_update", "gather", "dynamic_slice")
+            and not self.cheap(op)
+            and not self.joins(u, g)
             for u in users
         )
 
@@ -207,8 +210,17 @@ class Grouping:
         if self.cheap(op):
             return True
         size = op.results[0].type.size  # type: ignore[union-attr]
-        walked = [product(g.full)] if g.full is not None else [r.type.size for o in g.outs for r in o.results]  # type: ignore[union-attr]
+        walked = [product(g.full)] if g.full is not None else [product(self.walked(o, g)) for o in g.outs]
         return all(prove_le(n, size) for n in walked)
+
+    def joins(self, op: Op, g: Group) -> bool:
+        """The op is a concat at the end of the group whose parts one pass computes side by side."""
+        alone = op in g.outs and not any(u in g.members for u in self.users[op])
+        return alone and joins_alike(op) and (self.cx.target is None or self.cx.target.kind == "cpu")
+
+    def walked(self, out: Op, g: Group) -> tuple[Dim, ...]:
+        """The shape that a pointwise group walks for one of its results."""
+        return shape_of(out.operands[0] if self.joins(out, g) else out.results[0])
 
     def leads_to_row(self, op: Op, g: Group) -> bool:
         """A value per row (of size 1 along some axes) that comes from a reduction of the group's own shape: with it the
@@ -306,8 +318,8 @@ class Grouping:
             return None
         shape = shape_of(op.result)
         if g.kind == "pointwise":
-            if any(shape_of(o.results[0]) != shape for o in g.outs) or not all(
-                elementwise(m) or m.name == "const" for m in g.members
+            if any(self.walked(o, g) != shape for o in g.outs) or not all(
+                elementwise(m) or m.name == "const" or self.joins(m, g) for m in g.members
             ):
                 return None
         elif g.kind == "rowwise":
@@ -385,7 +397,7 @@ class Grouping:
         outs = g.outs | h.outs
         rows = next((x for x in (g, h) if x.kind == "rowwise"), None)
         if rows is None:
-            shapes = {shape_of(o.results[0]) for o in outs}
+            shapes = {self.walked(o, x) for x in (g, h) for o in x.outs}
             if g.kind != "pointwise" or h.kind != "pointwise" or len(shapes) != 1:
                 return False
             if len({any(read in m.operands and not elementwise(m) for m in x.members) for x in (g, h)}) != 1:

@@ -50,6 +50,11 @@ def small_constant(op: Op) -> bool:
     return a.size == 1 or (0 < a.size <= 16 and bool((a == a.flat[0]).all()))
 
 
+def joins_alike(op: Op) -> bool:
+    """A concat of parts of one shape: one pass over that shape computes an element of each."""
+    return op.name == "concat" and len(op.operands) > 1 and len({shape_of(v) for v in op.operands}) == 1
+
+
 @dataclass(eq=False)
 class Group:
     """Ops that run as one kernel; `outs` are the ops whose results leave it."""
@@ -123,6 +128,7 @@ __all__ = [
     "elementwise",
     "is_pointwise",
     "is_view",
+    "joins_alike",
     "row_shapes",
     "rows_agree",
     "shape_of",

@@ -12,7 +12,7 @@ from typing import Any
 
 from fluxir.ir.core import Func
 from fluxir.ir.dtypes import DTYPES, DType
-from fluxir.passes import simplify_control, simplify_reduce, simplify_shape
+from fluxir.passes import simplify_control, simplify_join, simplify_reduce, simplify_shape
 from fluxir.passes.cleanup import dce
 from fluxir.passes.manager import PassContext, pass_
 from fluxir.passes.rules import Match, RuleSet, scalar_of
@@ -240,6 +240,7 @@ def bitcast_to_itself(m: Match) -> Any:
 
 
 RULES.include(simplify_shape.RULES)
+RULES.include(simplify_join.RULES)
 RULES.include(simplify_reduce.RULES)
 RULES.include(simplify_control.RULES)
 

@@ -1,6 +1,7 @@
 """Templates for concat and pad on CPUs, where a group ends in one: loops over the parts, without a test at each element.
 
-A concat is one kernel for each operand, which computes its elements straight into their place. A pad walks the rows of
+A concat is one kernel for each shape of its operands, which computes their elements straight into their place: operands of
+one shape share what they are computed from, and results of that shape come along. A pad walks the rows of
 the result: a row outside the operand is filled, another has a filled end, the operand's elements, and a filled end.
 """
 
@@ -11,21 +12,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from fluxir.ir.build import Builder
-from fluxir.ir.core import Op, Value
+from fluxir.ir.core import Block, Op, Value
 from fluxir.ir.dims import Dim, product, prove_le
-from fluxir.ir.types import MemType
+from fluxir.ir.types import MemType, TensorType
 from fluxir.schedule.cost import element_cost
 from fluxir.schedule.element import Elements
-from fluxir.schedule.group import Group, shape_of
-from fluxir.schedule.loops import for_, grain_of, if_, is_small, kernel, memory, nest, parallel, unravel
+from fluxir.schedule.group import Group, shape_of, with_block
+from fluxir.schedule.loops import (
+    GRAIN,
+    Size,
+    ceildiv,
+    for_,
+    grain_of,
+    if_,
+    is_small,
+    kernel,
+    memory,
+    nest,
+    parallel,
+    unravel,
+)
+from fluxir.schedule.pointwise import CHUNK, VECTOR_GRAIN
+from fluxir.schedule.space import inplace_pairs
 from fluxir.schedule.templates import Kernels, Ref, Schedule, Step, template
+from fluxir.schedule.vector_loops import VectorLine, vectors_of
+
+MOST = 16  # parts that one kernel computes
 
 
 @dataclass(frozen=True)
 class JoinSchedule(Schedule):
-    """`part`: the sizes that a kernel walks."""
+    """`part`: the sizes that a kernel walks, with `together` results or parts of such at each place. `lanes` of a vector along
+    the last axis, `in_flight` of which are worked on side by side."""
 
     part: str
+    together: int | None = None
+    lanes: int | None = None
+    in_flight: int | None = None
 
 
 def _rows(b: Builder, shape: Sequence[Dim], work: int, row: Any) -> None:
@@ -45,69 +68,155 @@ def _root(group: Group, name: str) -> Op | None:
 
 @template("concat", target="cpu", anchors=("concat",), priority=20)
 def concat(group: Group, target: Any) -> Kernels | None:
-    """A concat at the end of a group: one kernel for each operand."""
-    op = _root(group, "concat")
-    if op is None or len(op.operands) > 16:
+    """Concats at the end of a group, and other results of the shape of their parts: one kernel for each shape of a part."""
+    by_part: dict[tuple[Dim, ...], list[_Piece]] = {}
+    for j, out in enumerate(group.outs):
+        for piece in _pieces(out, j):
+            by_part.setdefault(piece.shape, []).append(piece)
+    joined = {out.owner for out in group.outs if _joins(out)}
+    if not joined or any(v.owner in joined for op in group.ops for v in op.operands):
         return None
-    shape = shape_of(op.result)
-    axis = op.attrs["axis"] % len(shape)
-    inner = product(shape[axis + 1 :])
-    outer = product(shape[:axis])
+    if len(group.outs) > 1 and len(by_part) > 1:
+        return None
+    if any(len(pieces) > MOST for pieces in by_part.values()):
+        return None
     steps: list[Step] = []
-    start: Dim = 0
-    work = element_cost(group)
-    inputs = [memory(a.type) for a in group.args]
-    for k, x in enumerate(op.operands):
-        size = shape_of(x)[axis]
-        if size != 0:
-            steps.append(_part(group, op, k, (outer, start * inner, size * inner), inputs, work))
-        start = start + size
+    for shape, pieces in by_part.items():
+        if 0 in shape:
+            continue
+        if all(p.value in group.args and p.axis is not None for p in pieces):  # copies of longer lines
+            steps += [_copy(group, p) for p in pieces]
+        else:
+            name = f"{group.name}_{len(steps)}" if len(by_part) > 1 else group.name
+            steps.append(_together(group, shape, pieces, target, name))
     return Kernels(tuple(steps)) if steps else None
 
 
-def _part(group: Group, op: Op, k: int, place: tuple[Dim, Dim, Dim], inputs: list[MemType], work: int) -> Step:
-    """Operand k of a concat, seen as `outer` rows of `length` elements that begin at `offset` in rows of the result."""
-    outer, offset, length = place
-    x = op.operands[k]
-    shape, whole = shape_of(x), shape_of(op.result)
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """`value` goes into result `out` of the group, as the `part`-th operand of a concat along `axis` (None: it is the result)
+    from index `first` on."""
+
+    value: Value
+    out: int
+    part: int = 0
+    axis: int | None = None
+    first: Dim = 0
+    whole: tuple[Dim, ...] = ()
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        return shape_of(self.value)
+
+    @property
+    def place(self) -> tuple[Dim, Dim, Dim]:
+        """Rows of the concat, where the part begins in each, and how long it is."""
+        assert self.axis is not None
+        inner = product(self.whole[self.axis + 1 :])
+        return product(self.whole[: self.axis]), self.first * inner, self.shape[self.axis] * inner
+
+    def at(self, b: Builder, index: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Where element `index` of the value lies in the result."""
+        if self.axis is None or self.first == 0:
+            return index
+        return tuple(b.add(i, b.index(self.first)) if k == self.axis else i for k, i in enumerate(index))
+
+
+def _joins(v: Value) -> bool:
+    return v.owner is not None and v.owner.name == "concat" and len(shape_of(v)) > 0
+
+
+def _pieces(out: Value, j: int) -> list[_Piece]:
+    op = out.owner
+    if op is None or not _joins(out):
+        return [_Piece(out, j)]
+    whole = shape_of(out)
     axis = op.attrs["axis"] % len(whole)
-    flat = x in group.args
-    row_type = MemType(x.type.dtype, (outer, product(whole[axis:])))
+    found: list[_Piece] = []
+    first: Dim = 0
+    for k, x in enumerate(op.operands):
+        found.append(_Piece(x, j, k, axis, first, whole))
+        first = first + shape_of(x)[axis]
+    return found
 
-    def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
-        reads = dict(zip(group.args, ins))
-        if flat:
-            source = b.emit("reinterpret", reads[x], type=MemType(x.type.dtype, (outer, length)))[0]
-            target = b.emit("reinterpret", outs[0], type=row_type)[0]
 
-            def line(ib: Builder, at: tuple[Value, ...]) -> None:
-                (r,) = at
-                shift = ib.index(offset)
-                for_(
-                    ib, 0, length, lambda jb, i: jb.store(target, jb.emit("load", source, r, i)[0], r, jb.add(i, shift))
-                )
+def _together(group: Group, shape: tuple[Dim, ...], pieces: list[_Piece], target: Any, name: str) -> Step:
+    """All pieces of one shape in one pass over it, on vectors where its last axis is walked."""
+    parts = with_block(group, Block(group.args, group.ops, [p.value for p in pieces]))
+    vectors = vectors_of(parts, shape, target)
+    work = element_cost(parts)
+    worth = GRAIN if vectors is None else VECTOR_GRAIN
+    outs = list(dict.fromkeys(p.out for p in pieces))
 
-            _rows(b, (outer, length), 1, line)
-            return
-        first = b.index(sum((shape_of(v)[axis] for v in op.operands[:k]), start=0))
+    def body(b: Builder, ins: Sequence[Value], results: Sequence[Value]) -> None:
+        memories = [results[outs.index(p.out)] for p in pieces]
+        moved = {k: p.at for k, p in enumerate(pieces) if p.axis is not None}
+        reads = dict(zip(group.args, ins, strict=True))
+        vector_line = VectorLine(b, parts, shape, vectors, reads, memories, parts.outs, moved) if vectors else None
+
+        def element(ib: Builder, at: tuple[Value, ...]) -> None:
+            e = Elements(ib, reads)
+            for p, mem, x in zip(pieces, memories, [e.at(p.value, at) for p in pieces], strict=True):
+                ib.store(mem, x, *p.at(ib, at))
+
+        def line(ib: Builder, at: tuple[Value, ...], lo: Size, hi: Size) -> None:
+            if vector_line is None:
+                for_(ib, lo, hi, lambda jb, i: element(jb, (*at, i)))
+            else:
+                vector_line.emit(ib, at, lo, hi)
 
         def row(ib: Builder, at: tuple[Value, ...]) -> None:
-            def element(jb: Builder, i: Value) -> None:
-                where = (*at, i)
-                value = Elements(jb, reads).at(x, where)
-                jb.store(outs[0], value, *[jb.add(j, first) if a == axis else j for a, j in enumerate(where)])
+            line(ib, at, 0, shape[-1])
 
-            for_(ib, 0, shape[-1], element)
+        if is_small(product(shape) * work, worth):
+            nest(b, shape[:-1], row)
+        elif len(shape) == 1:
 
-        _rows(b, shape, work, row)
+            def piece(ib: Builder, t: Value) -> None:
+                lo = ib.mul(t, ib.index(CHUNK))
+                line(ib, (), lo, ib.minimum(ib.add(lo, ib.index(CHUNK)), ib.index(shape[0])))
 
-    schedule = JoinSchedule("x".join(map(str, (outer, length) if flat else shape)))
-    names = [a.name for a in group.args]
+            parallel(b, ceildiv(shape[0], CHUNK), piece, grain=grain_of(CHUNK * work, worth))
+        else:
+            grain = grain_of(shape[-1] * work, worth)
+            parallel(b, product(shape[:-1]), lambda ib, t: row(ib, unravel(ib, t, shape[:-1])), grain=grain)
+
+    inputs = [memory(a.type) for a in group.args]
+    refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], *[("output", j) for j in outs]]
+    whole = {k: outs.index(p.out) for k, p in enumerate(pieces) if p.axis is None}
+    pairs = inplace_pairs(parts, parts.outs, shape)
+    inplace = tuple((len(inputs) + whole[k], i) for k, i in pairs if k in whole)
+    flight = (vectors.lanes, vectors.wide // vectors.lanes) if vectors else (None, None)
     made = kernel(
-        f"{group.name}_part", inputs, [memory(op.result.type)], body, names=names, schedule=schedule, loc=group.loc
-    )
-    refs: list[Ref] = [*[("input", i) for i in range(len(inputs))], ("output", 0)]
-    return Step(made, tuple(refs))
+        name, inputs, [memory(group.outs[j].type) for j in outs], body, names=[a.name for a in group.args],
+        schedule=JoinSchedule("x".join(map(str, shape)), len(pieces), *flight), loc=group.loc,
+    )  # fmt: skip
+    return Step(made, tuple(refs), len(outs), inplace)
+
+
+def _copy(group: Group, p: _Piece) -> Step:
+    """A part that is an argument, seen as rows of `length` elements that begin at `offset` in rows of the result."""
+    outer, offset, length = p.place
+    t = p.value.type
+    assert isinstance(t, TensorType) and p.axis is not None
+    row_type = MemType(t.dtype, (outer, product(p.whole[p.axis :])))
+
+    def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
+        source = b.emit("reinterpret", ins[0], type=MemType(t.dtype, (outer, length)))[0]
+        target = b.emit("reinterpret", outs[0], type=row_type)[0]
+
+        def line(ib: Builder, at: tuple[Value, ...]) -> None:
+            (r,) = at
+            shift = ib.index(offset)
+            for_(ib, 0, length, lambda jb, i: jb.store(target, jb.emit("load", source, r, i)[0], r, jb.add(i, shift)))
+
+        _rows(b, (outer, length), 1, line)
+
+    made = kernel(
+        f"{group.name}_part", [memory(t)], [memory(group.outs[p.out].type)], body, names=[p.value.name],
+        schedule=JoinSchedule(f"{outer}x{length}"), loc=group.loc,
+    )  # fmt: skip
+    return Step(made, (("input", group.args.index(p.value)), ("output", p.out)))
 
 
 @template("pad", target="cpu", anchors=("pad",), priority=20)

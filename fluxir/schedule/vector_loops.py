@@ -10,15 +10,14 @@ Owns which groups have such a loop (`vectors_of`) and its code (`VectorLine`). I
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, facts, product
-from fluxir.ops.maps import identity_map
-from fluxir.schedule.access import analyse
+from fluxir.ops.maps import CONSTANTS, Map, identity_map, operand_maps
 from fluxir.schedule.cost import element_cost
 from fluxir.schedule.element import Elements
 from fluxir.schedule.group import Group, shape_of
@@ -46,10 +45,9 @@ def vectors_of(group: Group, space: tuple[Dim, ...], target: Any) -> Vectors | N
     or the target is another kind of machine."""
     if not space or not isinstance(target, CpuTarget):
         return None
-    last = len(space) - 1
-    access = analyse(group, space, [(v, identity_map(space)) for v in group.outs])
-    if access is None or any(last in m[:-1] for maps in access.leaves.values() for m in maps):
+    if not _along_the_last(group, space):
         return None
+    last = len(space) - 1
     types = [v.type.dtype for v in (*group.args, *(r for op in group.ops for r in op.results))]
     bits = [32 if d.is_float and d.bits < 32 else d.bits for d in types if not d.is_bool]
     lanes = target.lanes(max(bits, default=8))
@@ -62,8 +60,27 @@ def vectors_of(group: Group, space: tuple[Dim, ...], target: Any) -> Vectors | N
     return Vectors(lanes, lanes * flight, target.l3_bytes // 4 * 3)
 
 
+def _along_the_last(group: Group, space: tuple[Dim, ...]) -> bool:
+    """Whether all memory is read along its last axis, or not at all, where the last axis of `space` is walked: all ops but
+    slices move whole axes, and a slice without strides begins elsewhere on the same ones."""
+    last = len(space) - 1
+    maps: dict[Value, set[Map]] = {v: {identity_map(space)} for v in group.outs}
+    for op in reversed(group.ops):
+        for m in {m for r in op.results for m in maps.get(r, ())}:
+            if op.name in CONSTANTS:
+                continue
+            sliced = op.name == "slice" and all(s == 1 for s in op.attrs["stride"] or ())
+            read = [m] if sliced else operand_maps(op, m, space, ())
+            if read is None:
+                return False
+            for v, vm in zip(op.operands, read, strict=True):
+                maps.setdefault(v, set()).add(vm)
+    return not any(last in m[:-1] for v in group.args for m in maps.get(v, ()))
+
+
 class VectorLine:
-    """Emits lines of a group: elements along the last axis at given indices of the others."""
+    """Emits lines of a group: elements along the last axis at given indices of the others. `moved[k]` says where element
+    `index` of result k lies in its memory, where that is elsewhere."""
 
     def __init__(
         self,
@@ -74,12 +91,13 @@ class VectorLine:
         reads: dict[Value, Value],
         results: Sequence[Value],
         outs: Sequence[Value],
+        moved: Mapping[int, Callable[[Builder, tuple[Value, ...]], tuple[Value, ...]]] | None = None,
     ) -> None:
-        self.space, self.vectors, self.reads = space, vectors, reads
+        self.space, self.vectors, self.reads, self.moved = space, vectors, reads, moved or {}
         self.outs, self.results = outs, results
         self.streamed = [m for m in results if m.type.dtype.itemsize * vectors.lanes >= LEAST_STREAMED]
         nbytes: Dim = sum((product(shape_of(v)) * v.type.dtype.itemsize for v in (*group.args, *outs)), start=0)
-        small = isinstance(nbytes, int) and nbytes < vectors.stream_from
+        small = bool(moved) or (isinstance(nbytes, int) and nbytes < vectors.stream_from)
         # Lines that are short or many cannot afford to look for their first whole vector: they all begin with one, or none.
         self.whole_lines = len(space) > 1 and facts().divides(vectors.lanes, space[-1])
         self.phase: Value | None = None
@@ -157,10 +175,11 @@ class VectorLine:
         else:
             vec = Lanes(elements, i, lanes, invariants=outside)
             values = [vec.vector(v, index_in(b, v, where)) for v in self.outs]
-        for mem, x in zip(self.results, values):
+        for k, (mem, x) in enumerate(zip(self.results, values, strict=True)):
             past = streaming and lanes > 1 and mem in self.streamed
             align = mem.type.dtype.itemsize * self.vectors.lanes if past else 0
-            b.store(mem, x, *where, align=align, streaming=past)
+            place = self.moved[k](b, where) if k in self.moved else where
+            b.store(mem, x, *place, align=align, streaming=past)
 
 
 __all__ = ["VectorLine", "Vectors", "vectors_of"]
