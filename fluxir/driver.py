@@ -311,7 +311,9 @@ class Compiled(Routed):
 
         programs = (self, *others)
         if any(c.module.digest != self.module.digest for c in others):
-            raise error("FX0906", "an artifact holds one program, for several targets", help="write one for each program")
+            raise error(
+                "FX0906", "an artifact holds one program, for several targets", help="write one for each program"
+            )
         resources: dict[str, Any] = {}
         text = print_module(self.module, resources=resources)
         parts = [Part(c.spec, c.code, c.constants, c.plan) for c in programs]

@@ -256,7 +256,8 @@ def artifact_bytes_of(spec: Any, code: bytes, constants: list[Any]) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as z:
         members = {n: z.read(n) for n in z.namelist()}
     table = json.loads(members["manifest.json"])
-    members["manifest.json"] = json.dumps({**table, "spec": spec}).encode()
+    (row,) = table["targets"]
+    members["manifest.json"] = json.dumps({**table, "targets": [{**row, "spec": spec}]}).encode()
     return zipped(members)
 
 

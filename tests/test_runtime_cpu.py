@@ -30,7 +30,7 @@ from fluxir.ir.core import Module, Value
 from fluxir.ir.dims import INF, Facts, symbol
 from fluxir.ir.types import INDEX, parse_type
 from fluxir.runtime import elf, native, pool, sizes
-from fluxir.runtime.artifact import artifact_bytes, read_artifact, write_artifact
+from fluxir.runtime.artifact import Part, artifact_bytes, read_artifact, write_artifact
 from fluxir.runtime.program import Program
 from fluxir.target import parse_target
 
@@ -435,7 +435,7 @@ def test_a_process_with_workers_ends_cleanly(tmp_path: Path) -> None:
     code = build(
         ["f32[N]", "f32[N]"], 1, each(symbol("N"), lambda b, i, x, o: b.store(o, b.load(x, i), i), parallel=True)
     )
-    write_artifact(tmp_path / "p.fxb", code.spec, code.object)
+    write_artifact(tmp_path / "p.fxb", [Part(code.spec, code.object)])
     script = f"""
 import numpy as np
 from fluxir import config
@@ -474,7 +474,7 @@ def with_constants() -> Any:
 def test_artifact_round_trip(tmp_path: Path) -> None:
     code = with_constants()
     path = tmp_path / "p.fxb"
-    write_artifact(path, code.spec, code.object, code.constants, {"program.fx": "module @m\n"})
+    write_artifact(path, [Part(code.spec, code.object, code.constants)], {"program.fx": "module @m\n"})
     assert path.read_bytes() == artifact_bytes(
         code.spec, code.object, code.constants, {"program.fx": b"module @m\n"}
     ), "same arguments, same bytes"
@@ -515,10 +515,10 @@ def test_other_files_and_versions(tmp_path: Path) -> None:
     assert caught(lambda: read_artifact(tmp_path)).code == "FX0803"
     code = with_constants()
     assert (
-        caught(lambda: write_artifact(tmp_path / "no" / "p.fxb", code.spec, code.object, code.constants)).code
+        caught(lambda: write_artifact(tmp_path / "no" / "p.fxb", [Part(code.spec, code.object, code.constants)])).code
         == "FX0804"
     )
-    write_artifact(tmp_path / "p.fxb", code.spec, code.object, code.constants)
+    write_artifact(tmp_path / "p.fxb", [Part(code.spec, code.object, code.constants)])
     with config.override(max_file_size=100):
         assert caught(lambda: read_artifact(tmp_path / "p.fxb")).code == "FX0803"
     import fluxir.runtime.artifact as module
@@ -543,7 +543,7 @@ def test_a_program_for_another_machine_is_refused() -> None:
 
 def test_running_an_artifact_imports_no_compiler(tmp_path: Path) -> None:
     code = with_constants()
-    write_artifact(tmp_path / "p.fxb", code.spec, code.object, code.constants)
+    write_artifact(tmp_path / "p.fxb", [Part(code.spec, code.object, code.constants)])
     adder()(X, X)  # the runtime's own code is in the cache of this test run from here on
     done = run_python(f"""
 import sys

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "write_gpu_directory"]
 
-_HELP = """Compile FILE (.py or .fx) for --target.
+_HELP = """Compile FILE (.py, .fx, .onnx or .fxb) for --target.
 
 For a CPU target OUT is an artifact, which `fluxir run` executes without the compiler (default: NAME.fxb). For a GPU
 target OUT is a directory with the PTX, manifest.json (kernels, launches, buffers), constants.safetensors and the
-program; an OUT that ends in .fxb makes one artifact of them instead.
+program; an OUT that ends in .fxb makes one artifact of them instead. --target may be given several times: then one
+artifact holds the program for each, with the same weights, and who runs it takes the best that the machine has.
 
 One artifact serves all sizes of a symbolic dimension; --dim makes one for a single size, which may be faster.
 """
@@ -35,10 +36,13 @@ One artifact serves all sizes of a symbolic dimension; --dim makes one for a sin
 
 @verb(
     "compile",
-    settings=("target", "opt_level", "accuracy", "tuned", "verify", "dump_dir", "cache", "cache_dir"),
+    settings=("opt_level", "accuracy", "tuned", "verify", "dump_dir", "cache", "cache_dir"),
     help=_HELP,
 )
 @click.argument("file", type=click.Path(dir_okay=False))
+@click.option(
+    "--target", "targets", multiple=True, metavar="TARGET", help="What to compile for (see `fluxir targets`)."
+)
 @click.option("--output", "-o", "out", metavar="OUT", help="The artifact, or for GPU targets the directory, to write.")
 @click.option(
     "--dim", "dims", multiple=True, metavar="SYMBOL=SIZE", help="Compile for this size of a symbol only, such as B=32."
@@ -52,6 +56,7 @@ One artifact serves all sizes of a symbolic dimension; --dim makes one for a sin
 def command(
     output: Output,
     file: str,
+    targets: tuple[str, ...],
     out: str | None,
     dims: tuple[str, ...],
     passes: str | None,
@@ -60,22 +65,27 @@ def command(
     trust: bool,
 ) -> None:
     sizes = dim_sizes(dims)
-    target = parse_target(config.get().target)
+    chosen = [parse_target(name) for name in targets or (config.get().target,)]
+    target = chosen[0]
     stem = os.path.splitext(os.path.basename(file))[0]
-    path = out if out is not None else f"{stem}.fxb" if target.kind == "cpu" else f"{stem}-{target.name}"
-    if target.kind == "cpu" and not path.endswith(".fxb"):
+    one_file = target.kind == "cpu" or len(chosen) > 1
+    path = out if out is not None else f"{stem}.fxb" if one_file else f"{stem}-{target.name}"
+    if one_file and not path.endswith(".fxb"):
         raise error("FX0906", f"the artifact is to be called {path!r}", help="give it a name that ends in .fxb")
-    if target.kind == "cpu" and assemble:
+    if assemble and all(t.kind == "cpu" for t in chosen):
         raise error("FX0904", f"--assemble is for GPU targets, and {target.name} is a CPU")
     begin = time.perf_counter()
     output.progress(f"reading {file}")
     program = lowered(load_file(file, trust), entry, sizes)
     traced = time.perf_counter()
-    output.progress(f"compiling for {target.name}")
-    compiled = program.compile(target, passes=passes)
+    made = []
+    for t in chosen:
+        output.progress(f"compiling for {t.name}")
+        made.append(program.compile(t, passes=passes))
+    compiled = made[0]
     done = time.perf_counter()
     if path.endswith(".fxb"):
-        compiled.save(path)
+        compiled.save(path, *made[1:])
         files = [path]
     else:
         files = write_gpu_directory(path, compiled)
@@ -84,13 +94,16 @@ def command(
         from ..codegen import checks
 
         output.progress("assembling")
-        assembled = [asdict(kernel) for kernel in checks.assemble(compiled.code.decode(), target.name)]
+        for c in made:
+            if c.target.kind != "cpu":
+                assembled += [asdict(kernel) for kernel in checks.assemble(c.code.decode(), c.target.name)]
     written = {name: os.path.getsize(name) for name in files}
     data: dict[str, Any] = {
         "file": file,
         "target": target.name,
+        "targets": [t.name for t in chosen],
         "dims": sizes,
-        "cached": compiled.build is None,
+        "cached": all(c.build is None for c in made),
         "trace_ms": round((traced - begin) * 1e3, 3),
         "compile_ms": round((done - traced) * 1e3, 3),
         "files": written,
@@ -101,7 +114,8 @@ def command(
 
     def text() -> str:
         how = "from the cache" if data["cached"] else "compiled"
-        head = f"{file} for {target.name}: {how} in {data['compile_ms']:.0f} ms (traced in {data['trace_ms']:.0f} ms)"
+        times = f"{how} in {data['compile_ms']:.0f} ms (traced in {data['trace_ms']:.0f} ms)"
+        head = f"{file} for {', '.join(data['targets'])}: {times}"
         kernels = [table([tuple(k.values()) for k in assembled], list(assembled[0]))] if assembled else []
         return "\n".join(
             [head, table([(f"  {name}", bytes_text(size)) for name, size in written.items()], right=(1,)), *kernels]

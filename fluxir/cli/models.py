@@ -20,7 +20,9 @@ from ..errors import error
 from ..frontend.loader import ModelFile, load_model, module_entries, require_tensor_level
 from ..ir.core import Module
 from ..ir.parser import parse_module, read_module
-from ..runtime.artifact import read_artifact
+from ..runtime.archive import damaged
+from ..runtime.artifact import open_artifact
+from ..runtime.weights import digest_of
 
 __all__ = ["ENTRY", "TRUST", "load_entry", "load_file", "load_text_module", "lowered", "signature"]
 
@@ -70,12 +72,16 @@ def load_text_module(path: str) -> Module:
     if suffix == ".fx":
         return read_module(path)
     if suffix == ".fxb":
-        text = read_artifact(path).texts.get("program.fx")
-        if text is None:
+        file = open_artifact(path)
+        if "program.fx" not in file.texts:
             raise error(
                 "FX0808", f"{path} does not hold the program it was compiled from", help="name the model file itself"
             )
-        return parse_module(text.decode("utf-8", "replace"), f"{path}/program.fx")
+        for digest, a in file.weights.items():
+            if file.format > 1 and digest_of(a) != digest:
+                raise damaged(path, f"the weights {digest} have another digest")
+        text = bytes(file.member("program.fx")).decode("utf-8", "replace")
+        return parse_module(text, f"{path}/program.fx", resources=file.weights)
     raise error(
         "FX0808",
         f"{path} is neither IR text (.fx) nor an artifact (.fxb)",

@@ -16,7 +16,7 @@ import click
 from .. import config
 from ..errors import error
 from ..runtime import arguments, sizes
-from ..runtime.devices import load_program
+from ..runtime.devices import load_artifact, load_program
 from ..runtime.launch import GpuProgram
 from . import sandbox
 from .arrays import assignments, describe, dim_sizes, generate, read_array, summary, write_array
@@ -196,10 +196,9 @@ def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program 
     device = config.get().device
     suffix = os.path.splitext(file)[1]
     if suffix == ".fxb":
-        from ..runtime.artifact import read_artifact
+        from ..runtime.artifact import open_artifact
 
-        found = read_artifact(file)
-        return load_program(found.spec, found.code, found.constants, device)
+        return load_artifact(open_artifact(file), device)
     if suffix not in (".py", ".fx", ".onnx"):
         raise error(
             "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py, .fx or .onnx model"

@@ -14,6 +14,7 @@ from ..ir.dims import assuming
 from ..ir.interp import Interpreter, check_guards
 from ..ir.verify import verify_module
 from ..passes import numeric as numeric_pass
+from ..runtime.artifact import open_artifact
 from .arrays import dim_sizes
 from .common import Output, table, verb
 from .models import load_file, load_text_module, lowered
@@ -38,6 +39,8 @@ inputs; exit status 4 where they differ.
 )
 def command(output: Output, file: str, entry: str | None, numeric: bool, dims: tuple[str, ...], seed: int) -> None:
     sizes = dim_sizes(dims)
+    if os.path.splitext(file)[1] == ".fxb":
+        open_artifact(file).check_all()
     if os.path.splitext(file)[1] in (".fx", ".fxb"):
         verify_module(load_text_module(file))
     model = load_file(file)

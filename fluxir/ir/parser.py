@@ -31,12 +31,15 @@ MAX_ERRORS = 20  # reported in one go
 LEVELS = {"func": "tensor", "kernel": "kernel", "host": "host"}
 
 
-def parse_module(text: str, filename: str = "<text>", *, locate: bool = False) -> Module:
-    """The module that `text` holds. With `locate`, ops without a location get their place in the text.
+def parse_module(
+    text: str, filename: str = "<text>", *, locate: bool = False, resources: Mapping[str, Any] | None = None
+) -> Module:
+    """The module that `text` holds. With `locate`, ops without a location get their place in the text. `resources`: constants
+    that `#digest` may name beside those in the text.
 
     Raises FX0101-FX0118 (several in one error where they are independent), each with line, column and excerpt.
     """
-    return _Reader(text, filename, locate).module()
+    return _Reader(text, filename, locate, resources).module()
 
 
 def parse_func(text: str, filename: str = "<text>", *, locate: bool = False) -> Func:
@@ -67,7 +70,7 @@ def read_module(path: str | Path, *, locate: bool = True) -> Module:
 class _Reader:
     """One text being read. Types, attribute lists and locations repeat: each is read once."""
 
-    def __init__(self, text: str, filename: str, locate: bool) -> None:
+    def __init__(self, text: str, filename: str, locate: bool, resources: Mapping[str, Any] | None = None) -> None:
         if len(text) > MAX_BYTES:
             raise error("FX0109", f"the text is larger than {MAX_BYTES >> 20} MiB", loc=Location(filename, 1))
         self.text, self.filename, self.locate = text, filename, locate
@@ -77,7 +80,7 @@ class _Reader:
         self.places: dict[str, Location] = {}
         self.raw_attrs: dict[str, dict[str, Any]] = {}
         self.attrs: dict[tuple[str, str], Attrs] = {}
-        self.resources: dict[str, Any] = {}
+        self.resources: dict[str, Any] = dict(resources or {})
         self.attr_reader = AttrReader(self.resources)
         self.calls: list[tuple[Op, Any]] = []
         self.level = "tensor"

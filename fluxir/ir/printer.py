@@ -31,8 +31,9 @@ _RESULT = re.compile(
 )  # neither a type nor a keyword
 
 
-def print_module(m: Module, locations: bool = True) -> str:
-    """The module as text; with `locations`, ops carry `@ file:line:col`."""
+def print_module(m: Module, locations: bool = True, resources: dict[str, Any] | None = None) -> str:
+    """The module as text; with `locations`, ops carry `@ file:line:col`. With `resources` large constants are put there by their
+    digests, and only these are in the text."""
     p = _Printer(locations)
     out = [f"module {symbol_name(m.name)}" + p.attr_list(m.attrs)]
     facts = m.facts.describe()
@@ -40,6 +41,9 @@ def print_module(m: Module, locations: bool = True) -> str:
         out.append("dims " + ", ".join(facts))
     for f in m.funcs.values():
         out.append(p.func(f))
+    if resources is not None:
+        resources.update(p.resources)
+        return "\n".join(out) + "\n"
     for digest, a in p.resources.items():
         data = base64.b64encode(a.tobytes()).decode()
         out.append(f'resource #{digest} : {TensorType.of(dtype_of(a.dtype), a.shape)} = "{data}"')

@@ -1,91 +1,100 @@
-"""The `.fxb` file: a compiled program to keep, send and run without the compiler.
+"""The `.fxb` file: compiled programs to keep, send and run without the compiler; see docs/artefacts.md.
 
-A zip archive (members stored, not compressed; same arguments, same bytes) of `manifest.json` (the spec of
-`fluxir/codegen/abi.py` with versions and the SHA-256 of every other member), `code` (object code or PTX),
-`constants.safetensors`, and texts for readers such as `program.fx`; the archive's comment is the manifest's SHA-256.
+A zip archive (see archive.py) of `manifest.json`, `weights.safetensors`, for each target `targets/NAME/code` (object code or
+PTX) and `plan.txt`, and texts for readers such as `program.fx`. The manifest holds the specs of `fluxir/codegen/abi.py`, the
+versions that made the file, which weights are the constants of each target, and the SHA-256 of every other member; the
+archive's comment is the manifest's SHA-256. Weights are named by digests of their contents, so that targets share them, and
+`program.fx` with them: its large constants are weights too.
 
-Invariants: nothing of a file is believed before its digests are checked; members are bounded by the setting
-`max_file_size`; a file appears under its name complete or not at all. The digest finds damage, not malice: the code of an
-artifact is machine code and runs with your rights, so run only artifacts from whom you would run a program.
+Invariants: nothing of a file is believed before its digest is checked, and only what is used is read; constants are read-only
+views of the mapped file; a file appears under its name complete or not at all; files of format 1 keep being read. The digest
+finds damage, not malice: the code of an artifact is machine code and runs with your rights, so run only artifacts from
+whom you would run a program.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 import secrets
-import stat
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fluxir import config
-from fluxir.errors import FluxError, error
-from fluxir.runtime.safetensors import parse_safetensors, safetensors_bytes
+from fluxir.errors import error
+from fluxir.runtime.archive import Archive, damaged, write_archive
+from fluxir.runtime.choose import choose
+from fluxir.runtime.safetensors import map_safetensors
 from fluxir.runtime.spec import spec_problem
+from fluxir.runtime.weights import Weights
 
-__all__ = ["FORMAT", "Artifact", "artifact_bytes", "read_artifact", "write_artifact"]
+__all__ = [
+    "FORMAT",
+    "Artifact",
+    "ArtifactFile",
+    "Part",
+    "artifact_bytes",
+    "open_artifact",
+    "read_artifact",
+    "write_artifact",
+]
 
-FORMAT = 1
-_MANIFEST, _CODE, _CONSTANTS = "manifest.json", "code", "constants.safetensors"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+FORMAT = 2
+_MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
+_OLD_CODE, _OLD_CONSTANTS = "code", "constants.safetensors"  # members of format 1
+
+Array = NDArray[Any]
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """What an artifact holds. `texts`: the other members by name (`program.fx`, `kernels.ll` ...)."""
+class Part:
+    """A program for one target. `constants` in the order of `spec["constants"]`; `plan`: the memory plan, for readers."""
 
-    spec: dict[str, Any]
+    spec: Mapping[str, Any]
     code: bytes
-    constants: list[NDArray[Any]] = field(default_factory=list)
-    texts: dict[str, bytes] = field(default_factory=dict)
+    constants: Sequence[Array] = ()
+    plan: str = ""
 
 
 def artifact_bytes(
     spec: Mapping[str, Any],
     code: bytes,
-    constants: Sequence[NDArray[Any]] = (),
+    constants: Sequence[Array] = (),
     texts: Mapping[str, str | bytes] | None = None,
+    plan: str = "",
 ) -> bytes:
-    """The artifact as bytes. `constants` in the order of `spec["constants"]`; `texts` are kept for readers alone."""
-    members: dict[str, bytes] = {_CODE: code}
-    if constants:
-        names = [c["name"] for c in spec["constants"]]
-        members[_CONSTANTS] = safetensors_bytes(dict(zip(names, constants, strict=True)))
-    for name, content in sorted((texts or {}).items()):
-        members[name] = content.encode() if isinstance(content, str) else content
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
-    manifest = json.dumps(
-        {"fxb": FORMAT, "spec": dict(spec), "members": digests}, indent=1, sort_keys=True, allow_nan=False
-    ).encode()
+    """An artifact for one target, as bytes. `texts` are kept for readers alone."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in {_MANIFEST: manifest, **members}.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
-        archive.comment = hashlib.sha256(manifest).hexdigest().encode()
+    members, comment = _members([Part(spec, code, constants, plan)], texts or {}, {}, {})
+    write_archive(out, members, comment)
     return out.getvalue()
 
 
 def write_artifact(
     path: str | os.PathLike[str],
-    spec: Mapping[str, Any],
-    code: bytes,
-    constants: Sequence[NDArray[Any]] = (),
+    parts: Sequence[Part],
     texts: Mapping[str, str | bytes] | None = None,
+    resources: Mapping[str, Array] | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the artifact to `path`, replacing what was there at once. FX0804 where it cannot be written."""
+    """Write an artifact of `parts`, one for each target, to `path`, replacing what was there at once. `resources`: what
+    `#digest` in `texts` stands for. FX0804 where it cannot be written, FX0906 for two parts of one target."""
     target = os.fspath(path)
-    data = artifact_bytes(spec, code, constants, texts)
+    members, comment = _members(parts, texts or {}, resources or {}, versions or {})
     temporary = f"{target}.{secrets.token_hex(6)}.tmp"
     try:
         try:
-            with open(temporary, "xb") as file:
-                file.write(data)
+            with open(temporary, "x+b") as file:
+                write_archive(file, members, comment)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
@@ -97,75 +106,169 @@ def write_artifact(
         raise error("FX0804", f"{target} cannot be written: {reason.strerror or reason}") from None
 
 
-def read_artifact(source: str | os.PathLike[str] | bytes) -> Artifact:
-    """Read and check an artifact. FX0803 unreadable, FX0801 damaged, FX0802 of another version."""
-    shown, data = ("<bytes>", source) if isinstance(source, bytes) else (os.fspath(source), _read(os.fspath(source)))
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # Members that share their bytes would make a small file large in memory.
-            if sum(i.file_size for i in archive.infolist()) > len(data):
-                raise _damaged(shown, "its members are larger than the file")
-            members = {i.filename: _member(archive, i, shown) for i in archive.infolist()}
-            digest = archive.comment.decode("ascii", "replace")
-            if len(members) != len(archive.infolist()):
-                raise _damaged(shown, "a member occurs twice")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as reason:
-        raise _damaged(shown, str(reason)) from None
-    manifest = members.pop(_MANIFEST, b"")
-    if hashlib.sha256(manifest).hexdigest() != digest:
-        raise _damaged(shown, "the manifest does not match its digest")
-    try:
-        table = json.loads(manifest)
-        version, spec, digests = table["fxb"], table["spec"], table["members"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise _damaged(shown, "the manifest cannot be read") from None
-    if version != FORMAT:
-        raise error(
-            "FX0802",
-            f"{shown} has format {version}; this version of fluxir reads format {FORMAT}",
-            help="compile the model again with this version",
-        )
-    if not isinstance(digests, dict):
-        raise _damaged(shown, "the manifest cannot be read")
-    for name in digests.keys() | members.keys():
-        if hashlib.sha256(members.get(name, b"")).hexdigest() != digests.get(name) or name not in members:
-            raise _damaged(shown, f"{name} does not match its digest")
-    if _CODE not in members:
-        raise _damaged(shown, "it holds no code")
-    if problem := spec_problem(spec):
-        raise error("FX0802", f"{shown}: {problem}", help="compile the model again with this version")
-    stored = parse_safetensors(members.pop(_CONSTANTS), source=shown) if _CONSTANTS in members else {}
-    try:
-        constants = [stored[c["name"]] for c in spec.get("constants", [])]
-    except KeyError as name:
-        raise _damaged(shown, f"it lacks the constant {name}") from None
-    return Artifact(spec, members.pop(_CODE), constants, members)
+def _members(
+    parts: Sequence[Part],
+    texts: Mapping[str, str | bytes],
+    resources: Mapping[str, Array],
+    versions: Mapping[str, str],
+) -> tuple[dict[str, bytes], bytes]:
+    """The members in their order, and the archive's comment."""
+    weights = Weights()
+    members: dict[str, bytes] = {name: b.encode() if isinstance(b, str) else b for name, b in sorted(texts.items())}
+    targets = []
+    for p in parts:
+        name = str(p.spec["target"]["name"])
+        folder = "targets/" + re.sub(r"[^\w.+-]", "-", name)
+        row: dict[str, Any] = {"target": name, "spec": dict(p.spec), "code": f"{folder}/code"}
+        if row["code"] in members:
+            raise error("FX0906", f"the artifact would hold two programs for {name}")
+        members[row["code"]] = p.code
+        if p.plan:
+            row["plan"] = f"{folder}/plan.txt"
+            members[row["plan"]] = p.plan.encode()
+        if p.constants:
+            row["constants"] = weights.add_all(p.constants)
+        targets.append(row)
+    for digest, a in sorted(resources.items()):
+        weights.add(a, digest)
+    manifest: dict[str, Any] = {"fxb": FORMAT, "targets": targets, "versions": dict(versions)}
+    if weights.arrays:
+        members[_WEIGHTS] = weights.file()
+    manifest["members"] = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+    return {_MANIFEST: text, **members}, hashlib.sha256(text).hexdigest().encode()
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shown: str) -> bytes:
-    # Stored members cannot grow: no archive of a few bytes fills the memory.
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise _damaged(shown, f"{info.filename} is compressed, which fluxir never does")
-    return archive.read(info)
+# ---- reading ------------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: str) -> bytes:
-    limit = config.get().max_file_size
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise error("FX0803", f"{path} is not a regular file", help="name a .fxb file")
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except (OSError, ValueError) as reason:
-        raise error("FX0803", f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}") from None
-    if len(data) > limit:
-        raise error(
-            "FX0803",
-            f"{path} is larger than {limit} bytes",
-            help="raise the setting max_file_size if you trust the file",
-        )
-    return data
+@dataclass(frozen=True)
+class Artifact:
+    """What an artifact holds for one target, and beside it. `targets`: of all programs in it, as their specs say."""
+
+    spec: dict[str, Any]
+    code: bytes
+    constants: list[Array]
+    file: ArtifactFile = field(repr=False)
+
+    @functools.cached_property
+    def texts(self) -> dict[str, bytes]:
+        """The members for readers, by name (`program.fx` ...). FX0801 where one is damaged."""
+        return {name: bytes(self.file.member(name)) for name in self.file.texts}
+
+    @functools.cached_property
+    def plan(self) -> str:
+        """The memory plan; empty where there is none."""
+        row = self.file.rows[self.file.row_of(self.spec)]
+        return bytes(self.file.member(row["plan"])).decode("utf-8", "replace") if "plan" in row else ""
+
+    @property
+    def targets(self) -> list[Mapping[str, Any]]:
+        return self.file.targets
+
+    @property
+    def resources(self) -> dict[str, Array]:
+        """The weights by digest, which `program.fx` names them by."""
+        return self.file.weights
 
 
-def _damaged(shown: str, why: str) -> FluxError:
-    return error("FX0801", f"{shown} is damaged or no artifact: {why}")
+class ArtifactFile:
+    """An open artifact: its manifest is checked, its members are when they are asked for."""
+
+    def __init__(self, archive: Archive) -> None:
+        """FX0801 damaged, FX0802 of a version that this one does not read."""
+        self.archive, self.shown = archive, archive.shown
+        manifest = bytes(archive[_MANIFEST]) if _MANIFEST in archive else b""
+        if hashlib.sha256(manifest).hexdigest() != archive.comment.decode("ascii", "replace"):
+            raise damaged(self.shown, "the manifest does not match its digest")
+        try:
+            table = json.loads(manifest)
+            self.format, self.digests = table["fxb"], table["members"]
+            rows = self._rows(table)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise damaged(self.shown, "the manifest cannot be read") from None
+        if not isinstance(self.digests, dict) or not all(isinstance(d, str) for d in self.digests.values()):
+            raise damaged(self.shown, "the manifest cannot be read")
+        if self.digests.keys() | {_MANIFEST} != archive.places.keys():
+            raise damaged(self.shown, "the manifest names other members than there are")
+        for row in rows:
+            if problem := spec_problem(row.get("spec")) or _row_problem(row):
+                raise error("FX0802", f"{self.shown}: {problem}", help="compile the model again with this version")
+        self.rows: list[dict[str, Any]] = rows
+        self.targets: list[Mapping[str, Any]] = [row["spec"]["target"] for row in rows]
+        used = {row.get(key) for row in rows for key in ("code", "plan")} | {_WEIGHTS, _OLD_CONSTANTS}
+        self.texts = sorted(self.digests.keys() - used)
+        self._checked: set[str] = set()
+
+    def _rows(self, table: Any) -> list[dict[str, Any]]:
+        """What the manifest says of each target."""
+        if self.format == 1:
+            return [{"spec": table["spec"], "code": _OLD_CODE}]
+        if self.format != FORMAT:
+            raise error(
+                "FX0802",
+                f"{self.shown} has format {str(self.format)[:20]}; this version of fluxir reads formats 1 to {FORMAT}",
+                help="compile the model again with this version",
+            )
+        rows = table["targets"]
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise ValueError
+        return rows
+
+    def member(self, name: str) -> memoryview:
+        """The contents of a member, once its digest is found right. FX0801."""
+        content = self.archive[name] if name in self.archive else memoryview(b"")
+        if name not in self._checked:
+            if hashlib.sha256(content).hexdigest() != self.digests.get(name) or name not in self.archive:
+                raise damaged(self.shown, f"{name} does not match its digest")
+            self._checked.add(name)
+        return content
+
+    @functools.cached_property
+    def weights(self) -> dict[str, Array]:
+        name = _OLD_CONSTANTS if self.format == 1 else _WEIGHTS
+        return map_safetensors(self.member(name), self.shown) if name in self.archive else {}
+
+    def row_of(self, spec: Mapping[str, Any]) -> int:
+        return next(i for i, row in enumerate(self.rows) if row["spec"] is spec)
+
+    def part(self, i: int) -> Artifact:
+        """The program for target number `i`. FX0801."""
+        row = self.rows[i]
+        if row["code"] not in self.archive:
+            raise damaged(self.shown, "it holds no code")
+        wanted = row["spec"].get("constants", [])
+        names = [c["name"] for c in wanted] if self.format == 1 else row.get("constants", [])
+        weights = self.weights if names else {}
+        try:
+            constants = [weights[name] for name in names]
+        except KeyError as name:
+            raise damaged(self.shown, f"it lacks the constant {name}") from None
+        if len(constants) != len(wanted):
+            raise damaged(self.shown, "it lacks a constant")
+        return Artifact(row["spec"], bytes(self.member(row["code"])), constants, self)
+
+    def check_all(self) -> None:
+        """Check every member. FX0801."""
+        for name in self.digests:
+            self.member(name)
+
+
+def _row_problem(row: Mapping[str, Any]) -> str:
+    names = row.get("constants", [])
+    fine = isinstance(row.get("code"), str) and isinstance(row.get("plan", ""), str) and isinstance(names, list)
+    return "" if fine and all(isinstance(name, str) for name in names) else "the manifest's targets cannot be read"
+
+
+def open_artifact(source: str | os.PathLike[str] | bytes) -> ArtifactFile:
+    """An artifact whose manifest has been checked. FX0803 unreadable, FX0801 damaged, FX0802 of another version."""
+    if isinstance(source, bytes):
+        return ArtifactFile(Archive(source, "<bytes>"))
+    return ArtifactFile(Archive.open(os.fspath(source)))
+
+
+def read_artifact(source: str | os.PathLike[str] | bytes, device: str | None = None) -> Artifact:
+    """The program of an artifact for `device` (None: this machine's processor, or where there is none for it the first), checked.
+    FX0801 to FX0803; FX0509 and FX0707 where several programs are there and none runs on the device."""
+    file = open_artifact(source)
+    return file.part(choose(file.targets, device, file.shown))

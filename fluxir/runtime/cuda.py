@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluxir.errors import FluxError, error
+from fluxir.runtime.choose import runs_on
 from fluxir.runtime.cuda_device import Gpu, close_all, gpu, no_device, require
 from fluxir.runtime.device_array import DeviceArray, Exchange
 from fluxir.runtime.launch import GpuProgram, parameter_format
@@ -26,6 +27,7 @@ from fluxir.target import GpuTarget, all_targets
 __all__ = [
     "CudaDriver",
     "Device",
+    "capability",
     "close_all",
     "device_put",
     "devices",
@@ -63,15 +65,12 @@ def _describe(d: Any, number: int) -> Device:
     return Device(number, d.name(), 10 * major + minor, d.total_memory(), d.multiprocessor_count)
 
 
-def runs_on(target: str, capability: int) -> bool:
-    """Whether PTX for `target` runs on a GPU: `sm_80` on 8.0 and later, `sm_90a` on 9.0 alone, `sm_100f` on its family."""
-    digits, variant = target.removeprefix("sm_").rstrip("af"), target[-1]
-    needed = int(digits)
-    if variant == "a":
-        return needed == capability
-    if variant == "f":
-        return needed <= capability and needed // 10 == capability // 10
-    return needed <= capability
+def capability(number: int) -> int:
+    """The compute capability of the driver's GPU `number`, 90 for 9.0. FX0701 to FX0703."""
+    found = devices()
+    if number >= len(found):
+        raise no_device(number, len(found))
+    return found[number].capability
 
 
 class CudaDriver:

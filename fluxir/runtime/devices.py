@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from fluxir import config
 from fluxir.errors import error
+from fluxir.runtime.choose import choose
 from fluxir.target import parse_target
 
 if TYPE_CHECKING:
+    from fluxir.runtime.artifact import ArtifactFile
     from fluxir.runtime.launch import GpuProgram
     from fluxir.runtime.program import Program
 
-__all__ = ["check_name", "load_program", "target_of"]
+__all__ = ["check_name", "load_artifact", "load_program", "target_of"]
 
 
 def check_name(device: str) -> str:
@@ -72,3 +74,14 @@ def load_program(spec: Mapping[str, Any], code: bytes, constants: Sequence[Any],
     from fluxir.runtime import cuda
 
     return cuda.load_program(spec, code, constants, device)
+
+
+def load_artifact(file: ArtifactFile, device: str | None = None) -> Program | GpuProgram:
+    """The program of an artifact that is best for a device. None: the device of the setting, where the file has a program for a
+    device of that kind, else the CPU. FX0703, FX0707 and FX0509 where it has none, and what loading it raises."""
+    if device is None:
+        device = config.get().device
+        if device != "cpu" and all(t["kind"] == "cpu" for t in file.targets):
+            device = "cpu"
+    a = file.part(choose(file.targets, check_name(device), file.shown))
+    return load_program(a.spec, a.code, a.constants, device)

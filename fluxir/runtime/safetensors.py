@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from ..errors import FluxError, error
 
 __all__ = [
-    "SafetensorsHeader", "TensorEntry", "load_safetensors", "parse_safetensors", "parse_safetensors_header",
-    "read_safetensors_header", "safetensors_bytes", "save_safetensors",
+    "SafetensorsHeader", "TensorEntry", "load_safetensors", "map_safetensors", "parse_safetensors",
+    "parse_safetensors_header", "read_safetensors_header", "safetensors_bytes", "save_safetensors",
 ]  # fmt: skip
 
 MAX_HEADER = 100_000_000
@@ -105,6 +105,12 @@ def load_safetensors(
 def parse_safetensors(data: bytes, *, source: str = "<bytes>") -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file held in `data`, as read-only views of it. Raises FX0809 naming `source`."""
     return _arrays(data, parse_safetensors_header(data, source=source), None, source)
+
+
+def map_safetensors(data: memoryview, source: str) -> dict[str, NDArray[Any]]:
+    """As `parse_safetensors`, of a part of a larger file: its arrays are read-only views of it. Raises FX0809."""
+    length = min(int.from_bytes(data[:8], "little"), MAX_HEADER, len(data))
+    return _arrays(data, _parse_header(bytes(data[:8]), bytes(data[8 : 8 + length]), len(data), source), None, source)
 
 
 def parse_safetensors_header(data: bytes, *, source: str = "<bytes>") -> SafetensorsHeader:
@@ -223,7 +229,7 @@ def _is_count(value: object) -> bool:
 
 
 def _arrays(
-    buffer: bytes | mmap.mmap, header: SafetensorsHeader, names: Iterable[str] | None, source: str
+    buffer: bytes | mmap.mmap | memoryview, header: SafetensorsHeader, names: Iterable[str] | None, source: str
 ) -> dict[str, NDArray[Any]]:
     wanted = list(header.tensors) if names is None else list(names)
     missing = [name for name in wanted if name not in header.tensors]
@@ -235,7 +241,9 @@ def _arrays(
     return {name: _array(buffer, header, header.tensors[name], source) for name in wanted}
 
 
-def _array(buffer: bytes | mmap.mmap, header: SafetensorsHeader, entry: TensorEntry, source: str) -> NDArray[Any]:
+def _array(
+    buffer: bytes | mmap.mmap | memoryview, header: SafetensorsHeader, entry: TensorEntry, source: str
+) -> NDArray[Any]:
     count = math.prod(entry.shape)
     raw = (
         np.frombuffer(buffer, np.uint8, entry.end - entry.begin, header.data_start + entry.begin) if count else _NOTHING
