@@ -7,7 +7,7 @@ no say. What was measured is in docs/design/matrix-products.md. `best` gives wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fluxir.ir.dims import Dim, product
@@ -18,18 +18,22 @@ from fluxir.schedule.tuned import tuned
 
 TASK = 1 << 18  # multiplications that are worth a task: some 5 us
 LOADED = 12  # rows up to which a product takes as long as reading the right operand does
-SHARED = 1 << 26  # multiplications up to which each task packs its own panels
+SHARED = 1 << 27  # multiplications up to which each task packs its own panels
 TASKS = 16  # tasks that a product is cut into where they are not too small
 LONG = 8192  # bytes of a line's piece that memory is read in at full speed, about
 CHUNK = 64  # values of k that are copied at a time where memory is what takes time
+PANELS = 3 << 17  # bytes of the second cache that copied panels take
+SKINNY = 64  # rows up to which memory is what takes time where the right operand is copied
 FEW_TILES = 3  # tiles of rows that are worth a pass over packed panels
+SHORT = 4096  # products of an element for each state that it updates, up to which memory is what takes time
 MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
 
 
 @dataclass(frozen=True)
 class MatmulSchedule(Schedule):
     """`rows` x `vectors` x `lanes`: the register tile. `depth`: length of a block of the contracted index (0: all of it).
-    `row_tiles`, `panels`: size of a task. `group`: panels that it copies together. `lhs`, `rhs`: how operands are read."""
+    `row_tiles`, `panels`: size of a task. `group`: panels that it copies together. `lhs`, `rhs`: how operands are read.
+    `strips`: what follows the product is computed along rows of a task, when all their sums are there."""
 
     rows: int
     vectors: int
@@ -40,6 +44,7 @@ class MatmulSchedule(Schedule):
     group: int
     lhs: str
     rhs: str
+    strips: bool = False
 
     @property
     def cols(self) -> int:
@@ -68,26 +73,42 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
         deep += -deep % lanes
     # tiles of rows that stay in the second cache
     most = max(1, target.l2_bytes * (2 if far else 1) // 4 // (deep * size) // rows)
+    # and those of one task that copies panels: all of that cache but what the panels take
+    held = -(-max(target.l2_bytes // 2, target.l2_bytes - PANELS) // (deep * size) // rows)
     m = dot.m if isinstance(dot.m, int) else 1 << 16
-    rhs = "packed" if packed else _rhs(dot, target, m, rows, isinstance(dot.m, int) and m > 2 * most * rows)
+    rhs = "packed" if packed else _rhs(dot, target, m, rows, isinstance(dot.m, int) and m > held * rows)
     bytes_ = dot.k * dot.n * size
     large = rhs != "packed" and not (isinstance(bytes_, int) and bytes_ <= target.l2_bytes // 2)
     group, streams = 8, False
     if large and rhs == "in place":
         deep, streams = LINES, True
-    elif large and m <= 2 * LINES * rows:  # memory is what takes time: read long pieces of its lines
+    elif large and m <= SKINNY:  # memory is what takes time: read long pieces of its lines
         deep, streams = min(deep, CHUNK), True
         group = max(8, target.l2_bytes // 2 // (deep * cols * size))
     depth = 0 if deep == dot.k else deep
-    if rhs != "packed":  # what a task copies is copied in every block of rows: at most one or two
-        most *= 2
+    if rhs != "packed":  # what a task copies is copied in every block of rows
+        most = held
     row_tiles, panels = _task(dot, rows, cols, most, streams, rhs == "packed")
     if far and not streams and isinstance(dot.k, int):
         panels = min(panels, max(8, target.l3_bytes // 8 // (dot.k * cols * size)))
     lhs = _lhs(dot, target, depth, m <= rows)
     if lhs == "rows" and not far and isinstance(dot.n, int) and panels * cols * 2 <= dot.n:
         lhs = "in place"  # each strip would copy the rows again
-    return MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
+    found = MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
+    return _strips(dot, target, found) if rhs == "panels" and not streams else found
+
+
+def _strips(dot: Dot, target: Any, s: MatmulSchedule) -> MatmulSchedule:
+    """Where what is updated takes longer to come than its products take to add up (the step of an optimiser behind a gradient):
+    as long strips as fit into the second cache, and as many tasks as before."""
+    if s.depth or not isinstance(dot.k, int) or not isinstance(dot.n, int) or dot.k > SHORT * len(dot.states()):
+        return s
+    across = dot.n // s.cols
+    panels = min(across, target.l2_bytes // 4 // (dot.k * s.cols * dot.dtype.itemsize))
+    if panels <= s.panels:
+        return replace(s, strips=s.panels > 1)
+    row_tiles = max(1, s.row_tiles * s.panels // panels)
+    return replace(s, row_tiles=row_tiles, panels=panels, group=panels, strips=True)
 
 
 def best(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
@@ -162,7 +183,8 @@ def _tile(m: Dim, n: Dim, lanes: int, registers: int, few: bool) -> tuple[int, i
         parts = [(r, v, whole_r * whole_v), (m % r, v, whole_v), (r, across % v, whole_r), (m % r, across % v, 1)]
         panels = -(-across // v)
         uneven = _even(panels) / panels if few else 1.0
-        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.008 * max(0, v - 2)) * uneven
+        kinds = 1 + 0.01 * (m % r != 0)  # tiles of another height are more code
+        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.008 * max(0, v - 2)) * uneven * kinds
 
     tiles = [
         (r, v)
@@ -194,6 +216,8 @@ def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool, packed: bool
     if streams:
         strips = min(strips, max(2, across * cols * dot.dtype.itemsize // LONG))
     panels = -(-across // strips)
+    if not packed:  # of tasks that are few and large, two threads get about the same
+        panels = min(range(panels, panels // 2, -1), key=lambda p: (-(-across // p) + 1) // 2 * p)
     return -(-down // blocks), panels
 
 
