@@ -175,6 +175,8 @@ class Arithmetic(Writer):
             if ra == rb or "i16" in (self.scalar(a), self.scalar(b)):
                 raise error("FX0503", f"the cast from {a} to {b} was not legalised", loc=op.loc)
             return self.let(f"{'fpext' if b.bits > a.bits else 'fptrunc'} {ra} {xs} to {rb}")
+        if a.is_float and isinstance(x.type, VectorType) and b.bits <= 32:
+            return self.saturated(xs, x.type, op.result.type)
         if a.is_float:
             name = (
                 f"llvm.fpto{'s' if b.kind == 'int' else 'u'}i.sat.{self.suffix(op.result.type)}.{self.suffix(x.type)}"
@@ -186,6 +188,37 @@ class Arithmetic(Writer):
             return xs
         word = "trunc" if not a.is_bool and a.bits > b.bits else "sext" if a.kind == "int" else "zext"
         return self.let(f"{word} {ra} {xs} to {rb}")
+
+    def saturated(self, xs: str, t: VectorType, to: Type) -> str:
+        """Floats of a vector as integers of at most 32 bits. LLVM's saturating conversion goes lane by lane; this one cuts off
+        what is beyond, which selects do (they are one instruction each), and converts what is left to 32 bits."""
+        b, r, signed = to.dtype, self.register(t), to.dtype.kind == "int"
+        low, high = (-(1 << (b.bits - 1)), (1 << (b.bits - 1)) - 1) if signed else (0, (1 << b.bits) - 1)
+        flags = self.register(_bools(t))
+
+        def chosen(condition: str, x: str, other: str, limit: str) -> str:
+            """x where it compares so with the limit, else the other: also for NaN."""
+            return self.let(f"select {flags} {self.let(f'fcmp {condition} {r} {x}, {limit}')}, {r} {x}, {r} {other}")
+
+        if signed:  # NaN is 0; below, it is the lower limit
+            xs = chosen("ord", xs, self.zero(t), self.zero(t))
+        least = self.constant(float(low), t)
+        xs = chosen("ogt", xs, least, least)
+        exact = b.bits < 32 or t.dtype.bits == 64
+        beyond = ""
+        if exact:
+            most = self.constant(float(high), t)
+            xs = chosen("olt", xs, most, most)
+        else:  # the upper limit is no float: what reaches the next one is put right afterwards
+            top = self.constant(float(high + 1), t)
+            beyond = self.let(f"fcmp oge {r} {xs}, {top}")
+            xs = chosen("olt", xs, self.zero(t), top)
+        wide = VectorType(DTYPES["i32" if b.bits < 32 or signed else "u32"], t.lanes)
+        rw = self.register(wide)
+        y = self.let(f"fpto{'s' if wide.dtype.kind == 'int' else 'u'}i {r} {xs} to {rw}")
+        if beyond:
+            y = self.let(f"select {flags} {beyond}, {rw} {self.constant(high, wide)}, {rw} {y}")
+        return y if b.bits == 32 else self.let(f"trunc {rw} {y} to {self.register(to)}")
 
     def op_bitcast(self, op: Op) -> str:
         (x,) = op.operands

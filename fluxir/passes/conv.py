@@ -152,7 +152,7 @@ def _interleaved(b: Builder, op: Op, parts: dict[tuple[int, ...], Value]) -> Val
 def _far(op: Op, x: Value, w: Value) -> bool:
     """Whether a line's window steps so far that what lies between its places does not stay in a task's memory."""
     a = op.attrs
-    if len(a.strides) != 1 or a.strides[0] != 1 or a.lhs_dilation[0] != 1 or min(a.padding) < 0:
+    if not isinstance(w.shape[1], int) or len(a.strides) != 1 or a.strides[0] != 1 or a.lhs_dilation[0] != 1 or min(a.padding) < 0:
         return False
     return bool((w.shape[2] - 1) * a.rhs_dilation[0] * w.shape[1] * x.dtype.itemsize > FAR)
 
@@ -175,12 +175,10 @@ def _folded(b: Builder, op: Op, x: Value, w: Value) -> Value:
         b.reshape(x, shape=(*x.shape[:2], rows, d)), b.reshape(w, shape=(*w.shape, 1)), strides=(1, 1), padding=(0,) * 4,
         lhs_dilation=(1, 1), rhs_dilation=(1, 1), groups=a.groups,
     )  # fmt: skip
-    y = b.reshape(folded, shape=(*folded.shape[:2], (rows - taps + 1) * d))
-    return (
-        y
-        if y.shape == op.result.type.shape
-        else b.slice(y, start=(0, 0, 0), limit=(*y.shape[:2], out), stride=(1, 1, 1))
-    )  # type: ignore[no-any-return]
+    y: Value = b.reshape(folded, shape=(*folded.shape[:2], (rows - taps + 1) * d))
+    if y.shape != op.result.type.shape:
+        y = b.slice(y, start=(0, 0, 0), limit=(*y.shape[:2], out), stride=(1, 1, 1))
+    return y
 
 
 # ---- a result of few places

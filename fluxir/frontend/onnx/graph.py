@@ -17,7 +17,7 @@ import numpy as np
 from fluxir.errors import FluxError, Location, error
 from fluxir.frontend.onnx import elements, registry, schema
 from fluxir.frontend.onnx.registry import Handler, Subgraph
-from fluxir.frontend.onnx.values import Narrow, Sizes, concrete, rewrapped, tensor, unwrapped
+from fluxir.frontend.onnx.values import Narrow, Quantised, Sizes, concrete, rewrapped, tensor, unwrapped
 from fluxir.frontend.tensor import Tensor
 from fluxir.frontend.trace import TooLarge, placed, suspended
 
@@ -31,6 +31,7 @@ KNOWN = 1 << 24
 MAX_NODES = 250_000  # with those of functions where these are called: as many as IR text may have
 MAX_CALLS = 60  # of functions in each other
 UNROLLED_NODES = 20_000  # that loops may repeat while a graph is read
+CONSUMERS = ("MatMul", "Gemm", "Conv")  # operators that are computed on integers where both operands are quantised
 IGNORED = ("consumed_inputs",)  # said before opset 6 which inputs may be overwritten
 # What functions of operators raise where a node gives them what the operator cannot take.
 MISTAKES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, StopIteration)
@@ -46,6 +47,7 @@ class Scope:
     outer: Scope | None = None
     attributes: Mapping[str, schema.Attribute] = field(default_factory=dict)
     depth: int = 0
+    lazy: set[str] = field(default_factory=set)  # dequantised values that only products read
 
     def get(self, name: str) -> Any:
         s: Scope | None = self
@@ -102,6 +104,7 @@ class Importer:
         for info, value in zip(graph.inputs, inputs, strict=False):
             if value is not None or info.name not in scope.values:
                 scope.values[info.name] = value
+        scope.lazy = lazily(graph.nodes, [o.name for o in graph.outputs])
         self.nodes(graph.nodes, scope, wanted)
         return tuple(scope.get(o.name) for o in graph.outputs)
 
@@ -177,6 +180,13 @@ class Importer:
         if narrow is not None:
             inputs = [x.data if isinstance(x, Narrow) else x for x in inputs]
 
+        if any(isinstance(x, Quantised) for x in inputs):
+            from fluxir.frontend.onnx.ops.integer import applied
+
+            on_integers = applied(handler.name, inputs, attributes) if handler.name in CONSUMERS else None
+            if on_integers is not None:
+                return (on_integers,)
+            inputs = [x.floats() if isinstance(x, Quantised) else x for x in inputs]
         known = all(map(concrete, inputs)) and handler.pure and sum(map(_elements, inputs)) <= FOLD
         sizes = not known and any(isinstance(x, Sizes) for x in data) and all(_fixed(x) for x in data)
         if sizes and (found := self._sizes(handler, cx, inputs, kinds, attributes)) is not None:
@@ -373,6 +383,21 @@ def captured(node: schema.Node) -> set[str]:
             out.update(n.inputs)
             todo += n.graphs
     return out
+
+
+def lazily(nodes: Sequence[schema.Node], outputs: Sequence[str]) -> set[str]:
+    """The outputs of DequantizeLinear that only products read: they are kept as integers until it is known what with."""
+    found = {n.outputs[0] for n in nodes if n.op == "DequantizeLinear" and n.outputs}
+    if found:
+        found.difference_update(outputs)
+        for n in nodes:
+            if n.op not in CONSUMERS:
+                found.difference_update(n.inputs)
+            else:
+                found.difference_update(n.inputs[2:])
+            if n.graphs:
+                found -= captured(n)
+    return found
 
 
 def needed(nodes: Sequence[schema.Node], outputs: Sequence[str]) -> list[bool]:

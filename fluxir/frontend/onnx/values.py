@@ -12,6 +12,7 @@ Invariant: an array of objects outside this file holds texts; sizes are always w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ from fluxir.ir.dims import Dim, Poly
 from fluxir.ir.dtypes import DType, dtype_of, i64
 
 __all__ = [
-    "Array", "Narrow", "Sizes", "concrete", "dims_of", "element_of", "floats_of", "ints_of", "is_known", "is_texts", "rewrapped",
-    "scalar_of", "shape_of", "tensor", "unwrapped",
+    "Array", "Narrow", "Quantised", "Sizes", "concrete", "dims_of", "element_of", "floats_of", "ints_of",
+    "is_known", "is_texts", "known_array", "rewrapped", "scalar_of", "shape_of", "sizes_of", "tensor", "traced", "unwrapped",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -65,6 +66,30 @@ class Narrow:
     @property
     def shape(self) -> Any:
         return self.data.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """Floats that are known as 8-bit integers: (data - zero) * scale. `scale` and `zero` are single numbers, or have one for each
+    place of `axis`. Products take the integers (see integer.py), everything else the floats."""
+
+    data: Any
+    scale: Any
+    zero: Any
+    axis: int | None
+    floats: Callable[[], Any]
+
+    @property
+    def shape(self) -> Any:
+        return self.data.shape
+
+
+def known_array(x: Any) -> Array | None:
+    """The array that a value is, or that a traced tensor is a constant of; None for other values."""
+    if isinstance(x, Tensor):
+        found = x.scope.array(x.value)
+        return None if found is None else np.asarray(found)
+    return np.asarray(x) if isinstance(x, np.ndarray | np.generic) else None
 
 
 def unwrapped(x: Any) -> Any:
@@ -118,6 +143,8 @@ def tensor(x: Any) -> Any:
     """A value that functions of the frontend take: a tensor or an array."""
     if isinstance(x, Sizes):
         return x.tensor()
+    if isinstance(x, Quantised):
+        return x.floats()
     if isinstance(x, Narrow):
         raise error(
             "FX1208",
@@ -164,6 +191,23 @@ def known(x: Any, what: str) -> Array:
 def dims_of(x: Any, what: str) -> tuple[Dim, ...]:
     """The numbers of a tensor of one axis (or none) as sizes."""
     return tuple(d if isinstance(d, Poly) else int(d) for d in known(x, what).reshape(-1))
+
+
+def traced(x: Any) -> bool:
+    """Whether a value is computed when the program runs."""
+    return isinstance(x, Tensor) and not is_known(x)
+
+
+def sizes_of(x: Any, what: str, most: Dim | None = None) -> tuple[Dim, ...]:
+    """As `dims_of`, where numbers computed when the program runs become sizes then, which are at least 0 and at most `most`."""
+    if not traced(x):
+        return dims_of(x, what)
+    from fluxir.frontend.extent import extent
+
+    count = x.shape[0] if x.shape else 1
+    if not isinstance(count, int) or len(x.shape) > 1:
+        raise _unknown(what)
+    return tuple(extent(x[i] if x.shape else x, most=most) for i in range(count))
 
 
 def ints_of(x: Any, what: str) -> tuple[int, ...]:

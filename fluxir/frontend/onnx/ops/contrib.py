@@ -12,11 +12,13 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.frontend import library as fx
-from fluxir.frontend.onnx.elements import ELEMENTS
+from fluxir.frontend.onnx.elements import ELEMENTS, few
 from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.ops.attention import heads_of, merged, repeated, turned
+from fluxir.frontend.onnx.ops.integer import product_of
 from fluxir.frontend.onnx.ops.products import conv, gemm, less_zero
 from fluxir.frontend.onnx.ops.quantised import (
+    QuantisedWeight,
     aligned,
     dequantize_linear,
     dynamic_quantize_linear,
@@ -360,7 +362,7 @@ op("DequantizeLinear", domain=MS)(dequantize_linear)
 @op("DynamicQuantizeMatMul", domain=MS)
 def dynamic_quantize_matmul(a: Any, b: Any, b_scale: Any, b_zero: Any = None, bias: Any = None) -> Any:
     q, scale, zero = dynamic_quantize_linear(a)
-    total = fx.cast(fx.matmul(less_zero(q, zero), less_zero(b, b_zero)), f32)
+    total = fx.cast(product_of(q, zero, b, b_zero), f32)
     y = fx.multiply(total, fx.multiply(scale, b_scale))
     return y if bias is None else fx.add(y, bias)
 
@@ -369,7 +371,7 @@ def dynamic_quantize_matmul(a: Any, b: Any, b_scale: Any, b_zero: Any = None, bi
 def matmul_integer_to_float(
     a: Any, b: Any, a_scale: Any, b_scale: Any, a_zero: Any = None, b_zero: Any = None, bias: Any = None
 ) -> Any:
-    total = fx.matmul(less_zero(a, a_zero), less_zero(b, b_zero))
+    total = product_of(a, a_zero, b, b_zero)
     y = fx.multiply(fx.cast(total, fx.dtype(a_scale)), fx.multiply(a_scale, b_scale))
     return y if bias is None else fx.add(y, bias)
 
@@ -457,9 +459,8 @@ def qgemm(
     a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, c: Any = None, y_scale: Any = None,
     y_zero: Any = None, *, alpha: Float = 1.0, transA: Int = 0, transB: Int = 0,
 ) -> Any:  # fmt: skip
-    left = less_zero(a, a_zero)
-    right = less_zero(b, b_zero, channel_axis=0 if transB else None)
-    total = fx.matmul(fx.transpose(left, (1, 0)) if transA else left, fx.transpose(right, (1, 0)) if transB else right)
+    left, right = fx.transpose(a, (1, 0)) if transA else a, fx.transpose(b, (1, 0)) if transB else b
+    total = product_of(left, a_zero, right, b_zero)
     total = total if c is None else fx.add(total, c)
     y = fx.multiply(fx.cast(total, f32), fx.multiply(fx.multiply(a_scale, b_scale), np.float32(alpha)))
     return y if y_scale is None else _back(y, y_scale, y_zero, a)
@@ -507,16 +508,14 @@ def dynamic_quantize_lstm(
     activation_beta: Floats = (), activations: Texts = (), clip: Float | None = None, direction: Text = "forward",
     hidden_size: Int | None = None, input_forget: Int = 0,
 ) -> Any:  # fmt: skip
-    """An LSTM with 8-bit weights, [directions, inputs, gates]: they are brought back to floats (onnxruntime quantises the
-    inputs as well, so that results differ in the last bits of 8)."""
+    """An LSTM with 8-bit weights, [directions, inputs, gates]. The input of all steps, and the state of each, are quantised to u8
+    (as DynamicQuantizeLinear does) and multiplied as integers."""
 
-    def floats(weight: Any, scale: Any, zero: Any) -> Any:
-        shape = (scale.shape[0], 1, -1)
-        z = 0 if zero is None else fx.reshape(fx.cast(zero, "i32"), shape)
-        y = fx.multiply(fx.cast(fx.subtract(fx.cast(weight, "i32"), z), f32), fx.reshape(scale, shape))
-        return fx.transpose(y, (0, 2, 1))
+    def weights(data: Any, scale: Any, zero: Any) -> list[QuantisedWeight]:
+        zeros = fx.full(scale.shape, fx.scalar(0, data)) if zero is None else zero
+        return [QuantisedWeight(*(fx.item(t, k) for t in (data, scale, zeros))) for k in range(w.shape[0])]
 
-    return run_lstm(x, floats(w, w_scale, w_zero), floats(r, r_scale, r_zero), bias, lengths, h, c, peep, activation_alpha,
+    return run_lstm(x, weights(w, w_scale, w_zero), weights(r, r_scale, r_zero), bias, lengths, h, c, peep, activation_alpha,
                     activation_beta, activations, clip, direction, input_forget, 0)  # fmt: skip
 
 
@@ -565,7 +564,7 @@ def crop_and_resize(
     for k, (n, length) in enumerate(((x.shape[2], h), (x.shape[3], w))):
         low, high = (fx.reshape(fx.item(rois, (slice(None), k + 2 * j)), (-1, 1)) for j in range(2))
         last = fx.cast(fx.asarray(n - 1), fx.dtype(rois))
-        step = np.arange(length, dtype=np.float32).reshape(1, -1) / np.float32(max(length - 1, 1))
+        step = np.arange(few(length, "a crop"), dtype=np.float32).reshape(1, -1) / np.float32(max(length - 1, 1))
         at = fx.multiply(fx.add(low, fx.multiply(fx.subtract(high, low), step)), last)
         if length == 1:
             at = fx.multiply(fx.multiply(fx.add(low, high), np.float32(0.5)), last)

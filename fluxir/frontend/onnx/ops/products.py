@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from fluxir.errors import error
 from fluxir.frontend import library as fx
 from fluxir.frontend.bounds import at_least
+from fluxir.frontend.onnx.elements import few
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Text, op
 from fluxir.frontend.onnx.values import ints_of
-from fluxir.ir import dims
 from fluxir.ir.dtypes import i32
 
 # ---- products ------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def deform_conv(
     n, c = x.shape[:2]
     kh, kw = kernel
     oh, ow = offset.shape[2:]
-    taps = kh * kw
+    taps = few(kh * kw, "a kernel")
     off = fx.reshape(offset, (n, offset_group, taps, 2, oh, ow))
     ky, kx = np.divmod(np.arange(taps), kw)
     base_y = (np.arange(1).reshape(1, 1) + ky * d[0] - padding[0][0]).reshape(1, 1, taps, 1, 1)
@@ -235,7 +236,8 @@ def col2im(
     n = len(kernel)
     s, d = each(strides, n, "strides"), each(dilations, n, "dilations")
     padding = window_pads("NOTSET", pads, image, kernel, s, d)
-    taps = int(np.prod(kernel))
+    taps = math.prod(kernel)
+    few(taps * taps, "a block")
     places = [
         (i + a + e - ((k - 1) * g + 1)) // t + 1
         for i, k, t, g, (a, e) in zip(image, kernel, s, d, padding, strict=True)
@@ -286,39 +288,3 @@ def less_zero(x: Any, zero: Any, *, rows: bool = False, channel_axis: int | None
     elif fx.rank(z) == 1:
         z = fx.reshape(z, ())
     return fx.subtract(wide, z)
-
-
-@op("MatMulInteger", since=10)
-def matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
-    return fx.matmul(less_zero(a, a_zero, rows=True), less_zero(b, b_zero))
-
-
-@op("ConvInteger", since=10)
-def conv_integer(
-    x: Any, w: Any, x_zero: Any = None, w_zero: Any = None, *, auto_pad: Text = "NOTSET", dilations: Ints | None = None,
-    group: Int = 1, kernel_shape: Ints | None = None, pads: Ints | None = None, strides: Ints | None = None,
-) -> Any:  # fmt: skip
-    return integer_conv(
-        less_zero(x, x_zero), less_zero(w, w_zero, channel_axis=0), auto_pad, dilations, group, pads, strides
-    )
-
-
-def integer_conv(x: Any, w: Any, auto_pad: str, dilations: Any, group: int, pads: Any, strides: Any) -> Any:
-    """A convolution of i32 numbers, exactly, as one integer product over gathered windows."""
-    kernel = fixed(w.shape, "the weight")[2:]
-    n = len(kernel)
-    s, d = each(strides, n, "strides"), each(dilations, n, "dilations")
-    padding = window_pads(auto_pad, pads, x.shape[2:], kernel, s, d)
-    x = fx.pad(x, [(0, 0), (0, 0), *padding])
-    places = [dims.floordiv(x.shape[2 + i] - ((kernel[i] - 1) * d[i] + 1), s[i]) + 1 for i in range(n)]
-    taps = []
-    for tap in np.ndindex(*kernel):
-        key = tuple(
-            slice(t * g, t * g + (p - 1) * step + 1, step) for t, g, p, step in zip(tap, d, places, s, strict=True)
-        )
-        taps.append(fx.item(x, (slice(None), slice(None), *key)))
-    batch, c, m = x.shape[0], x.shape[1], w.shape[0]
-    area = dims.product(places)
-    columns = fx.reshape(fx.stack(taps, axis=2), (batch, group, c // group * len(taps), area))
-    weight = fx.reshape(w, (group, m // group, c // group * len(taps)))
-    return fx.reshape(fx.matmul(weight, columns), (batch, m, *places))

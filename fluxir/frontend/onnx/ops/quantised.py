@@ -5,17 +5,19 @@ Scales are per tensor, per axis, or per block of an axis. Products are computed 
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import ELEMENTS, Element, element
-from fluxir.frontend.onnx.graph import Results
+from fluxir.frontend.onnx.graph import Context, Results
 from fluxir.frontend.onnx.narrow import limits, rounded
-from fluxir.frontend.onnx.ops.products import integer_conv, less_zero
+from fluxir.frontend.onnx.ops.integer import Bytes, convolution, product, product_of
 from fluxir.frontend.onnx.registry import Int, Ints, Raw, Text, op
-from fluxir.frontend.onnx.values import Narrow, element_of, unwrapped
+from fluxir.frontend.onnx.values import Narrow, Quantised, element_of, unwrapped
 from fluxir.ir.dtypes import f32, i32
 
 U8 = ELEMENTS[2]
@@ -64,17 +66,31 @@ def quantize_linear(
 
 @op("DequantizeLinear", since=10)
 def dequantize_linear(
-    x: Raw, scale: Any, zero: Raw = None, *, axis: Int = 1, block_size: Int = 0, output_dtype: Int = 0
+    cx: Context, x: Raw, scale: Any, zero: Raw = None, *, axis: Int = 1, block_size: Int = 0, output_dtype: Int = 0
 ) -> Any:
+    def floats() -> Any:
+        return dequantised(x, scale, zero, axis, block_size, output_dtype)
+
+    data = unwrapped(x)
+    one = fx.rank(scale) == 0 or (fx.rank(scale) == 1 and scale.shape[0] == 1)
+    wide = output_dtype in (0, 1) and fx.dtype(scale) == f32 and fx.dtype(data).bits == 8 and fx.dtype(data).is_integer
+    if cx.node.outputs[0] not in cx.scope.lazy or not wide or block_size or fx.rank(scale) > 1:
+        return floats()
+    if one:
+        z = None if zero is None else fx.reshape(unwrapped(zero), ())
+        return Quantised(data, fx.reshape(scale, ()), z, None, functools.cache(floats))
+    return Quantised(data, scale, unwrapped(zero), fx.axis_of(axis, fx.rank(data)), functools.cache(floats))
+
+
+def dequantised(x: Any, scale: Any, zero: Any, axis: int, block_size: int, output_dtype: int) -> Any:
+    """(x - zero) * scale."""
     data = unwrapped(x)
     s = aligned(scale, data, axis, block_size)
     to = element(output_dtype, "DequantizeLinear").carrier if output_dtype else fx.dtype(scale)
-    wide = f32 if fx.dtype(data).is_float or fx.dtype(data).bits <= 16 else fx.dtype(data)
     y = fx.cast(data, i32) if not fx.dtype(data).is_float else data
     if zero is not None:
         z = aligned(unwrapped(zero), data, axis, block_size)
         y = fx.subtract(y, fx.cast(z, i32)) if not fx.dtype(data).is_float else fx.subtract(y, fx.cast(z, f32))
-    assert wide is not None
     return fx.cast(fx.multiply(fx.cast(y, f32), fx.cast(s, f32)), to)
 
 
@@ -91,6 +107,19 @@ def dynamic_quantize_linear(x: Any) -> Any:
 # ---- products ------------------------------------------------------------------------------------------------------
 
 
+@op("MatMulInteger", since=10)
+def matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
+    return product_of(a, a_zero, b, b_zero)
+
+
+@op("ConvInteger", since=10)
+def conv_integer(
+    x: Any, w: Any, x_zero: Any = None, w_zero: Any = None, *, auto_pad: Text = "NOTSET", dilations: Ints | None = None,
+    group: Int = 1, kernel_shape: Ints | None = None, pads: Ints | None = None, strides: Ints | None = None,
+) -> Any:  # fmt: skip
+    return convolution(x, x_zero, w, w_zero, auto_pad, dilations, group, pads, strides)
+
+
 def _requantised(total: Any, factor: Any, zero: Any) -> Any:
     return quantised(fx.multiply(fx.cast(total, f32), fx.cast(factor, f32)), np.float32(1), zero, element_of(zero))
 
@@ -99,9 +128,8 @@ def _requantised(total: Any, factor: Any, zero: Any) -> Any:
 def qlinear_matmul(
     a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, y_scale: Any, y_zero: Any
 ) -> Any:
-    total = fx.matmul(less_zero(a, a_zero, rows=True), less_zero(b, b_zero))
     factor = fx.divide(fx.multiply(_rows(a_scale), _one(b_scale)), _one(y_scale))
-    return _requantised(total, factor, _one(y_zero))
+    return _requantised(product_of(a, a_zero, b, b_zero), factor, _one(y_zero))
 
 
 def _one(s: Any) -> Any:
@@ -118,12 +146,29 @@ def qlinear_conv(
     auto_pad: Text = "NOTSET", dilations: Ints | None = None, group: Int = 1, kernel_shape: Ints | None = None,
     pads: Ints | None = None, strides: Ints | None = None,
 ) -> Any:  # fmt: skip
-    total = integer_conv(
-        less_zero(x, x_zero), less_zero(w, w_zero, channel_axis=0), auto_pad, dilations, group, pads, strides
-    )
+    total = convolution(x, x_zero, w, w_zero, auto_pad, dilations, group, pads, strides)
     n = fx.rank(x) - 2
     if b is not None:
         total = fx.add(total, fx.reshape(b, (-1, *[1] * n)))
     s = _one(w_scale)
     s = fx.reshape(s, (-1, *[1] * n)) if fx.rank(s) == 1 else s
     return _requantised(total, fx.divide(fx.multiply(_one(x_scale), s), _one(y_scale)), _one(y_zero))
+
+
+# ---- products of floats, quantised on the way ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QuantisedWeight:
+    """A weight [inputs, outputs] of 8-bit integers; `scale` and `zero` are for all of it or for each output."""
+
+    data: Any
+    scale: Any
+    zero: Any
+
+    def after(self, x: Any) -> Any:
+        """x @ weight, where all of x is quantised to u8 first."""
+        q, scale, point = dynamic_quantize_linear(x)
+        sides = Bytes(fx.reshape(q, (-1, q.shape[-1])), point), Bytes(self.data, self.zero)
+        total = fx.reshape(product(*sides), (*q.shape[:-1], self.data.shape[-1]))
+        return fx.multiply(fx.cast(total, f32), fx.multiply(scale, self.scale))

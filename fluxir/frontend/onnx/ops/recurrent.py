@@ -12,6 +12,7 @@ import numpy as np
 
 from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Context, Results
+from fluxir.frontend.onnx.ops.quantised import QuantisedWeight
 from fluxir.frontend.onnx.registry import Float, Floats, Int, Text, Texts, op
 
 # ---- activations ---------------------------------------------------------------------------------------------------
@@ -80,20 +81,20 @@ def _run(
     layout: int, clip: float | None,
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """All steps of all directions. `step(direction, projected, state, recurrent weight, bias)` gives the next state, whose
-    first part is the output. Returns Y [steps, directions, batch, hidden] and the last states."""
+    first part is the output. Weights may be lists of `QuantisedWeight`. Returns Y [steps, directions, batch, hidden] and the
+    last states."""
     if layout:
         x = fx.transpose(x, (1, 0, 2))
         states = [None if s is None else fx.transpose(s, (1, 0, 2)) for s in states]
     steps, batch = x.shape[0], x.shape[1]
-    hidden = r.shape[-1]
+    hidden = hidden_of(r)
     ys, lasts = [], []
     for k, reverse in enumerate(backwards):
-        wk, rk = fx.item(w, k), fx.item(r, k)
+        wk, recurrent = (v[k] if isinstance(v, list) else fx.transpose(fx.item(v, k), (1, 0)) for v in (w, r))
         bk = None if bias is None else fx.item(bias, k)
-        projected = fx.matmul(x, fx.transpose(wk, (1, 0)))
+        projected = times(x, wk)
         if bk is not None:
             projected = fx.add(projected, fx.item(bk, slice(0, gates * hidden)))
-        recurrent = fx.transpose(rk, (1, 0))
         rb = None if bk is None else fx.item(bk, slice(gates * hidden, 2 * gates * hidden))
         first = [fx.full((batch, hidden), fx.scalar(0, x)) if s is None else fx.item(s, k) for s in states]
         y, last = _scan(k, projected, recurrent, rb, first, lengths, reverse, step, steps)
@@ -105,6 +106,16 @@ def _run(
         y = fx.transpose(y, (2, 0, 1, 3))
         finals = [fx.transpose(f, (1, 0, 2)) for f in finals]
     return y, finals
+
+
+def times(x: Any, weight: Any) -> Any:
+    """x @ weight [inputs, gates]."""
+    return weight.after(x) if isinstance(weight, QuantisedWeight) else fx.matmul(x, weight)
+
+
+def hidden_of(r: Any) -> Any:
+    """The size of the state."""
+    return r[0].data.shape[0] if isinstance(r, list) else r.shape[-1]
 
 
 @fx.public
@@ -224,12 +235,12 @@ def run_lstm(
 ) -> Results:  # fmt: skip
     backwards = _directions(direction)
     acts = _activations(names, alphas, betas, ["Sigmoid", "Tanh", "Tanh"], len(backwards))
-    n = r.shape[-1]
+    n = hidden_of(r)
 
     def step(k: int, p: Any, state: Any, recurrent: Any, rb: Any) -> Any:
         f, g, last = acts[k]
         h_, c_ = state
-        z = fx.add(p, fx.matmul(h_, recurrent))
+        z = fx.add(p, times(h_, recurrent))
         i, o, forget, cell = _parts(z if rb is None else fx.add(z, rb), 4)
         if peep is not None:
             pi, po, pf = (fx.item(peep, (k, slice(j * n, (j + 1) * n))) for j in range(3))
