@@ -6,6 +6,8 @@ output files appear whole, by rename; random inputs depend on the seed and the i
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import secrets
 import zlib
@@ -17,7 +19,7 @@ import numpy as np
 from .. import config
 from ..errors import FluxError, error
 
-__all__ = ["assignments", "describe", "dim_sizes", "generate", "read_array", "summary", "write_array"]
+__all__ = ["array_of", "assignments", "describe", "dim_sizes", "generate", "read_array", "summary", "write_array"]
 
 Array = np.ndarray[Any, Any]
 
@@ -65,7 +67,7 @@ def generate(name: str, value: str, dtype: np.dtype[Any], shape: Sequence[int], 
     try:
         number = {"true": True, "false": False}[value] if value in ("true", "false") else _number(value)
     except ValueError:
-        raise _bad(f"input {name}={value} is none of @FILE.npy, random, zeros, ones or a number") from None
+        raise _bad(f"input {name}={value} is none of @FILE, random, zeros, ones or a number") from None
     limits = np.iinfo(dtype) if dtype.kind in "iu" else None
     fits = isinstance(number, int) and (limits.min <= number <= limits.max if limits is not None else number in (0, 1))
     if dtype.kind in "iub" and not fits:
@@ -125,7 +127,29 @@ def summary(array: Array) -> dict[str, Any]:
     return data
 
 
+def array_of(data: bytes, path: str, dtype: np.dtype[Any] | None = None) -> Array:
+    """As `read_array`, of what such a file holds. Raises FX0812 naming ``path``."""
+    file = io.BytesIO(data)
+    kind, shape, fortran = _head(file, path, len(data))
+    return _shaped(
+        np.frombuffer(data[file.tell() :], kind) if kind.itemsize else np.empty(0, kind),
+        kind,
+        shape,
+        fortran,
+        path,
+        dtype,
+    )
+
+
 def _read(file: Any, path: str, size: int, dtype: np.dtype[Any] | None) -> Array:
+    kind, shape, fortran = _head(file, path, size)
+    count = math.prod(shape)
+    items = np.fromfile(file, kind, count) if count and kind.itemsize else np.empty(count, kind)
+    return _shaped(items, kind, shape, fortran, path, dtype)
+
+
+def _head(file: Any, path: str, size: int) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    """Dtype, shape and order of the array in a file of ``size`` bytes, which is at its items afterwards."""
     try:
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -136,14 +160,17 @@ def _read(file: Any, path: str, size: int, dtype: np.dtype[Any] | None) -> Array
         ) from None
     if kind.hasobject:
         raise _wrong(path, "it holds Python objects, which are never loaded")
-    count = 1
-    for dim in shape:
-        count *= dim
+    count = math.prod(shape)
     if min(shape, default=0) < 0 or count * kind.itemsize != size - file.tell():
         raise _wrong(
             path, f"its header says {count} items of {kind.itemsize} bytes, and {size - file.tell()} bytes follow"
         )
-    items = np.fromfile(file, kind, count) if count and kind.itemsize else np.empty(count, kind)
+    return kind, shape, fortran
+
+
+def _shaped(
+    items: Array, kind: np.dtype[Any], shape: tuple[int, ...], fortran: bool, path: str, dtype: np.dtype[Any] | None
+) -> Array:
     array = items.reshape(shape[::-1]).T if fortran else items.reshape(shape)
     if kind.kind == "V":
         if dtype is None or kind.names is not None or kind.subdtype is not None or dtype.itemsize != kind.itemsize:
@@ -159,11 +186,11 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
-_FORMS = {"--dim": "SYMBOL=SIZE, such as --dim B=32", "--output": "NAME=@FILE.npy"}
+_FORMS = {"--dim": "SYMBOL=SIZE, such as --dim B=32", "--output": "NAME=@FILE.npy, or @FILE.npz for all"}
 
 
 def _bad(message: str, option: str = "--input") -> FluxError:
-    forms = _FORMS.get(option, "NAME=@FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER")
+    forms = _FORMS.get(option, "NAME=@FILE, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER")
     return error("FX0905", message, help=f"write {forms}")
 
 

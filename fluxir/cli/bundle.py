@@ -17,11 +17,11 @@ from ..driver import Lowered
 from ..errors import FluxError, error
 from ..passes import numeric
 from ..target import host, parse_target
-from .arrays import assignments, dim_sizes
+from .arrays import dim_sizes
 from .common import Output, bytes_text, table, verb
 from .files import make_directory, write_bytes
 from .models import ENTRY, TRUST, load_file, lowered
-from .run import make_inputs
+from .run import input_values, make_inputs
 
 __all__ = ["command"]
 
@@ -94,7 +94,7 @@ def command(
         compiled = program.compile(parse_target(target))
         made.append(Program(compiled.spec, compiled.code, compiled.constants))
     output.progress("running")
-    case = _case(program, assignments(inputs, "--input"), dim_sizes(test_dims), seed)
+    case = _case(program, inputs, dim_sizes(test_dims), seed)
     stem = name or os.path.splitext(os.path.basename(file))[0]
     files = cuda_bundle(made, stem, case) if kind == "cuda" else c_bundle(made, stem, case, weights == "embed")
     make_directory(out)
@@ -125,7 +125,7 @@ def _default_targets(kind: str) -> Sequence[str]:
     return ("cpu:aarch64+neon",) if host().machine == "aarch64" else ("cpu:x86-64-v3", "cpu:x86-64-v4")
 
 
-def _case(program: Lowered, values: Mapping[str, str], sizes: Mapping[str, int], seed: int) -> Case:
+def _case(program: Lowered, values: Sequence[str], sizes: Mapping[str, int], seed: int) -> Case:
     """What the test program runs on, and what this machine's own code makes of it."""
     rng = np.random.default_rng(seed)
     compiled = program.compile("cpu")
@@ -133,7 +133,9 @@ def _case(program: Lowered, values: Mapping[str, str], sizes: Mapping[str, int],
     found = [numeric.choose_sizes(program.module, program.module.entry, rng) for _ in range(8)]
     chosen = max(found, key=lambda one: min(one.values(), default=0)) | dict(sizes)
     names = [t["name"] for t in compiled.spec["inputs"]]
-    given = make_inputs(compiled.spec, {**dict.fromkeys(names, "random"), **values}, chosen, seed)
+    given = make_inputs(
+        compiled.spec, {**dict.fromkeys(names, "random"), **input_values(compiled.spec, values)}, chosen, seed
+    )
     from ..runtime import arguments
 
     dims = arguments.solve(compiled.spec, [a.shape for a in given])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,19 +19,24 @@ from ..runtime import arguments, sizes
 from ..runtime.devices import load_artifact, load_program
 from ..runtime.launch import GpuProgram
 from . import sandbox
-from .arrays import assignments, describe, dim_sizes, generate, read_array, summary, write_array
+from .array_files import RAW, members, read_file, read_raw, write_files
+from .arrays import assignments, describe, dim_sizes, generate, summary
 from .common import Output, table, verb
 from .profiles import profile_text, ptxas_registers
 
 if TYPE_CHECKING:
     from ..runtime.program import Program
 
-__all__ = ["command", "make_inputs"]
+__all__ = ["command", "input_values", "make_inputs"]
 
 _HELP = """Run FILE, an artifact (.fxb) or a model (.py, .fx or .onnx, compiled first), on arrays.
 
-Inputs are NAME=@FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER. Outputs are NAME=@FILE.npy, or NAME=- to
-print all values; without --output a summary of each is printed. Example:
+Inputs are NAME=@FILE, NAME=random, NAME=zeros, NAME=ones or NAME=NUMBER. FILE is an array of numpy (.npy), one of several
+(.npz, .safetensors; FILE:KEY where it has another name there), or bytes without a head (.raw, .bin). @FILE without a name
+stands for every input that a .npz or .safetensors file has an array for.
+
+Outputs are NAME=@FILE in the same forms, @FILE for all, or NAME=- to print all values; without --output a summary of each
+is printed. Example:
 
 fluxir run digits.fxb --input x=@images.npy --output y=@out.npy
 """
@@ -91,8 +96,8 @@ def command(
         )
     program = _load(output, file, entry, trust)
     sandbox.lift()
-    given = make_inputs(program.spec, assignments(inputs, "--input"), dim_sizes(dims), seed)
-    wanted = _wanted(program.spec, assignments(outputs, "--output"))
+    given = make_inputs(program.spec, input_values(program.spec, inputs), dim_sizes(dims), seed)
+    wanted = _wanted(program.spec, outputs)
     times = []
     results: list[Any] = []
     device: Any = program.driver if isinstance(program, GpuProgram) else None
@@ -104,9 +109,7 @@ def command(
         results = program.call_flat(given)
         times.append(time.perf_counter() - begin)
     named = dict(zip([one["name"] for one in program.spec["outputs"]], results))
-    for name, path in wanted.items():
-        if path != "-":
-            write_array(path, named[name])
+    write_files({name: (path, named[name]) for name, path in wanted.items() if path != "-"})
     data = {
         "file": file,
         "device": config.get().device,
@@ -168,10 +171,13 @@ def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mappin
         raise error("FX0905", f"no value for the input {', '.join(missing)}", help=_inputs_text(spec))
     known = dict(dims)
     arrays: dict[str, Any] = {}
-    for one in spec["inputs"]:
-        value = values[one["name"]]
-        if value.startswith("@"):
-            array = read_array(value[1:], arguments.dtype(one["dtype"]))
+    for raw in (False, True):  # files without a head last: what is known of their sizes comes from the others
+        for one in spec["inputs"]:
+            value = values[one["name"]]
+            if not value.startswith("@") or (os.path.splitext(value)[1].lower() in RAW) is not raw:
+                continue
+            d = arguments.dtype(one["dtype"])
+            array = _raw(one, value[1:], d, known) if raw else read_file(value[1:], one["name"], d)
             arrays[one["name"]] = array
             if len(array.shape) == len(one["shape"]):
                 known |= {
@@ -192,6 +198,30 @@ def make_inputs(spec: Mapping[str, Any], values: Mapping[str, str], dims: Mappin
     return [arrays[name] for name in names]
 
 
+def input_values(spec: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
+    """``--input`` texts as a dict by input: ``@FILE`` without a name is every input that the file has an array for."""
+    values: dict[str, str] = {}
+    for text in texts:
+        if not text.startswith("@"):
+            continue
+        names = members(text[1:])
+        if names is None:
+            raise error("FX0905", f"--input {text}: the file holds one array", help=f"say which input: NAME={text}")
+        values |= {one["name"]: text for one in spec["inputs"] if one["name"] in names}
+    return values | assignments([t for t in texts if not t.startswith("@")], "--input")
+
+
+def _raw(one: Mapping[str, Any], path: str, d: Any, known: Mapping[str, int]) -> Any:
+    """A file without a head: the sizes are known, or all but one."""
+    shape = [None if sizes.names(size) - set(known) else sizes.evaluate(size, known) for size in one["shape"]]
+    unknown = [size for size, n in zip(one["shape"], shape) if n is None]
+    if len(unknown) > 1:
+        raise error(
+            "FX0905", f"the sizes {', '.join(map(str, unknown))} of {path} are not known", help="give them with --dim"
+        )
+    return read_raw(path, d, shape)
+
+
 def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program | GpuProgram:
     device = config.get().device
     suffix = os.path.splitext(file)[1]
@@ -210,11 +240,15 @@ def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program 
     return load_program(compiled.spec, compiled.code, compiled.constants, device)
 
 
-def _wanted(spec: Mapping[str, Any], outputs: Mapping[str, str]) -> dict[str, str]:
+def _wanted(spec: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
     """Output files by name: the path without its ``@``, or ``-``. Raises FX0607 and FX0905."""
     names = [one["name"] for one in spec["outputs"]]
-    found = {}
-    for name, value in outputs.items():
+    every = [t[1:] for t in texts if t.startswith("@")]
+    found = {name: path for path in every for name in names}
+    for path in every:
+        if os.path.splitext(path)[1].lower() not in (".npz", ".safetensors"):
+            raise error("FX0905", f"--output @{path}: all outputs go to one .npz or .safetensors file")
+    for name, value in assignments([t for t in texts if not t.startswith("@")], "--output").items():
         if name not in names:
             raise error("FX0607", f"there is no output {name!r}", help=f"the outputs are: {', '.join(names)}")
         if value != "-" and not (value.startswith("@") and len(value) > 1):
