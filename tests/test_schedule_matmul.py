@@ -189,3 +189,18 @@ def test_operand_that_a_loop_does_not_change_is_packed_before_it() -> None:
     inside = [op.attrs["callee"] for op in low.entry.walk() if op.name == "launch"]
     assert any("pack" in name for name in before)
     assert sum("pack" in name for name in inside) == sum("pack" in name for name in before)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(29, 70, 5), (12, 96, 8), ("B", 150, 3), (100, 33, 7)])
+def test_a_state_is_updated_along_rows(m: Any, n: int, k: int) -> None:
+    """An optimiser's step behind a gradient: the sums of a row of tiles wait for each other; rows and columns left over, and
+    rows whose number is not known, have tiles of their own."""
+
+    def body(b: Any, x: Any, y: Any, state: Any, w: Any) -> Any:
+        g = b.dot(x, y, lhs_contract=(0,), rhs_contract=(0,))
+        new = b.add(b.mul(state, 0.5), b.mul(g, g))
+        return new, b.sub(w, b.div(g, b.add(new, 1.0)))
+
+    types = [f"f32[{k},{m}]", f"f32[{k},{n}]", f"f32[{m},{n}]", f"f32[{m},{n}]"]
+    low = check(fused(types, body, kind="dot"), {"B": 31})
+    assert any("strips=True" in f.attrs["schedule"] for f in low.funcs.values() if f.level == "kernel")

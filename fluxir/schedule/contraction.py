@@ -85,6 +85,11 @@ class Dot:
         """The dot's result as an argument of `post`."""
         return self.post.args[-1]
 
+    def states(self) -> list[Value]:
+        """The arguments of `post` that are read where a result is written: a state, or what is added to the product."""
+        read = {v for op in self.post.ops for v in op.operands} | set(self.post.outs)
+        return [a for a in self.post.args[:-1] if a in read and shape_of(a) == self.post_shape()]
+
     def post_index(self, b: Builder, t: Value, m: Value, n: Value) -> tuple[Value, ...]:
         """Index of the loop space of `post`, and so of the results."""
         return tuple(i for flat, d in zip((t, m, n), self.post_dims) for i in (unravel(b, flat, d) if d else ()))

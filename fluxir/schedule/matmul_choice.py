@@ -25,7 +25,6 @@ CHUNK = 64  # values of k that are copied at a time where memory is what takes t
 PANELS = 3 << 17  # bytes of the second cache that copied panels take
 SKINNY = 64  # rows up to which memory is what takes time where the right operand is copied
 FEW_TILES = 3  # tiles of rows that are worth a pass over packed panels
-SHORT = 4096  # products of an element for each state that it updates, up to which memory is what takes time
 MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
 
 
@@ -95,13 +94,14 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     if lhs == "rows" and not far and isinstance(dot.n, int) and panels * cols * 2 <= dot.n:
         lhs = "in place"  # each strip would copy the rows again
     found = MatmulSchedule(rows, vectors, lanes, depth, row_tiles, panels, min(panels, group), lhs, rhs)
-    return _strips(dot, target, found) if rhs == "panels" and not streams else found
+    return found if streams else _strips(dot, target, found)
 
 
 def _strips(dot: Dot, target: Any, s: MatmulSchedule) -> MatmulSchedule:
-    """Where what is updated takes longer to come than its products take to add up (the step of an optimiser behind a gradient):
-    as long strips as fit into the second cache, and as many tasks as before."""
-    if s.depth or not isinstance(dot.k, int) or not isinstance(dot.n, int) or dot.k > SHORT * len(dot.states()):
+    """Where much is read beside the products (the step of an optimiser behind a gradient): as long strips as fit into the
+    second cache, and as many tasks as before."""
+    states = len(dot.states())
+    if s.depth or not isinstance(dot.k, int) or not isinstance(dot.n, int) or states + (s.lhs == "panels") < 2 or not states:
         return s
     across = dot.n // s.cols
     panels = min(across, target.l2_bytes // 4 // (dot.k * s.cols * dot.dtype.itemsize))

@@ -13,6 +13,7 @@ from fluxir.ir.build import Builder
 from fluxir.ir.core import Value
 from fluxir.ir.dims import Dim, ceildiv, floordiv, maximum
 from fluxir.ir.types import MemType
+from fluxir.ops.nest import cast
 from fluxir.schedule.contraction import Dot, OperandCode
 from fluxir.schedule.loops import Size, for_, if_
 from fluxir.schedule.matmul_choice import MatmulSchedule
@@ -108,6 +109,8 @@ class Block:
                 out["lhs"] = b.alloc(type=MemType(dtype, (s.row_tiles, depth, s.rows), "local"))
             if s.rhs == "panels":
                 out["rhs"] = b.alloc(type=MemType(dtype, (s.group, depth, s.cols), "local"))
+        if s.strips:
+            out["strip"] = b.alloc(type=MemType(dtype, (s.rows, (s.group if s.rhs == "panels" else s.panels) * s.cols), "local"))
         return out
 
 
@@ -172,20 +175,38 @@ class _Panels:
 
         def panels(ib: Builder, only: Value | None = None) -> None:
             def one(jb: Builder, p: Value) -> None:
-                self.panel(jb, p, s.cols, s.vectors, base, only)
+                self.panel(jb, p, s.cols, s.vectors, base, only, strip)
 
             for_(ib, start, end, one, name="panel", vectorize=False)
 
-        if self.task.tiles.updated():  # a row of tiles: what is updated is then read along its rows
+        def whole_row(ib: Builder, q: Value) -> None:
+            panels(ib, q)
+            assert strip is not None
+            m = ib.mul(q, ib.index(s.rows))
+            below = ib.sub(ib.index(self.task.dot.m), m)
+            rows: Size = ib.minimum(ib.index(s.rows), below) if self.task.left_rows != 0 else s.rows
+            self.task.tiles.finish_strip(ib, self.t, m, rows, *strip, ib.mul(ib.sub(end, start), ib.index(s.cols)))
+
+        strip = (self.buffers["strip"], b.mul(start, b.index(s.cols))) if s.strips else None
+        if s.strips:
+            for_(b, self.i0, self.i1, whole_row, name="row_tile", vectorize=False)
+        elif self.task.tiles.updated():  # a row of tiles: what is updated is then read along its rows
             for_(b, self.i0, self.i1, panels, name="row_tile", vectorize=False)
         else:
             panels(b)
 
     def panel(
-        self, b: Builder, p: Value, cols: int | Value, vectors: int, base: Value | None, only: Value | None = None
+        self,
+        b: Builder,
+        p: Value,
+        cols: int | Value,
+        vectors: int,
+        base: Value | None,
+        only: Value | None = None,
+        strip: tuple[Value, Value] | None = None,
     ) -> None:
         """All tiles of rows of one panel (or `only` this one), of which `cols` columns exist; the buffer starts with panel
-        `base`."""
+        `base`. `strip`: see `Place`."""
         task, s = self.task, self.task.schedule
         n = b.mul(p, b.index(s.cols))
         rhs = self.rhs(b, p, n, cols, base)
@@ -194,7 +215,7 @@ class _Panels:
 
         def tile(ib: Builder, q: Value, rows: int) -> None:
             m = ib.mul(q, ib.index(s.rows))
-            place = Place(self.t, m, n, cols, self.partial(ib, q, p), self.first, self.last)
+            place = Place(self.t, m, n, cols, self.partial(ib, q, p), self.first, self.last, strip)
             lhs = self.lhs(ib, q, m)
             task.tiles.emit(ib, place, rows, vectors, self.length, lhs, rhs)
 
@@ -274,9 +295,11 @@ class _Panels:
         task, s = self.task, self.task.schedule
         if s.rhs == "packed":
             own, packed = flat(b, self.t, task.grid.col_panels, p), task.memories["rhs"]
-            return lambda ib, k, v: ib.emit(
-                "load", packed, own, plus(ib, self.lo, k), ib.index(v * s.lanes), lanes=s.lanes
-            )[0]
+            return lambda ib, k, v: cast(
+                ib,
+                ib.emit("load", packed, own, plus(ib, self.lo, k), ib.index(v * s.lanes), lanes=s.lanes)[0],
+                task.dot.dtype,
+            )
         if s.rhs == "in place":
             assert isinstance(cols, int)
             at = [plus(b, n, v * s.lanes) for v in range(s.vectors)]

@@ -28,7 +28,8 @@ INLINE = 6  # ops after the product up to which the code of a store is repeated 
 @dataclass(frozen=True, eq=False)
 class Place:
     """Where a tile lies: batch, first row and first column; `cols` of its columns exist (a number, or a value). `partial`:
-    the memory [tile, rows, columns] and tile where sums wait between blocks of k; `first`, `last`: whether this block is."""
+    the memory [tile, rows, columns] and tile where sums wait between blocks of k; `first`, `last`: whether this block is.
+    `strip`: the memory [rows, columns] and its first column where sums wait for their whole rows (`Tiles.finish_strip`)."""
 
     t: Value
     m: Value
@@ -37,6 +38,7 @@ class Place:
     partial: tuple[Value, Value] | None = None
     first: Value | None = None
     last: Value | None = None
+    strip: tuple[Value, Value] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,12 @@ class Tiles:
         """One tile over `length` values of k."""
         zero = b.emit("splat", b.const(0, dtype=self.dot.dtype), lanes=self.lanes)[0]
         start: Sequence[Value] = [zero] * (rows * vectors)
+        if at.strip is not None:
+            strip, first = at.strip
+            acc = self._multiply(b, rows, vectors, length, lhs, rhs, start)
+            for i, x in enumerate(acc):
+                b.store(strip, x, b.index(i // vectors), plus(b, b.sub(at.n, first), i % vectors * self.lanes))
+            return
         self._ahead(b, at, rows, vectors)
         if at.partial is None:
             self._finish(b, at, rows, vectors, self._multiply(b, rows, vectors, length, lhs, rhs, start))
@@ -79,10 +87,8 @@ class Tiles:
         if_(b, at.last, lambda ib: self._finish(ib, at, rows, vectors, acc), keep)
 
     def updated(self) -> list[Value]:
-        """The memories that are read where a result is written: a state, or what is added to the product."""
-        space, post = self.dot.post_shape(), self.post
-        read = {v for op in post.post.ops for v in op.operands} | set(post.post.outs)
-        return [post.reads[a] for a in post.post.args[:-1] if a in post.reads and a in read and shape_of(a) == space]
+        """The memories that are read where a result is written."""
+        return [self.post.reads[a] for a in self.dot.states() if a in self.post.reads]
 
     def _ahead(self, b: Builder, at: Place, rows: int, vectors: int) -> None:
         """Ask for the lines of `updated` under the tile. They lie far from each other, which the processor does not foresee,
@@ -135,6 +141,21 @@ class Tiles:
         return list(for_(b, 0, length, step, start, name="k", vectorize=False))
 
     # ---- results
+    def finish_strip(self, b: Builder, t: Value, m: Value, rows: Size, strip: Value, n: Value, columns: Value) -> None:
+        """What follows from the sums in `strip`, along its rows: row m and those below it, columns n up to n + `columns`, whole
+        tiles of them. Memory is then read and written in long pieces, as the processor foresees it."""
+        width = 2 * self.lanes if strip.type.shape[-1] % (2 * self.lanes) == 0 else self.lanes  # type: ignore[union-attr]
+
+        def row(ib: Builder, r: Value) -> None:
+            def part(jb: Builder, c: Value) -> None:
+                x = jb.emit("load", strip, r, c, lanes=width)[0]
+                at, along = jb.add(m, r), jb.add(n, c)
+                self.post.store(jb, x, self.dot.post_index(jb, t, at, along), along, width)
+
+            for_(ib, 0, columns, part, step=width, name="n", vectorize=False)
+
+        for_(b, 0, rows, row, name="row", vectorize=False)
+
     def _put(self, b: Builder, acc: Value, at: Place, m: Value, n: Value, lanes: int) -> None:
         self.post.store(b, acc, self.dot.post_index(b, at.t, m, n), n, lanes)
 
