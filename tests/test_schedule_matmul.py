@@ -191,7 +191,7 @@ def test_operand_that_a_loop_does_not_change_is_packed_before_it() -> None:
     assert sum("pack" in name for name in inside) == sum("pack" in name for name in before)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(29, 70, 5), (12, 96, 8), ("B", 150, 3), (100, 33, 7)])
+@pytest.mark.parametrize(("m", "n", "k"), [(29, 70, 5), (12, 96, 8), (9, 72, 5), ("B", 150, 3), (100, 33, 7)])
 def test_a_state_is_updated_along_rows(m: Any, n: int, k: int) -> None:
     """An optimiser's step behind a gradient: the sums of a row of tiles wait for each other; rows and columns left over, and
     rows whose number is not known, have tiles of their own."""
@@ -204,3 +204,28 @@ def test_a_state_is_updated_along_rows(m: Any, n: int, k: int) -> None:
     types = [f"f32[{k},{m}]", f"f32[{k},{n}]", f"f32[{m},{n}]", f"f32[{m},{n}]"]
     low = check(fused(types, body, kind="dot"), {"B": 31})
     assert any("strips=True" in f.attrs["schedule"] for f in low.funcs.values() if f.level == "kernel")
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_small_floats_stay_small_where_reading_them_takes_the_time(dtype: str) -> None:
+    from fluxir.ir.dtypes import DTYPES
+
+    w = np.random.default_rng(0).standard_normal((70, 900)).astype(DTYPES[dtype].numpy)
+    for rows, stored in ((3, dtype), (40, "f32")):
+        f = func([f"{dtype}[{rows},70]"], lambda b, x: b.dot(x, b.const(w), lhs_contract=(1,), rhs_contract=(0,)))
+        low = check(f, rtol=2e-2, atol=2e-2)
+        (packed,) = [op for op in low.entry.walk() if op.name == "constant"]
+        assert packed.result.type.dtype.name == stored
+
+
+def test_square_operands_are_not_what_is_updated() -> None:
+    """Only what is read where a result is written is asked for ahead, and decides the order of tiles."""
+    low = check(func(["f32[64,64]", "f32[64,64]"], dot((1,), (0,))), rtol=1e-4, atol=1e-4)
+    assert not any(op.name == "prefetch" for f in low.funcs.values() for op in f.walk())
+    added = fused(
+        ["f32[64,64]", "f32[64,64]", "f32[64,64]"],
+        lambda b, x, w, c: b.add(b.dot(x, w, lhs_contract=(1,), rhs_contract=(0,)), c),
+        "dot",
+    )
+    low = check(added, rtol=1e-4, atol=1e-4)
+    assert any(op.name == "prefetch" for f in low.funcs.values() for op in f.walk())

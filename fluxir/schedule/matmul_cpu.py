@@ -102,10 +102,16 @@ class Matmul:
         self.row_panels, self.col_panels, self.blocks = grid.row_panels, grid.col_panels, grid.blocks
         self.inputs, self.outputs = types_of(dot)
         self.packed_types = {
-            "rhs": MemType(dot.dtype, (dot.batch * self.col_panels, dot.k, s.cols)),
+            "rhs": MemType(self.stored("rhs"), (dot.batch * self.col_panels, dot.k, s.cols)),
             "lhs": MemType(dot.dtype, (dot.batch * self.row_panels, dot.k, s.rows)),
         }
         self.c_type = MemType(dot.dtype, (dot.batch * self.row_panels * self.col_panels, s.rows, s.cols))
+
+    def stored(self, which: str) -> DType:
+        """The type of the packed elements of an operand. Where reading the right operand is what takes time, small floats stay
+        small, and become larger in each tile."""
+        few = isinstance(self.dot.m, int) and self.dot.m <= LOADED
+        return self.dot.rhs.value.dtype if which == "rhs" and few else self.dot.dtype
 
     def side(self, which: str) -> tuple[Operand, Dim, Dim, int]:
         """An operand, its free size, and number and width of its panels."""
@@ -175,7 +181,7 @@ class Matmul:
 
         def body(b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
             reads, _ = views(b, dot, dict(zip(used, ins)))
-            packer = Packer(OperandCode(side, reads, dot.dtype), width, s.lanes)
+            packer = Packer(OperandCode(side, reads, self.stored(which)), width, s.lanes)
             full = floordiv(size, width)
 
             def edge(ib: Builder, t: Value, row: Value, lo: Size, n: Size) -> None:
@@ -229,7 +235,7 @@ class Matmul:
             schedule=s,
             loc=dot.group.loc,
         )
-        fold = None if side.computed else functools.partial(pack_array, side, width, dot.dtype.numpy)
+        fold = None if side.computed else functools.partial(pack_array, side, width, self.stored(which).numpy)
         return Step(made, (*[("input", i) for i in used], target), fold=fold)
 
     # ---- the tiles

@@ -101,6 +101,10 @@ class _IntegerMatmul(Matmul):
         super().__init__(words, target, replace(schedule, lhs="in place" if words.lhs is not dot.lhs else "packed"))
         self.packed = kinds
 
+    def stored(self, which: str) -> DType:
+        """Words."""
+        return I32
+
     def pack(self, which: str, target: Ref) -> Step:
         """The step that packs an operand whole: panels [batch and panel, word, width], a word the numbers of some k."""
         side, size, panels, width = self.side(which)

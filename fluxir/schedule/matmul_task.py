@@ -110,7 +110,9 @@ class Block:
             if s.rhs == "panels":
                 out["rhs"] = b.alloc(type=MemType(dtype, (s.group, depth, s.cols), "local"))
         if s.strips:
-            out["strip"] = b.alloc(type=MemType(dtype, (s.rows, (s.group if s.rhs == "panels" else s.panels) * s.cols), "local"))
+            out["strip"] = b.alloc(
+                type=MemType(dtype, (s.rows, (s.group if s.rhs == "panels" else s.panels) * s.cols), "local")
+            )
         return out
 
 
@@ -185,7 +187,9 @@ class _Panels:
             m = ib.mul(q, ib.index(s.rows))
             below = ib.sub(ib.index(self.task.dot.m), m)
             rows: Size = ib.minimum(ib.index(s.rows), below) if self.task.left_rows != 0 else s.rows
-            self.task.tiles.finish_strip(ib, self.t, m, rows, *strip, ib.mul(ib.sub(end, start), ib.index(s.cols)))
+            place = Place(self.t, m, strip[1], s.cols, strip=strip)
+            columns = ib.mul(ib.sub(end, start), ib.index(s.cols))
+            self.task.tiles.finish_strip(ib, place, rows, s.vectors, columns)
 
         strip = (self.buffers["strip"], b.mul(start, b.index(s.cols))) if s.strips else None
         if s.strips:
