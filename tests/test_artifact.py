@@ -219,8 +219,12 @@ def test_there_is_a_fixture_of_the_current_format() -> None:
 
 def test_what_is_used_is_checked(several: Path) -> None:
     data = several.read_bytes()
-    places = Archive(data, "f").places
+    places = dict(Archive(data, "f").places)
     chosen = fx.load(several).spec["target"]["name"].replace(":", "-")
+    used = next(a for a in read_artifact(several, "cpu").constants if a.nbytes > 1000)
+    start = data.index(used.tobytes())
+    assert places["weights.safetensors"][0] < start
+    places["weights.safetensors"] = start, start + used.nbytes
     for name, (start, end) in places.items():
         hurt = bytearray(data)
         hurt[(start + end) // 2] ^= 4
@@ -252,7 +256,10 @@ def test_forged_manifests(several: Path) -> None:
     check(lambda t, m: [r.update(constants=["x"] * 9) for r in t["targets"]], "FX0801")
     check(lambda t, m: [r.update(constants=[]) for r in t["targets"]], "FX0801")
     check(lambda t, m: m.pop("weights.safetensors"), "FX0801")
-    check(lambda t, m: m.update({"weights.safetensors": b"12345678"}), "FX0809")
+    check(lambda t, m: m.update({"weights.safetensors": b"12345678"}), "FX0801")
+    check(lambda t, m: [r["spec"]["target"].update(features=[1]) for r in t["targets"]], "FX0802")
+    check(lambda t, m: [r["spec"]["target"].update(kind=None) for r in t["targets"]], "FX0802")
+    check(lambda t, m: [r["spec"].update(solve=3) for r in t["targets"]], "FX0802")
     plan = forged(several, lambda t, m: [r.update(plan="none") for r in t["targets"]])
     assert code_of(lambda: read_artifact(plan).plan) == "FX0801"
 

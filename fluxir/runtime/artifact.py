@@ -6,7 +6,8 @@ versions that made the file, which weights are the constants of each target, and
 archive's comment is the manifest's SHA-256. Weights are named by digests of their contents, so that targets share them, and
 `program.fx` with them: its large constants are weights too.
 
-Invariants: nothing of a file is believed before its digest is checked, and only what is used is read; constants are read-only
+Invariants: nothing of a file is believed before its digest is checked, and only what is used is read (a weight has its digest
+in its name); constants are read-only
 views of the mapped file; a file appears under its name complete or not at all; files of format 1 keep being read. The digest
 finds damage, not malice: the code of an artifact is machine code and runs with your rights, so run only artifacts from
 whom you would run a program.
@@ -21,18 +22,18 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fluxir.errors import error
+from fluxir.errors import FluxError, error
 from fluxir.runtime.archive import Archive, damaged, write_archive
 from fluxir.runtime.choose import choose
 from fluxir.runtime.safetensors import map_safetensors
 from fluxir.runtime.spec import spec_problem
-from fluxir.runtime.weights import Weights
+from fluxir.runtime.weights import Weights, digest_of
 
 __all__ = [
     "FORMAT",
@@ -192,8 +193,7 @@ class ArtifactFile:
         if self.digests.keys() | {_MANIFEST} != archive.places.keys():
             raise damaged(self.shown, "the manifest names other members than there are")
         for row in rows:
-            if problem := spec_problem(row.get("spec")) or _row_problem(row):
-                raise error("FX0802", f"{self.shown}: {problem}", help="compile the model again with this version")
+            self._fine(_row_problem(row))
         self.rows: list[dict[str, Any]] = rows
         self.targets: list[Mapping[str, Any]] = [row["spec"]["target"] for row in rows]
         used = {row.get(key) for row in rows for key in ("code", "plan")} | {_WEIGHTS, _OLD_CONSTANTS}
@@ -224,10 +224,31 @@ class ArtifactFile:
             self._checked.add(name)
         return content
 
+    def _fine(self, problem: str) -> None:
+        if problem:
+            raise error("FX0802", f"{self.shown}: {problem}", help="compile the model again with this version")
+
     @functools.cached_property
     def weights(self) -> dict[str, Array]:
+        """All weights, checked. FX0801."""
         name = _OLD_CONSTANTS if self.format == 1 else _WEIGHTS
-        return map_safetensors(self.member(name), self.shown) if name in self.archive else {}
+        return self._mapped(self.member(name)) if name in self.archive else {}
+
+    def _mapped(self, data: memoryview, names: Container[str] | None = None) -> dict[str, Array]:
+        try:
+            return map_safetensors(data, self.shown, names)
+        except FluxError as problem:
+            raise damaged(self.shown, problem.message) from None
+
+    def some_weights(self, names: Sequence[str]) -> dict[str, Array]:
+        """Those of the weights that have these names, checked: they are digests of the contents, so no other one is looked at."""
+        if self.format == 1 or _WEIGHTS in self._checked or _WEIGHTS not in self.archive:
+            return self.weights
+        found = self._mapped(self.archive[_WEIGHTS], set(names))
+        for name, a in found.items():
+            if digest_of(a) != name:
+                raise damaged(self.shown, f"the weights {name} do not match their digest")
+        return found
 
     def row_of(self, spec: Mapping[str, Any]) -> int:
         return next(i for i, row in enumerate(self.rows) if row["spec"] is spec)
@@ -235,11 +256,12 @@ class ArtifactFile:
     def part(self, i: int) -> Artifact:
         """The program for target number `i`. FX0801."""
         row = self.rows[i]
+        self._fine(spec_problem(row["spec"]))
         if row["code"] not in self.archive:
             raise damaged(self.shown, "it holds no code")
         wanted = row["spec"].get("constants", [])
         names = [c["name"] for c in wanted] if self.format == 1 else row.get("constants", [])
-        weights = self.weights if names else {}
+        weights = self.some_weights(names) if names else {}
         try:
             constants = [weights[name] for name in names]
         except KeyError as name:
@@ -255,9 +277,15 @@ class ArtifactFile:
 
 
 def _row_problem(row: Mapping[str, Any]) -> str:
-    names = row.get("constants", [])
-    fine = isinstance(row.get("code"), str) and isinstance(row.get("plan", ""), str) and isinstance(names, list)
-    return "" if fine and all(isinstance(name, str) for name in names) else "the manifest's targets cannot be read"
+    """What is wrong with the form of what the manifest says of a target; its spec is looked at when it is used."""
+    spec, names = row.get("spec"), row.get("constants", [])
+    target = spec.get("target") if isinstance(spec, dict) else None
+    if not isinstance(target, dict) or not all(isinstance(target.get(k), str) for k in ("name", "kind")):
+        return "the manifest's targets cannot be read"
+    features, triple = target.get("features", []), target.get("triple", "")
+    fine = isinstance(row.get("code"), str) and isinstance(row.get("plan", ""), str) and isinstance(triple, str)
+    fine = fine and all(isinstance(x, list) and all(isinstance(t, str) for t in x) for x in (names, features))
+    return "" if fine else "the manifest's targets cannot be read"
 
 
 def open_artifact(source: str | os.PathLike[str] | bytes) -> ArtifactFile:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fluxir.errors import FluxError, error
@@ -26,6 +27,7 @@ __all__ = ["Code", "load_object"]
 
 _ALLOC, _TLS = 2, 0x400
 _PROGBITS, _SYMTAB, _RELA, _NOBITS = 1, 2, 4, 8
+_RELOCATION = struct.Struct("<QQq")
 _PAGE = mmap.PAGESIZE
 _MAX_BYTES = 1 << 30  # of all sections: what lies uninitialised takes no room in the file
 
@@ -137,21 +139,8 @@ def _fill(
             place.append(-1)
     for s in sections:
         if s.kind == _RELA and sections[s.info].at >= 0:
-            for k in range(s.offset, s.offset + s.size, 24):
-                where, info, addend = struct.unpack_from("<QQq", data, k)
-                _relocate(
-                    machine,
-                    memory,
-                    base,
-                    sections[s.info],
-                    where,
-                    info & 0xFFFFFFFF,
-                    info >> 32,
-                    addend,
-                    raw,
-                    place,
-                    slot,
-                )
+            entries = _RELOCATION.iter_unpack(data[s.offset : s.offset + s.size - s.size % _RELOCATION.size])
+            _relocate(machine, memory, base, sections[s.info], entries, raw, place, slot)
     _protect(base, writable, mmap.PROT_READ | mmap.PROT_EXEC)
     return Code({n: base + place[i] for n, i in names.items() if place[i] >= 0})
 
@@ -177,16 +166,25 @@ def _symbols(data: bytes, sections: list[_Section]) -> tuple[list[tuple[str, int
 
 
 def _relocate(
-    machine: Machine, memory: memoryview, base: int, section: _Section, where: int, kind: int, symbol: int, addend: int,
+    machine: Machine, memory: memoryview, base: int, section: _Section, entries: Iterator[tuple[int, int, int]],
     raw: list[tuple[str, int, int]], place: list[int], slot: dict[str, int],
 ) -> None:  # fmt: skip
-    if where + 4 > section.size:
-        raise _broken("a relocation lies outside its section")
-    name = raw[symbol][0]
-    target = slot.get(name, -1) if kind in machine.got else place[symbol]
-    if target < 0:
-        raise _broken(f"a relocation refers to {name or 'a symbol'} in a section that is not loaded")
-    machine.apply(memory[: section.at + section.size], base, kind, section.at + where, target + addend)
+    """Write the addresses that a section names; there may be thousands, so what is the same for all is done once."""
+    within, apply, got, at, size = (
+        memory[: section.at + section.size],
+        machine.apply,
+        machine.got,
+        section.at,
+        section.size,
+    )
+    for where, info, addend in entries:
+        kind, symbol = info & 0xFFFFFFFF, info >> 32
+        if where + 4 > size:
+            raise _broken("a relocation lies outside its section")
+        target = slot.get(raw[symbol][0], -1) if kind in got else place[symbol]
+        if target < 0:
+            raise _broken(f"a relocation refers to {raw[symbol][0] or 'a symbol'} in a section that is not loaded")
+        apply(within, base, kind, at + where, target + addend)
 
 
 def _outside(name: str) -> int:

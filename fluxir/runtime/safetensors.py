@@ -18,7 +18,7 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
@@ -107,10 +107,12 @@ def parse_safetensors(data: bytes, *, source: str = "<bytes>") -> dict[str, NDAr
     return _arrays(data, parse_safetensors_header(data, source=source), None, source)
 
 
-def map_safetensors(data: memoryview, source: str) -> dict[str, NDArray[Any]]:
-    """As `parse_safetensors`, of a part of a larger file: its arrays are read-only views of it. Raises FX0809."""
+def map_safetensors(data: memoryview, source: str, names: Container[str] | None = None) -> dict[str, NDArray[Any]]:
+    """As `parse_safetensors`, of a part of a larger file: its arrays are read-only views of it. Only those in `names`, where
+    they are given and there. Raises FX0809."""
     length = min(int.from_bytes(data[:8], "little"), MAX_HEADER, len(data))
-    return _arrays(data, _parse_header(bytes(data[:8]), bytes(data[8 : 8 + length]), len(data), source), None, source)
+    header = _parse_header(bytes(data[:8]), bytes(data[8 : 8 + length]), len(data), source)
+    return _arrays(data, header, None if names is None else [n for n in header.tensors if n in names], source)
 
 
 def parse_safetensors_header(data: bytes, *, source: str = "<bytes>") -> SafetensorsHeader:
