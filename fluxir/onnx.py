@@ -8,7 +8,7 @@ reading itself is `fluxir/frontend/onnx`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from fluxir.frontend.trace import is_tracing
 __all__ = ["Model", "OperatorUse", "Survey", "check", "load"]
 
 # What says that a program cannot be made for open sizes: a size has to be compared or known.
-_SIZES = frozenset({"FX0204", "FX0212", "FX0218", "FX0301", "FX0302", "FX0202", "FX0208", "FX0210", "FX1205", "FX0109"})
+SIZES = frozenset(
+    {"FX0204", "FX0212", "FX0218", "FX0301", "FX0302", "FX0202", "FX0208", "FX0210", "FX1205", "FX0109", "FX0230"}
+)
 _SMALL = 1024  # elements of an integer input whose values may decide shapes
 
 
@@ -59,6 +61,8 @@ class Model:
         return f"<fx.onnx model {self.__name__}({shown}) -> ({', '.join(self.outputs)})>"
 
     def __call__(self, *args: Any, **named: Any) -> Any:
+        if not named and isinstance(self._open, Compiled) and not is_tracing() and all(type(x) is np.ndarray for x in args):
+            return self._open(*args)  # what follows costs more than a small program
         values = self._ordered(args, named)
         leaves = tree.flatten(values)[0]
         if is_tracing() or any(isinstance(x, Tensor) for x in leaves):
@@ -73,6 +77,16 @@ class Model:
         """The program before compilation: for the shapes of `args` (arrays or types), or without any for open sizes."""
         return lower_function(self.source, *(args or self._types()), name=self.__name__)
 
+    def program(self, *args: Any) -> tuple[Compiled, list[str]]:
+        """The program that a call with these arrays runs, and the names of the inputs that it takes: those that had to be
+        constants are part of it."""
+        names = list(self.inputs)
+        found = self._all_sizes()
+        if isinstance(found, Compiled):
+            return found, names
+        fixed, lowered = self._specialised(args)
+        return lowered.compile(self.target, device=self.device), [n for n, f in zip(names, fixed, strict=True) if not f]
+
     # ---- programs ------------------------------------------------------------------------------------------------------------
 
     def _types(self) -> tuple[Any, ...]:
@@ -86,7 +100,7 @@ class Model:
             try:
                 self._open = self.lower().compile(self.target, device=self.device)
             except FluxError as e:
-                if e.code not in _SIZES:
+                if e.code not in SIZES:
                     raise
                 self._open = e
         return self._open
@@ -104,9 +118,7 @@ class Model:
 
     def _specialised(self, values: tuple[Any, ...]) -> tuple[tuple[bool, ...], Lowered]:
         """Which values had to be constants, and the program."""
-        choices = [tuple(v is None for v in values)]
-        choices.append(tuple(v is None or _decides(v, "iub", _SMALL) for v in values))
-        choices.append(tuple(v is None or _decides(v, "iubf", 16) for v in values))
+        choices = fixed_choices(values)
         for n, fixed in enumerate(choices):
 
             def call(*rest: Any, fixed: tuple[bool, ...] = fixed) -> Any:
@@ -117,7 +129,7 @@ class Model:
                 rest = [v for v, f in zip(values, fixed, strict=True) if not f]
                 return fixed, lower_function(call, *rest, name=self.__name__)
             except FluxError as e:
-                if e.code not in _SIZES or n == len(choices) - 1 or choices[n + 1] == fixed:
+                if e.code not in SIZES or n == len(choices) - 1:
                     raise
         raise AssertionError
 
@@ -131,8 +143,20 @@ class Model:
         return (*args, *[named[n] for n in names[len(args) :]])
 
 
+def fixed_choices(values: Sequence[Any]) -> list[tuple[bool, ...]]:
+    """Which inputs to take as constants, in the order to try: none, small integers, and small floats beside them."""
+    out = [tuple(v is None for v in values)]
+    for kinds in ({"iub": _SMALL}, {"iub": _SMALL, "f": 16}):
+        chosen = tuple(v is None or any(_decides(v, k, most) for k, most in kinds.items()) for v in values)
+        if chosen != out[-1]:
+            out.append(chosen)
+    return out
+
+
 def _decides(x: Any, kinds: str, most: int) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype.kind in kinds and x.size <= most
+    if not isinstance(x, np.ndarray):
+        return False
+    return ("f" if x.dtype.name == "bfloat16" else x.dtype.kind) in kinds and x.size <= most
 
 
 def _constants(values: tuple[Any, ...], fixed: tuple[bool, ...]) -> tuple[bytes, ...]:

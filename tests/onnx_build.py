@@ -60,6 +60,8 @@ def attribute(name: str, value: Any) -> bytes:
         return head + chunk(5, tensor(value)) + number(20, 4)
     if value and isinstance(value[0], float):
         return head + b"".join(varint(7 << 3 | 5) + struct.pack("<f", v) for v in value) + number(20, 6)
+    if value and isinstance(value[0], str):
+        return head + b"".join(chunk(9, v) for v in value) + number(20, 8)
     return head + b"".join(number(8, v) for v in value) + number(20, 7)
 
 

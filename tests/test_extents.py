@@ -192,7 +192,7 @@ def test_gradients_go_through() -> None:
         (lambda x: fx.vmap(lambda r: fx.sum(r[r > 0]))(x), "vmap over"),
         (lambda x: fx.arange(fx.extent(fx.sum(x > 0))), "nothing bounds K0"),
         (lambda x: fx.grad(lambda y: (fx.sum(y), y[y > 0]), has_aux=True)(x)[1], "the function"),
-        (lambda x: fx.scan(lambda c, r: (c, r[r > 0]), 0.0, x)[1], "a region of scan"),
+        (lambda x: fx.scan(lambda c, r: (c, r[r > 0]), 0.0, x)[1], "a branch or loop body gives"),
     ],
 )
 def test_what_cannot_be(f: Any, message: str) -> None:

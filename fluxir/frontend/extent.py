@@ -35,18 +35,18 @@ def extent(n: Any, /, most: Any = None) -> Dim:
         return int(now)
     trace = scope().trace
     name = trace.fresh_size()
-    emit_extent(cast(t, i64), name, limit)
+    s = scope()
+    count = cast(t, i64)
+    s.emit("extent", (s.use(count.value, count.scope),), (), {"size": name, "most": limit})
+    s.sizes.add(name)
     f = trace.assumptions.facts
-    if isinstance(limit, int):
+    if limit is None:
+        trace.unbounded.add(name)
+    elif isinstance(limit, int):
         trace.assumptions.facts = Facts({**f.bounds, name: (0, limit)}, f.multiples, f.equations, f.ceilings)
-    elif limit is not None:
+    else:
         trace.assumptions.facts = Facts(f.bounds, f.multiples, f.equations, {**f.ceilings, name: limit})
     return symbol(name)
-
-
-def emit_extent(n: Tensor, name: str, limit: Dim | None) -> None:
-    s = scope()
-    s.emit("extent", (s.use(n.value, n.scope),), (), {"size": name, "most": limit})
 
 
 def count_of(mask: Tensor) -> Dim:

@@ -28,6 +28,7 @@ from fluxir.frontend.control import fori_loop as fori_loop
 from fluxir.frontend.control import scan as scan
 from fluxir.frontend.control import while_loop as while_loop
 from fluxir.frontend.einsum import einsum as einsum
+from fluxir.frontend.extent import extent as extent
 from fluxir.frontend.tensor import Tensor as Tensor
 from fluxir.frontend.tensor import as_dtype as as_dtype
 from fluxir.frontend.trace import public as public

@@ -184,6 +184,7 @@ class Trace:
         self.funcs: dict[str, Func] = {}
         self.labels: dict[str, int] = {}
         self.sizes: set[str] = set()  # names of sizes that are taken
+        self.unbounded: set[str] = set()  # those known only at run time that nothing bounds
         self.calls: dict[Any, Any] = {}  # for `@fx.function`: functions in progress, by identity and argument types
 
     def fresh_label(self, name: str) -> str:
@@ -215,6 +216,7 @@ class Scope:
         self.builder = Builder()
         self.captures: dict[Value, Value] = {}
         self.open = True
+        self.sizes: set[str] = set()  # known only at run time, that were made here
         self._constants: dict[Any, Value] = {}
         self._named: tuple[Location | None, Value] | None = None
 
@@ -477,6 +479,7 @@ def close_regions(regions: Sequence[Region], position: int | None = None) -> tup
     """
     captured: dict[Value, None] = {}
     for r in regions:
+        _require_inside(r)
         captured.update(dict.fromkeys(r.scope.captures))
     blocks = []
     for r in regions:
@@ -488,6 +491,19 @@ def close_regions(regions: Sequence[Region], position: int | None = None) -> tup
         r.scope.open = False
         blocks.append(Block(args, r.scope.builder.ops, r.outs))
     return list(captured), blocks
+
+
+def _require_inside(r: Region) -> None:
+    """FX0230 for a result whose size became known in the region: outside nobody knows it."""
+    for v in r.outs if r.scope.sizes else ():
+        names = {name for d in v.type.shape for name in dims.symbols_of(d)} & r.scope.sizes
+        if names:
+            raise error(
+                "FX0230",
+                f"a branch or loop body gives {v.type}, where {', '.join(sorted(names))} is known only inside it",
+                help="give a bound, such as fx.nonzero(x, size=n), or reduce the result to a fixed size",
+                loc=here(),
+            )
 
 
 # ---- whole functions -------------------------------------------------------------------------------------------------
@@ -649,10 +665,24 @@ def trace(
         except FluxError as e:
             locate(e)
             raise
+    _require_bounds(outs, t)
     block = Block(values, s.builder.ops, outs)
     func = Func(entry, block, result_names=result_names(out_tree), loc=function_location(fn))
     module = Module(entry, {entry: func, **t.funcs}, t.assumptions.facts)
     return Traced(module, in_tree, out_tree)
+
+
+def _require_bounds(outs: Sequence[Value], t: Trace) -> None:
+    """FX0230 for a result whose size is known only at run time and has no bound: its memory is allocated before."""
+    for v in outs if t.unbounded else ():
+        names = {name for d in v.type.shape for name in dims.symbols_of(d)} & t.unbounded
+        if names:
+            raise error(
+                "FX0230",
+                f"a result is {v.type}, and nothing bounds {', '.join(sorted(names))}, which is known only at run time",
+                help="its memory is allocated before: give fx.extent a bound (most=)",
+                loc=v.owner.loc if v.owner is not None else None,
+            )
 
 
 __all__ = [

@@ -397,7 +397,7 @@ class Facts:
 
     def _lowered(self, d: Dim) -> Dim:
         """A size that is at most `d`: where a symbol with a ceiling counts negatively, the ceiling counts instead."""
-        for name in reversed(self.ceilings):  # a ceiling may name symbols that came before
+        for name in reversed(list(self.ceilings)):  # a ceiling may name symbols that came before
             changed = True
             while changed and not isinstance(d, int) and name in symbols_of(d):
                 changed = False

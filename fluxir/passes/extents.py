@@ -20,7 +20,7 @@ from fluxir.errors import error
 from fluxir.ir.build import Builder
 from fluxir.ir.core import Attrs, Block, Func, Module, Op, Value
 from fluxir.ir.dims import Dim, Opaque, floordiv, maximum, minimum, mul, symbol, symbols_of
-from fluxir.ir.types import TensorType
+from fluxir.ir.types import Type
 from fluxir.ops.control import Transform
 from fluxir.ops.extent import beyond
 from fluxir.passes.manager import PassContext, pass_
@@ -233,7 +233,7 @@ def _bounded(block: Block, size: str, most: Dim | None) -> Block:
     return Block(block.args, b.ops, outs)
 
 
-def _largest(d: Dim, size: str, most: Dim | None, t: TensorType) -> Dim:
+def _largest(d: Dim, size: str, most: Dim | None, t: Type) -> Dim:
     if size not in symbols_of(d):
         return d
     found = None if most is None else _extreme(d, {size: most}, True)

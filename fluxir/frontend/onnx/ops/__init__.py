@@ -2,9 +2,11 @@
 
 from fluxir.frontend.onnx.ops import (  # noqa: F401
     attention,
+    chosen,
     contrib,
     control,
     elementwise,
+    grams,
     image,
     losses,
     ml,
@@ -15,5 +17,7 @@ from fluxir.frontend.onnx.ops import (  # noqa: F401
     recurrent,
     reduction,
     signal,
+    svm,
+    trees,
     windows,
 )

@@ -21,6 +21,7 @@ from fluxir.ir import dims
 from fluxir.ir.dims import Poly
 
 UNROLLED = 4096  # steps of a loop that is read step by step
+SHORT = 64  # steps of a loop that is read so where a loop of the program cannot say what it does
 
 
 @op("If", pure=False)
@@ -78,10 +79,18 @@ def loop(cx: Context, trips: Raw = None, condition: Raw = None, *carried: Raw, b
     fixed = isinstance(count, int | np.integer) and 0 <= int(count) <= UNROLLED
     if sequences and (isinstance(count, Tensor) or start is None):
         raise error("FX1205", "how often a loop over sequences runs is computed from the inputs of the model")
-    if sequences or (fixed and all(map(is_known, carried)) and int(count) <= 64 and scanned == 0):  # type: ignore[arg-type]
+    if sequences or (fixed and all(map(is_known, carried)) and int(count) <= SHORT and scanned == 0):  # type: ignore[arg-type]
         return _unrolled(body, int(count) if fixed else None, start, carried, scanned)  # type: ignore[arg-type]
+    if always and isinstance(count, Tensor) and scanned and start is not None:
+        steps = fx.maximum(fx.cast(fx.reshape(count, ()), "i64"), np.int64(0))
+        count = fx.extent(steps)  # its rows are as many as the steps, which are known when the program runs
     if always and count is not None and not isinstance(count, Tensor):
-        return _counted(body, count, carried, scanned)
+        try:
+            return _counted(body, count, carried, scanned)
+        except FluxError as e:  # sizes that depend on the step, or that a step changes
+            if e.code not in ("FX1205", "FX0230", "FX0213") or isinstance(count, Poly) or int(count) > SHORT:
+                raise
+            return _unrolled(body, int(count), start, carried, scanned)
     if scanned:
         return _unrolled_or_refused(body, count, start, carried, scanned, fixed)
     return _while(body, count, condition, carried)
@@ -233,6 +242,8 @@ def scan_8(
     n = len(values) - num_scan_inputs
     tensors = [fx.asarray(tensor(v)) for v in values]
     batch = int(tensors[0].shape[0])
+    if batch > UNROLLED:
+        raise error("FX1202", f"Scan over {batch} sequences one by one; at most {UNROLLED} are")
     outs = []
     for b in range(batch):
         rows = [fx.item(t, b) for t in tensors]
@@ -297,6 +308,13 @@ def concat_from_sequence(s: Raw, *, axis: Int, new_axis: Int = 0) -> Any:
     return fx.stack(parts, axis=axis % (n + 1)) if new_axis else fx.concat(parts, axis=fx.axis_of(axis, n))
 
 
+def _parts(n: int) -> int:
+    """A number of parts of a sequence; FX1202 for too many."""
+    if n > UNROLLED:
+        raise error("FX1202", f"a sequence of {n} parts; at most {UNROLLED} are made")
+    return n
+
+
 @op("SplitToSequence", since=11)
 def split_to_sequence(x: Any, split: Known = None, *, axis: Int = 0, keepdims: Int = 1) -> Any:
     from fluxir.frontend.onnx.ops.movement import pieces
@@ -306,13 +324,14 @@ def split_to_sequence(x: Any, split: Known = None, *, axis: Int = 0, keepdims: I
     if split is None:
         if not isinstance(n, int):
             raise error("FX1205", f"into how many parts a sequence is split depends on the size {n}")
-        parts = pieces(x, a, (1,) * n, n)
+        parts = pieces(x, a, (1,) * _parts(n), n)
         return tuple(parts) if keepdims else tuple(fx.squeeze(p, axis=a) for p in parts)
     sizes = dims_of(split, "the sizes of the parts")
     if not split.shape:  # one number: parts of that size, the last may be smaller
         if not isinstance(n, int):
             raise error("FX1205", f"into how many parts a sequence is split depends on the size {n}")
         each = int(sizes[0])
+        _parts(n // max(each, 1))
         sizes = tuple(min(each, n - at) for at in range(0, n, each))
     return tuple(pieces(x, a, sizes, len(sizes)))
 

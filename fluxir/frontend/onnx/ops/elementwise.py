@@ -12,7 +12,7 @@ from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.elements import ELEMENTS, STRING, element
 from fluxir.frontend.onnx.narrow import rounded
 from fluxir.frontend.onnx.registry import Const, Float, Floats, Int, Ints, Known, Raw, Sparse, Text, Texts, op
-from fluxir.frontend.onnx.values import Narrow, Sizes, dims_of, element_of, is_texts, tensor
+from fluxir.frontend.onnx.values import Narrow, Sizes, element_of, is_texts, sizes_of, tensor
 
 # ---- arithmetic ----------------------------------------------------------------------------------------------------
 
@@ -328,4 +328,4 @@ def constant(
 @op("ConstantOfShape", since=9)
 def constant_of_shape(shape: Known, *, value: Const | None = None) -> Any:
     fill = np.zeros(1, np.float32) if value is None else np.asarray(value)
-    return fx.full(dims_of(shape, "the shape"), fill.reshape(()))
+    return fx.full(sizes_of(shape, "the shape"), fill.reshape(()))

@@ -71,7 +71,8 @@ def one_hot_encoder(
 # ---- linear models, and kernels ------------------------------------------------------------------------------------
 
 
-def _post(scores: Any, how: str) -> Any:
+def post_transformed(scores: Any, how: str) -> Any:
+    """Scores [rows, classes] as the attribute `post_transform` wants them."""
     match how:
         case "NONE":
             return scores
@@ -81,12 +82,25 @@ def _post(scores: Any, how: str) -> Any:
             return fx.sigmoid(scores)
         case "SOFTMAX_ZERO":
             e = fx.exp(fx.subtract(scores, fx.max(scores, axis=-1, keepdims=True)))
-            kept = fx.where(fx.equal(scores, np.float32(0)), np.float32(0), e)
+            kept = fx.where(fx.less_equal(fx.abs(scores), fx.scalar(1e-7, scores)), fx.scalar(0, scores), e)
             return fx.divide(kept, fx.sum(kept, axis=-1, keepdims=True))
         case "PROBIT":
-            centred = fx.subtract(fx.multiply(scores, np.float32(2)), np.float32(1))
-            return fx.multiply(fx.public(fx.random.erfinv)(centred), np.float32(2**0.5))
+            centred = fx.subtract(fx.multiply(scores, fx.scalar(2, scores)), fx.scalar(1, scores))
+            found = fx.multiply(fx.public(fx.random.erfinv)(centred), fx.scalar(2**0.5, scores))
+            size = fx.abs(centred)  # no probability outside of 0 to 1
+            found = fx.where(
+                fx.equal(size, fx.scalar(1, scores)), fx.multiply(centred, fx.scalar(np.inf, scores)), found
+            )
+            return fx.where(fx.greater(size, fx.scalar(1, scores)), fx.scalar(np.nan, scores), found)
     raise ValueError(f"there is no post_transform {how!r}")
+
+
+def two_scores(s: Any, positive: bool, how: str) -> Any:
+    """Scores [rows, 2] of two classes from the one score [rows, 1] of the second, as onnxruntime has them: of the logistic
+    function, else what is left of 1, or where weights may be negative the negative score."""
+    if how == "LOGISTIC":
+        return fx.concat([fx.sigmoid(fx.negative(s)), fx.sigmoid(s)], axis=1)
+    return fx.concat([fx.subtract(fx.scalar(1, s), s) if positive else fx.negative(s), s], axis=1)
 
 
 @op("LinearRegressor", domain=ML)
@@ -95,7 +109,8 @@ def linear_regressor(
 ) -> Any:
     w = np.array(coefficients, np.float32).reshape(targets, -1)
     y = fx.matmul(fx.cast(x, f32), w.T)
-    return _post(fx.add(y, np.array(intercepts, np.float32)) if intercepts else y, post_transform)
+    how = post_transform if targets > 1 or post_transform == "PROBIT" else "NONE"  # as onnxruntime has it
+    return post_transformed(fx.add(y, np.array(intercepts, np.float32)) if intercepts else y, how)
 
 
 @op("LinearClassifier", domain=ML)
@@ -111,11 +126,9 @@ def linear_classifier(
     labels = np.array(classlabels_ints, np.int64)
     if rows == 1 and len(labels) == 2:
         positive = fx.greater(fx.item(scores, (slice(None), 0)), np.float32(0))
-        both = fx.concat([fx.negative(scores), scores], axis=1)
-        probability = _post(both, post_transform)
-        return Results((fx.where(positive, labels[1], labels[0]), probability))
+        return Results((fx.where(positive, labels[1], labels[0]), two_scores(scores, True, post_transform)))
     best = fx.argmax(scores, axis=1)
-    return Results((fx.take(labels, best, axis=0), _post(scores, post_transform)))
+    return Results((fx.take(labels, best, axis=0), post_transformed(scores, post_transform)))
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------
@@ -161,120 +174,3 @@ def _first(*choices: Any) -> Any:
         if c is not None:
             return np.asarray(c) if d is None else np.array(c, d)
     raise ValueError("the keys or values are missing")
-
-
-# ---- trees ---------------------------------------------------------------------------------------------------------
-# A forest is walked for all rows and trees at once: each step of a loop moves every (row, tree) one level down.
-
-
-@fx.public
-def forest(
-    x: Any,
-    roots: Any,
-    feature: Any,
-    value: Any,
-    mode: Any,
-    yes: Any,
-    no: Any,
-    leaf: Any,
-    missing: Any,
-    depth: int,
-    sets: Any,
-) -> Any:
-    """The leaf of each (row, tree): i64[rows, trees]. A node with mode 255 is a leaf."""
-    rows, trees = x.shape[0], len(roots)
-    at = fx.broadcast_to(fx.asarray(np.asarray(roots, np.int64)), (rows, trees))
-    if depth == 0:
-        return at
-
-    def step(_: Any, at: Any) -> Any:
-        f = fx.take(feature, at, axis=0)
-        v = fx.take_along_axis(x, f, axis=1)
-        t = fx.cast(fx.take(value, at, axis=0), fx.dtype(x))
-        m = fx.take(mode, at, axis=0)
-        hit = fx.equal(m, np.int64(255))
-        for code, compare in enumerate((fx.less_equal, fx.less, fx.greater_equal, fx.greater, fx.equal, fx.not_equal)):
-            if code in mode:
-                hit = fx.logical_or(hit, fx.logical_and(fx.equal(m, np.int64(code)), compare(v, t)))
-        if sets is not None:
-            members = fx.take(sets, at, axis=0)
-            inside = fx.any(fx.equal(fx.expand_dims(v, axis=-1), fx.cast(members, fx.dtype(x))), axis=-1)
-            hit = fx.logical_or(hit, fx.logical_and(fx.equal(m, np.int64(6)), inside))
-        hit = fx.logical_or(hit, fx.logical_and(fx.isnan(v), fx.take(missing, at, axis=0)))
-        down = fx.where(hit, fx.take(yes, at, axis=0), fx.take(no, at, axis=0))
-        return fx.where(fx.take(leaf, at, axis=0), at, down)
-
-    return fx.fori_loop(0, depth, step, at)
-
-
-def _depth(roots: Any, yes: Any, no: Any, leaf: Any) -> int:
-    level, deepest = list(roots), 0
-    seen = 0
-    while True:
-        level = [c for n in level if not leaf[n] for c in (int(yes[n]), int(no[n]))]
-        if not level:
-            return deepest
-        deepest += 1
-        seen += len(level)
-        if seen > 2 * len(leaf) + 2:
-            raise ValueError("the nodes of a tree form a cycle")
-
-
-def _aggregate(values: Any, how: str, axis: int) -> Any:
-    reductions: dict[str, Any] = {"SUM": fx.sum, "AVERAGE": fx.mean, "MIN": fx.min, "MAX": fx.max}
-    return reductions[how](values, axis=axis)
-
-
-@op("TreeEnsemble", since=5, domain=ML)
-def tree_ensemble(
-    x: Any, *, aggregate_function: Int = 1, leaf_targetids: Ints, leaf_weights: Const, membership_values: Const | None = None,
-    n_targets: Int, nodes_falseleafs: Ints, nodes_falsenodeids: Ints, nodes_featureids: Ints, nodes_hitrates: Const | None = None,
-    nodes_missing_value_tracks_true: Ints | None = None, nodes_modes: Const, nodes_splits: Const, nodes_trueleafs: Ints,
-    nodes_truenodeids: Ints, post_transform: Int = 0, tree_roots: Ints,
-) -> Any:  # fmt: skip
-    n, leaves = len(nodes_featureids), len(leaf_targetids)
-    yes = np.array(
-        [i + n * l for i, l in zip(nodes_truenodeids, nodes_trueleafs, strict=True)] + [0] * leaves, np.int64
-    )
-    no = np.array(
-        [i + n * l for i, l in zip(nodes_falsenodeids, nodes_falseleafs, strict=True)] + [0] * leaves, np.int64
-    )
-    mode = np.concatenate([np.asarray(nodes_modes).astype(np.int64), np.full(leaves, 255)])
-    leaf = np.arange(n + leaves) >= n
-    roots = list(tree_roots)
-    sets = None
-    if membership_values is not None:
-        groups: list[list[float]] = [[]]
-        for v in np.asarray(membership_values).tolist():
-            if np.isnan(v):
-                groups.append([])
-            else:
-                groups[-1].append(v)
-        width = max(map(len, groups), default=1) or 1
-        sets = np.full((n + leaves, width), np.nan, np.asarray(nodes_splits).dtype)
-        for node, g in zip(np.flatnonzero(mode[:n] == 6), groups, strict=False):
-            sets[node, : len(g)] = g
-
-    def pad(a: Any, fill: Any) -> Any:
-        return np.concatenate([np.asarray(a), np.full(leaves, fill, np.asarray(a).dtype)])
-
-    missing = (
-        np.zeros(n, bool)
-        if nodes_missing_value_tracks_true is None
-        else np.array(nodes_missing_value_tracks_true, bool)
-    )
-    ends = forest(x, roots, pad(np.array(nodes_featureids, np.int64), 0), pad(nodes_splits, 0), mode, yes, no, leaf,
-                  pad(missing, False), _depth(roots, yes, no, leaf), sets)  # fmt: skip
-    which = fx.subtract(ends, np.int64(n))
-    target = np.array(leaf_targetids, np.int64)
-    weights = fx.cast(fx.take(np.asarray(leaf_weights), which, axis=0), fx.dtype(x))
-    hot = fx.one_hot(fx.take(target, which, axis=0), n_targets, dtype=fx.dtype(x))
-    how = {0: "AVERAGE", 1: "SUM", 2: "MIN", 3: "MAX"}[aggregate_function]
-    if how in ("MIN", "MAX"):
-        worst = np.inf if how == "MIN" else -np.inf
-        spread = fx.where(fx.greater(hot, fx.scalar(0, x)), fx.expand_dims(weights, axis=-1), fx.scalar(worst, x))
-        total = _aggregate(spread, how, 1)
-        total = fx.where(fx.isinf(total), fx.scalar(0, x), total)
-    else:
-        total = _aggregate(fx.multiply(hot, fx.expand_dims(weights, axis=-1)), how, 1)
-    return _post(total, {0: "NONE", 1: "SOFTMAX", 2: "LOGISTIC", 3: "SOFTMAX_ZERO", 4: "PROBIT"}[post_transform])

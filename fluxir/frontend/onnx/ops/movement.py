@@ -11,8 +11,17 @@ from fluxir.frontend import library as fx
 from fluxir.frontend.bounds import at_most
 from fluxir.frontend.onnx.graph import FOLD, Context, Results
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Raw, Text, op
-from fluxir.frontend.onnx.values import dims_of, ints_of, is_known, known, rewrapped, scalar_of, shape_of
-from fluxir.frontend.tensor import Tensor
+from fluxir.frontend.onnx.values import (
+    dims_of,
+    ints_of,
+    known,
+    rewrapped,
+    scalar_of,
+    shape_of,
+    sizes_of,
+    tensor,
+    traced,
+)  # fmt: skip
 from fluxir.ir import dims
 
 # ---- shapes --------------------------------------------------------------------------------------------------------
@@ -101,6 +110,8 @@ def transpose(x: Any, *, perm: Ints | None = None) -> Any:
 
 @op("Expand", since=8, moves=True)
 def expand(x: Any, shape: Known) -> Any:
+    if traced(shape):
+        return _expand_at_run_time(x, shape)
     wanted = dims_of(shape, "the shape to expand to")
     n = max(len(wanted), fx.rank(x))
     old = (1,) * (n - fx.rank(x)) + tuple(x.shape)
@@ -108,9 +119,22 @@ def expand(x: Any, shape: Known) -> Any:
     return fx.broadcast_to(x, tuple(o if isinstance(d, int) and d == 1 else d for o, d in zip(old, new, strict=True)))
 
 
+def _expand_at_run_time(x: Any, shape: Any) -> Any:
+    """Expand to sizes that are known only at run time; only axes of size 1 grow to them."""
+    n = int(shape.shape[0])
+    x = fx.reshape(x, (1,) * max(n - fx.rank(x), 0) + tuple(x.shape))
+    new = list(x.shape)
+    for k, i in enumerate(range(fx.rank(x) - n, fx.rank(x))):
+        if isinstance(new[i], int) and new[i] == 1:
+            new[i] = fx.extent(fx.item(shape, k))
+        elif not dims.prove_le(2, new[i]):
+            raise error("FX1205", f"whether an axis of size {new[i]} is expanded depends on values of the inputs")
+    return fx.broadcast_to(x, tuple(new))
+
+
 @op("Tile", since=6, moves=True)
 def tile(x: Any, repeats: Known) -> Any:
-    return fx.tile(x, dims_of(repeats, "the repeats"))
+    return fx.tile(x, sizes_of(repeats, "the repeats"))
 
 
 # ---- joins and parts -----------------------------------------------------------------------------------------------
@@ -135,6 +159,8 @@ def split_old(cx: Context, x: Any, *, axis: Int = 0, split: Ints | None = None) 
 def pieces(x: Any, axis: int, parts: Any, count: int) -> Results:
     """Parts of `x` along an axis: of the sizes `parts`, or `count` of them of which the last may be smaller."""
     n = x.shape[axis]
+    if parts is None and count > MAX_PARTS:
+        raise error("FX1202", f"a split into {count} parts; at most {MAX_PARTS} are made")
     if parts is None:
         each = dims.ceildiv(n, count)
         parts = [each] * (count - 1) + [n - each * (count - 1)]
@@ -151,13 +177,10 @@ def slice_(x: Any, starts: Known, ends: Known, axes: Known = None, steps: Known 
     over = tuple(range(_length(starts))) if axes is None else ints_of(axes, "the axes")
     over = tuple(fx.axis_of(a, n) for a in over)
     by = (1,) * len(over) if steps is None else ints_of(steps, "the steps")
-    if any(isinstance(v, Tensor) and not is_known(v) for v in (starts, ends)):
-        raise error(
-            "FX1205",
-            "where the slice begins and ends is computed from the inputs of the model, so that its size is not known"
-            " when compiling",
-            help="export the model with fixed lengths, or compute a mask instead of a slice",
-        )
+    if traced(starts) or traced(ends):
+        for i, (a, s) in enumerate(zip(over, by, strict=True)):
+            x = _slice_at_run_time(x, a, fx.item(tensor(starts), i), fx.item(tensor(ends), i), s)
+        return x
     low, high = dims_of(starts, "the starts"), dims_of(ends, "the ends")
     if not len(low) == len(high) == len(over) == len(by):
         raise ValueError(f"{len(low)} starts, {len(high)} ends, {len(over)} axes, {len(by)} steps")
@@ -167,6 +190,24 @@ def slice_(x: Any, starts: Known, ends: Known, axes: Known = None, steps: Known 
     return fx.item(x, tuple(key))
 
 
+def _slice_at_run_time(x: Any, axis: int, start: Any, end: Any, step: int) -> Any:
+    """A slice whose ends are known only at run time, and so its size."""
+    n = x.shape[axis]
+    size = fx.asarray(n) if not isinstance(n, int) else np.int64(n)
+    zero = np.int64(0)
+    most = size if step > 0 else fx.subtract(size, np.int64(1))
+    ends = []
+    for v, least in ((start, zero), (end, np.int64(0 if step > 0 else -1))):
+        v = fx.cast(v, "i64")
+        v = fx.where(fx.less(v, zero), fx.add(v, size), v)
+        ends.append(fx.clip(v, least, most))
+    length = fx.subtract(ends[1], ends[0]) if step > 0 else fx.subtract(ends[0], ends[1])
+    length = fx.floor_divide(fx.add(length, np.int64(abs(step) - 1)), np.int64(abs(step)))
+    count = fx.extent(fx.maximum(length, zero), most=n)
+    return fx.take(x, fx.add(ends[0], fx.multiply(fx.arange(count), np.int64(step))), axis=axis)
+
+
+MAX_PARTS = 4096  # of one split
 FAR = 1 << 31  # what exporters write for "to the end" is at least about this
 
 
@@ -180,6 +221,8 @@ def _slice(b: Any, e: Any, s: int, n: Any) -> slice:
         b = 0
     if isinstance(b, int) and s < 0 and b >= FAR - 1:
         b = None
+    if isinstance(b, int) and isinstance(n, int) and s < 0 and b < -n:
+        b = 0  # a start is clamped to an element, other than in Python
     if isinstance(e, int) and s > 0 and e >= FAR - 1:
         e = None
     if isinstance(e, int) and s > 0 and e >= LARGE:  # no tensor is that long, says whoever writes such an end
@@ -216,7 +259,7 @@ def gather_elements(x: Any, indices: Any, *, axis: Int = 0) -> Any:
 def gather_nd(x: Any, indices: Any, *, batch_dims: Int = 0) -> Any:
     lead = fx.rank(indices) - 1
     keys = [fx.own_places(x.shape, k, lead) for k in range(batch_dims)]
-    keys += [fx.item(indices, (..., k)) for k in range(int(indices.shape[-1]))]
+    keys += [fx.item(indices, (..., k)) for k in range(_depth(x, indices))]
     return fx.item(x, tuple(keys)) if keys else fx.broadcast_to(x, (*indices.shape[:-1], *x.shape))
 
 
@@ -226,9 +269,17 @@ def scatter_elements(x: Any, indices: Any, updates: Any, *, axis: Int = 0, reduc
     return fx.put(x, keys, updates, _how(reduction))
 
 
+def _depth(x: Any, indices: Any) -> int:
+    """How many axes a row of `indices` names."""
+    depth = int(indices.shape[-1])
+    if depth > fx.rank(x):
+        raise ValueError(f"{depth} indices for {fx.rank(x)} axes")
+    return depth
+
+
 @op("ScatterND", since=11)
 def scatter_nd(x: Any, indices: Any, updates: Any, *, reduction: Text = "none") -> Any:
-    depth = int(indices.shape[-1])
+    depth = _depth(x, indices)
     keys = tuple(fx.item(indices, (..., k)) for k in range(depth))
     return fx.put(x, keys or ..., updates, _how(reduction))
 
@@ -242,7 +293,7 @@ def _how(reduction: str) -> str:
 
 @op("OneHot", since=9)
 def one_hot(indices: Any, depth: Known, values: Any, *, axis: Int = -1) -> Any:
-    (n,) = dims_of(depth, "the depth")
+    (n,) = sizes_of(depth, "the depth")
     wide = fx.cast(indices, "i64")
     wide = fx.where(
         fx.less(wide, np.int64(0)), fx.add(wide, fx.asarray(n) if not isinstance(n, int) else np.int64(n)), wide
@@ -267,6 +318,8 @@ def eye_like(x: Any, *, dtype: Int | None = None, k: Int = 0) -> Any:
 
 @op("Range", since=11)
 def range_(start: Known, limit: Known, delta: Known) -> Any:
+    if any(map(traced, (start, limit, delta))):
+        return _range_at_run_time(*[fx.reshape(tensor(v), ()) for v in (start, limit, delta)])
     values = [known(v, "the range").reshape(-1)[0] for v in (start, limit, delta)]
     if any(isinstance(v, fx.Poly) for v in values):
         return fx.arange(*[v if isinstance(v, fx.Poly) else int(v) for v in values])
@@ -276,6 +329,17 @@ def range_(start: Known, limit: Known, delta: Known) -> Any:
     if count > FOLD:
         return fx.cast(fx.add(values[0], fx.multiply(values[2], fx.arange(count))), fx.dtype(np.zeros(0, d)))
     return np.asarray(values[0] + values[2] * np.arange(count), d)
+
+
+def _range_at_run_time(start: Any, limit: Any, delta: Any) -> Any:
+    d = fx.dtype(start)
+    if d.is_float:
+        steps = fx.divide(fx.cast(fx.subtract(limit, start), "f64"), fx.cast(delta, "f64"))
+        count = fx.cast(fx.ceil(steps), "i64")
+    else:  # rounded up
+        count = fx.negative(fx.floor_divide(*[fx.cast(v, "i64") for v in (fx.subtract(start, limit), delta)]))
+    places = fx.arange(fx.extent(fx.maximum(count, np.int64(0))))
+    return fx.add(start, fx.multiply(fx.cast(places, d), delta))
 
 
 # ---- padding -------------------------------------------------------------------------------------------------------
@@ -365,14 +429,6 @@ def reverse_sequence(x: Any, lengths: Any, *, batch_axis: Int = 1, time_axis: In
     return fx.take_along_axis(
         x, fx.broadcast_to(places, tuple(x.shape[k] if k in (time, batch) else 1 for k in range(n))), axis=time
     )
-
-
-@op("Compress", since=9)
-def compress(x: Any, condition: Known, *, axis: Int | None = None) -> Any:
-    mask = known(condition, "which elements Compress keeps").astype(bool)
-    if axis is None:
-        x, axis = fx.reshape(x, (-1,)), 0
-    return fx.take(x, np.flatnonzero(mask), axis=fx.axis_of(axis, fx.rank(x)))
 
 
 @op("TensorScatter", since=24)

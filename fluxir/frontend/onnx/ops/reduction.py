@@ -9,7 +9,7 @@ import numpy as np
 from fluxir.frontend import library as fx
 from fluxir.frontend.onnx.graph import Results
 from fluxir.frontend.onnx.registry import Int, Ints, Known, op
-from fluxir.frontend.onnx.values import dims_of, ints_of, scalar_of
+from fluxir.frontend.onnx.values import ints_of, scalar_of, sizes_of
 from fluxir.ir import dims
 
 # ---- reductions ----------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ _cumulative("CumProd", fx.cumprod, 26, 1)
 
 @op("TopK", since=10)
 def top_k(x: Any, k: Known, *, axis: Int = -1, largest: Int = 1, sorted: Int = 1) -> Any:
-    (n,) = dims_of(k, "k")
+    (n,) = sizes_of(k, "k", most=x.shape[fx.axis_of(axis, fx.rank(x))])
     return _top(x, n, axis, bool(largest))
 
 

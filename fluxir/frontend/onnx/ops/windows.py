@@ -283,6 +283,32 @@ def rms_normalization(x: Any, scale: Any, *, axis: Int = -1, epsilon: Float = 1e
     return fx.multiply(fx.cast(fx.multiply(wide, inverse), d), scale)
 
 
+@op("MaxRoiPool")
+def max_roi_pool(x: Any, rois: Any, *, pooled_shape: Ints, spatial_scale: Float = 1.0) -> Any:
+    """The largest element in each cell of regions (image, x1, y1, x2, y2), both ends inside (Girshick 2015); 0 where a cell
+    has none. Two passes, along x and then along y, since the cells form a grid."""
+    image = fx.take(x, fx.cast(fx.item(rois, (slice(None), 0)), "i64"), axis=0)  # [regions, channels, height, width]
+    corners = fx.floor(fx.add(fx.multiply(rois, fx.scalar(spatial_scale, rois)), fx.scalar(0.5, rois)))
+    low = fx.scalar(-np.inf, x)
+    across = fx.expand_dims(_cells(corners, 1, pooled_shape[1], x.shape[3]), axis=(1, 2))
+    rows = fx.max(fx.where(across, fx.expand_dims(image, axis=3), low), axis=4)  # [regions, channels, height, cells]
+    down = fx.expand_dims(_cells(corners, 2, pooled_shape[0], x.shape[2]), axis=(1, 3))
+    y = fx.max(fx.where(down, fx.expand_dims(fx.transpose(rows, (0, 1, 3, 2)), axis=2), low), axis=4)
+    return fx.where(fx.isinf(y), fx.scalar(0, x), y)
+
+
+def _cells(corners: Any, axis: int, count: int, size: Any) -> Any:
+    """Whether each place of an axis lies in each cell of each region: bool[regions, count, size]."""
+    first, last = (fx.reshape(fx.item(corners, (slice(None), k)), (-1, 1, 1)) for k in (axis, axis + 2))
+    one = fx.scalar(1, corners)
+    cell = fx.divide(fx.maximum(fx.add(fx.subtract(last, first), one), one), fx.scalar(count, corners))
+    k = fx.cast(fx.reshape(fx.arange(count), (1, count, 1)), fx.dtype(corners))
+    place = fx.cast(fx.reshape(fx.arange(size), (1, 1, size)), fx.dtype(corners))
+    begin = fx.add(fx.floor(fx.multiply(k, cell)), first)
+    end = fx.add(fx.ceil(fx.multiply(fx.add(k, one), cell)), first)
+    return fx.logical_and(fx.greater_equal(place, begin), fx.less(place, end))
+
+
 @op("LRN")
 def lrn(x: Any, *, alpha: Float = 1e-4, beta: Float = 0.75, bias: Float = 1.0, size: Int) -> Any:
     """Local response normalisation across channels (Krizhevsky et al. 2012)."""
