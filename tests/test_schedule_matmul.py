@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fluxir.ir.interp import interpret
+from fluxir.schedule import matmul_choice
 from tests.schedule_harness import check, func, fused, module, native
 
 
@@ -191,10 +192,13 @@ def test_operand_that_a_loop_does_not_change_is_packed_before_it() -> None:
     assert sum("pack" in name for name in inside) == sum("pack" in name for name in before)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(29, 70, 5), (12, 96, 8), (9, 72, 5), ("B", 150, 3), (100, 33, 7)])
-def test_a_state_is_updated_along_rows(m: Any, n: int, k: int) -> None:
+@pytest.mark.parametrize("tile", [None, (3, 3)])
+@pytest.mark.parametrize(("m", "n", "k"), [(29, 70, 5), (12, 96, 8), (21, 72, 15), ("B", 150, 3), (100, 53, 7)])
+def test_a_state_is_updated_along_rows(m: Any, n: int, k: int, tile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimiser's step behind a gradient: the sums of a row of tiles wait for each other; rows and columns left over, and
     rows whose number is not known, have tiles of their own."""
+    if tile is not None:
+        monkeypatch.setattr(matmul_choice, "_tile", lambda *_: tile)
 
     def body(b: Any, x: Any, y: Any, state: Any, w: Any) -> Any:
         g = b.dot(x, y, lhs_contract=(0,), rhs_contract=(0,))

@@ -101,7 +101,13 @@ def _strips(dot: Dot, target: Any, s: MatmulSchedule) -> MatmulSchedule:
     """Where much is read beside the products (the step of an optimiser behind a gradient): as long strips as fit into the
     second cache, and as many tasks as before."""
     states = len(dot.states())
-    if s.depth or not isinstance(dot.k, int) or not isinstance(dot.n, int) or states + (s.lhs == "panels") < 2 or not states:
+    if (
+        s.depth
+        or not isinstance(dot.k, int)
+        or not isinstance(dot.n, int)
+        or states + (s.lhs == "panels") < 2
+        or not states
+    ):
         return s
     across = dot.n // s.cols
     panels = min(across, target.l2_bytes // 4 // (dot.k * s.cols * dot.dtype.itemsize))

@@ -16,7 +16,6 @@ from fluxir.ir.core import Value
 from fluxir.ir.dtypes import DType
 from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import Dot, PostCode
-from fluxir.schedule.group import shape_of
 from fluxir.schedule.loops import Size, for_, if_
 from fluxir.schedule.matmul_pack import lanes_of, pieces, plus, whole
 
@@ -141,16 +140,18 @@ class Tiles:
         return list(for_(b, 0, length, step, start, name="k", vectorize=False))
 
     # ---- results
-    def finish_strip(self, b: Builder, t: Value, m: Value, rows: Size, strip: Value, n: Value, columns: Value) -> None:
-        """What follows from the sums in `strip`, along its rows: row m and those below it, columns n up to n + `columns`, whole
-        tiles of them. Memory is then read and written in long pieces, as the processor foresees it."""
-        width = 2 * self.lanes if strip.type.shape[-1] % (2 * self.lanes) == 0 else self.lanes  # type: ignore[union-attr]
+    def finish_strip(self, b: Builder, at: Place, rows: Size, vectors: int, columns: Value) -> None:
+        """What follows from the sums in `at.strip`, along its rows: row m and those below it, columns n up to n + `columns`,
+        whole tiles of `vectors`. Memory is then read and written in long pieces, as the processor foresees it."""
+        assert at.strip is not None
+        (strip, n), t, m = at.strip, at.t, at.m
+        width = self.lanes * (2 - vectors % 2)
 
         def row(ib: Builder, r: Value) -> None:
             def part(jb: Builder, c: Value) -> None:
                 x = jb.emit("load", strip, r, c, lanes=width)[0]
-                at, along = jb.add(m, r), jb.add(n, c)
-                self.post.store(jb, x, self.dot.post_index(jb, t, at, along), along, width)
+                along = jb.add(n, c)
+                self.post.store(jb, x, self.dot.post_index(jb, t, jb.add(m, r), along), along, width)
 
             for_(ib, 0, columns, part, step=width, name="n", vectorize=False)
 
