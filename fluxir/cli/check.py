@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import FluxError, UnsupportedError, combine
+from .arrays import dim_sizes
 from .common import Output, table, verb
 from .models import ENTRY, load_file, lowered, signature
 
@@ -23,8 +24,12 @@ __all__ = ["command"]
     " Of an ONNX file, list all operators with what is not supported; its weights are not read.",
 )
 @click.argument("file", type=click.Path(dir_okay=False))
+@click.option(
+    "--dim", "dims", multiple=True, metavar="SYMBOL=SIZE", help="Check it for this size of a symbol, such as B=32."
+)
 @ENTRY
-def command(output: Output, file: str, entry: str | None) -> None:
+def command(output: Output, file: str, dims: tuple[str, ...], entry: str | None) -> None:
+    sizes = dim_sizes(dims)
     if os.path.splitext(file)[1] == ".onnx":
         _operators(output, file)
         return
@@ -35,7 +40,7 @@ def command(output: Output, file: str, entry: str | None) -> None:
     for name in names:
         output.progress(f"checking {name}")
         try:
-            program = lowered(model, name)
+            program = lowered(model, name, sizes)
             loops = program.build().stages["loops"]
         except FluxError as problem:
             problem.notes.append(f"in the entry point {name}")

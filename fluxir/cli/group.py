@@ -22,9 +22,11 @@ __all__ = ["VERBS", "root"]
 VERBS: dict[str, str] = {
     "demo": "Compile a real model, run it on real images, write PTX and a report.",
     "check": "Check a model: trace it, check all types, run the passes.",
+    "import": "Write the program of an ONNX file as IR text.",
     "compile": "Compile a model to an artifact, or for a GPU to PTX.",
     "run": "Run an artifact or a model on arrays.",
     "bundle": "Make a C library of a model, for CPUs or NVIDIA GPUs.",
+    "bench": "Time a model, beside ONNX Runtime where wanted.",
     "profile": "Time every kernel of a model on this CPU, beside what the machine can do.",
     "tune": "Search for faster schedules of a model's kernels, and keep what is found.",
     "vgpu": "Run and check PTX on the virtual GPU, list its instructions.",

@@ -94,7 +94,7 @@ def command(
         raise error(
             "FX0905", f"--profile counts on the virtual GPU, not on {config.get().device}", help="add --device vgpu"
         )
-    program = _load(output, file, entry, trust)
+    program = _load(output, file, entry, trust, dim_sizes(dims))
     sandbox.lift()
     given = make_inputs(program.spec, input_values(program.spec, inputs), dim_sizes(dims), seed)
     wanted = _wanted(program.spec, outputs)
@@ -222,7 +222,7 @@ def _raw(one: Mapping[str, Any], path: str, d: Any, known: Mapping[str, int]) ->
     return read_raw(path, d, shape)
 
 
-def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program | GpuProgram:
+def _load(output: Output, file: str, entry: str | None, trust: bool, sizes: Mapping[str, int]) -> Program | GpuProgram:
     device = config.get().device
     suffix = os.path.splitext(file)[1]
     if suffix == ".fxb":
@@ -233,10 +233,11 @@ def _load(output: Output, file: str, entry: str | None, trust: bool) -> Program 
         raise error(
             "FX0808", f"{file}: the kind of file is not known", help="run a .fxb artifact, or a .py, .fx or .onnx model"
         )
-    from .models import load_entry
+    from .models import load_file, lowered
 
     output.progress(f"compiling {file}")
-    compiled = load_entry(file, entry, trust).compile(device=device)
+    fixed = sizes if suffix == ".onnx" else {}  # a program for all sizes is not always possible there
+    compiled = lowered(load_file(file, trust), entry, fixed).compile(device=device)
     return load_program(compiled.spec, compiled.code, compiled.constants, device)
 
 

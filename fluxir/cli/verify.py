@@ -25,7 +25,8 @@ _HELP = """Verify FILE: digests of an artifact (.fxb), types and structure of IR
 all stages.
 
 With --numeric every entry point is also compiled for this machine and compared with the numpy interpreter on random
-inputs; exit status 4 where they differ.
+inputs; exit status 4 where they differ. With --reference an ONNX file is run on inputs whose results are known: a folder of
+test_data_set_N/input_N.pb and output_N.pb, as models are published with, or a .npz with inputs and results by name.
 """
 
 
@@ -37,8 +38,14 @@ inputs; exit status 4 where they differ.
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of the inputs of --numeric."
 )
-def command(output: Output, file: str, entry: str | None, numeric: bool, dims: tuple[str, ...], seed: int) -> None:
+@click.option("--reference", metavar="PATH", help="Compare an ONNX file's results with those of a folder or .npz file.")
+def command(
+    output: Output, file: str, entry: str | None, numeric: bool, dims: tuple[str, ...], seed: int, reference: str | None
+) -> None:
     sizes = dim_sizes(dims)
+    if reference is not None:
+        _reference(output, file, reference, sizes)
+        return
     if os.path.splitext(file)[1] == ".fxb":
         open_artifact(file).check_all()
     if os.path.splitext(file)[1] in (".fx", ".fxb"):
@@ -78,6 +85,22 @@ def command(output: Output, file: str, entry: str | None, numeric: bool, dims: t
         return "\n".join(lines + ([table(checks, ("entry", "result", "type", "difference"))] if checks else []))
 
     output.result({"file": file, "ok": True, "entries": rows}, text)
+
+
+def _reference(output: Output, file: str, reference: str, sizes: dict[str, int]) -> None:
+    from .reference import check
+
+    if os.path.splitext(file)[1] != ".onnx":
+        raise error("FX0904", f"--reference is for ONNX files, not for {file}")
+    output.progress(f"running {file}")
+    rows = check(file, reference, sizes)
+
+    def text() -> str:
+        return table(
+            [(r["set"], r["name"], f"{r['difference']:.2e}") for r in rows], ("reference", "result", "difference")
+        )
+
+    output.result({"file": file, "ok": True, "results": rows}, text)
 
 
 def compare(program: Lowered, given: dict[str, int], seed: int) -> dict[str, Any]:
