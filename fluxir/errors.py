@@ -206,6 +206,7 @@ def combine(errors: Iterable[FluxError]) -> FluxError:
 _SOURCES: dict[str, list[str]] = {}
 _MAX_SOURCES = 64
 _MAX_LINE = 200
+_MAX_MESSAGE = 2000
 _SHOWN_SUFFIXES = (".py", ".fx", ".pyi")
 
 
@@ -253,7 +254,7 @@ class _Paint:
 
 
 def _render_one(err: FluxError, paint: _Paint) -> str:
-    out = [paint("error", f"error[{err.code}]") + paint("bold", f": {printable(err.message)}")]
+    out = [paint("error", f"error[{err.code}]") + paint("bold", f": {_message(err.message)}")]
     places = _places(err)
     gutter = max((len(str(loc.line)) for loc, _ in places), default=1)
     bar = paint("rule", " " * gutter + " |")
@@ -282,6 +283,11 @@ def _render_one(err: FluxError, paint: _Paint) -> str:
     if err.help:
         out += _tail("help", err.help, gutter, paint)
     return "\n".join(out)
+
+
+def _message(text: str) -> str:
+    """A message of bearable length: a foreign file may give its parts names of any."""
+    return printable(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}... ({len(text)} characters)")
 
 
 def _places(err: FluxError) -> list[tuple[Location, str]]:

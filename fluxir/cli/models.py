@@ -20,6 +20,7 @@ from ..errors import error
 from ..frontend.loader import ModelFile, load_model, module_entries, require_tensor_level
 from ..ir.core import Module
 from ..ir.parser import parse_module, read_module
+from ..ir.verify import verify_module
 from ..runtime.archive import damaged
 from ..runtime.artifact import open_artifact
 from ..runtime.weights import digest_of
@@ -62,6 +63,7 @@ def load_entry(path: str, entry: str | None, trust: bool = True) -> Lowered:
 def lowered(file: ModelFile, entry: str | None, sizes: Mapping[str, int] = {}) -> Lowered:
     """The traced program of one entry point of ``file``, for the ``sizes`` given. Raises FX0604 where they do not fit."""
     traced = file.entry(entry).trace(sizes)
+    verify_module(traced.module)  # so that what is wrong with it is not a defect of the first pass
     return Lowered(traced.module, traced.in_tree, traced.out_tree)
 
 

@@ -26,6 +26,7 @@ MAX_RANK = 32  # numpy's own limit was long the same
 MAX_LANES = 4096
 MAX_VALUE_DEPTH = 32  # of tuples and dicts in attributes
 MAX_NESTING = 60  # of divisions and maxima in a size
+MAX_FACTS = 10_000
 MAX_DIGITS = 64  # of one number
 
 _STRING = r'"(?:[^"\\\n]++|\\.)*+"'
@@ -346,6 +347,8 @@ def read_facts(text: str, into: Facts) -> Facts:
     bounds, multiples, equations = dict(into.bounds), dict(into.multiples), list(into.equations)
     ceilings = dict(into.ceilings)
     offset, where = 0, []
+    if text.count("=") > 2 * MAX_FACTS:
+        raise TextError("FX0109", f"there are more than {MAX_FACTS} facts")
     for piece in _split(text):
         start = offset + len(piece) - len(piece.lstrip())
         offset += len(piece) + 1

@@ -27,6 +27,7 @@ from fluxir.ir.types import Type
 from fluxir.ir.verify import check_op, check_references, check_value_type, same_type
 
 MAX_BYTES = 64 << 20
+_RESULT_OF = re.compile(r"%\w+ *= *[a-z]")
 MAX_ERRORS = 20  # reported in one go
 LEVELS = {"func": "tensor", "kernel": "kernel", "host": "host"}
 
@@ -73,6 +74,9 @@ class _Reader:
     def __init__(self, text: str, filename: str, locate: bool, resources: Mapping[str, Any] | None = None) -> None:
         if len(text) > MAX_BYTES:
             raise error("FX0109", f"the text is larger than {MAX_BYTES >> 20} MiB", loc=Location(filename, 1))
+        # Said at once for a text of many ops; the lexer, which counts exactly, takes seconds to get there.
+        if len(text) > 1 << 20 and sum(1 for _ in _RESULT_OF.finditer(text)) > MAX_OPS:
+            raise error("FX0109", f"the program has more than {MAX_OPS} ops", loc=Location(filename, 1))
         self.text, self.filename, self.locate = text, filename, locate
         self.errors: list[FluxError] = []
         self.lines: list[int] = []

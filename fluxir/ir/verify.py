@@ -9,9 +9,11 @@ independent ones are reported together. The parser uses the same checks, op by o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import math
 import numpy as np
 
 from fluxir.errors import FluxError, Location, combine, error
@@ -23,6 +25,8 @@ from fluxir.ir.printer import format_op
 from fluxir.ir.types import MemType, TensorType, Type, VectorType
 
 MAX_DEPTH = 100  # of regions: deeper ones would overflow the stack of whoever walks them
+MAX_RANK = 64  # of numpy's arrays
+MAX_ELEMENTS = 1 << 58  # of one value: its bytes, a few times over, are numbers of 64 bits
 MAX_ERRORS = 20  # reported in one go
 _TYPES = (TensorType, VectorType, MemType)
 
@@ -320,6 +324,14 @@ class _Verifier:
             e.notes.append(format_op(op))
         return e
 
+    def fits(self, v: Value, here: str, op: Op | None) -> None:
+        """A value has no more bytes than addresses reach, and no more axes than arrays have. Sizes that are open count as 1, and
+        so do those of 0: the others are multiplied by machine code, too."""
+        shape = v.type.shape
+        if len(shape) > MAX_RANK or math.prod([d for d in shape if isinstance(d, int) and d]) >= MAX_ELEMENTS:
+            what = f"{len(shape)} axes" if len(shape) > MAX_RANK else f"the shape [{', '.join(map(str, shape))}]"
+            self.errors.append(self.placed(error("FX0109", f"a value has {what}, which no memory holds"), here, op))
+
     def block(self, block: Block, visible: set[Value], path: str, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise error("FX0109", f"{path[:200]}: regions are nested more than {MAX_DEPTH} deep")
@@ -327,6 +339,7 @@ class _Verifier:
         scope: set[Value] = set() if self.closed else visible
         own: list[Value] = []
         for v in block.args:
+            self.fits(v, path, None)
             if v in self.defined:
                 self.twice(v, path, None)
         self.defined.update(block.args)
@@ -343,6 +356,7 @@ class _Verifier:
             except FluxError as e:
                 self.errors.append(self.placed(e, f"{path}/{i}:{op.name}", op))
             for r in op.results:
+                self.fits(r, f"{path}/{i}:{op.name}", op)
                 if r in self.defined:
                     self.twice(r, f"{path}/{i}:{op.name}", op)
                 self.defined.add(r)

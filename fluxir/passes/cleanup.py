@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from fluxir.errors import error
 from fluxir.ir.build import Builder, inline
 from fluxir.ir.core import Block, Func, Module, Op, Value, plain
 from fluxir.ir.dims import symbols_of
@@ -140,18 +142,67 @@ def _dims_in(attrs: Any) -> list[Any]:
     return out
 
 
+MAX_INLINED = 1_000_000  # ops
+
+
+def _check_inlined(module: Module, graph: Mapping[str, set[str]]) -> set[str]:
+    """The functions that call themselves, directly or by others. FX0109 where inlining the rest makes too many ops: functions
+    that call the next one twice stand for as many as anybody likes.
+
+    Functions are taken in the order in which a walk along the calls leaves them, callees first (Tarjan's strongly connected
+    components, without recursion: texts may hold chains of any length).
+    """
+    recursive: set[str] = set()
+    number: dict[str, int] = {}  # in the order of the walk
+    low: dict[str, int] = {}  # the first function, by number, that is reached from here and still open
+    open_: list[str] = []
+    size: dict[str, int] = {}
+    for root in graph:
+        walk = [] if root in number else [(root, iter(graph[root]))]
+        while walk:
+            name, rest = walk[-1]
+            if name not in number:
+                number[name] = low[name] = len(number)
+                open_.append(name)
+            for callee in rest:
+                if callee not in graph:
+                    continue
+                if callee not in number:
+                    walk.append((callee, iter(graph[callee])))
+                    break
+                if callee not in size:  # still open: on the way to here, or tied to what is
+                    low[name] = min(low[name], number[callee])
+            else:
+                walk.pop()
+                if walk:
+                    low[walk[-1][0]] = min(low[walk[-1][0]], low[name])
+                if low[name] == number[name]:
+                    tied = open_[open_.index(name) :]
+                    del open_[-len(tied) :]
+                    if len(tied) > 1 or name in graph[name]:
+                        recursive.update(tied)
+                    for n in tied:
+                        size[n] = _inlined_ops(module, n, size, recursive)
+    return recursive
+
+
+def _inlined_ops(module: Module, name: str, size: Mapping[str, int], recursive: set[str]) -> int:
+    """How many ops a function has once the calls in it are inlined."""
+    total = 0
+    for op in module.funcs[name].walk():
+        callee = op.attrs["callee"] if op.name == "call" and not op.attrs["transform"] else ""
+        total += 1 if callee in recursive else size.get(callee, 1)
+        if total > MAX_INLINED:
+            raise error("FX0109", f"calls in @{name} stand for more than {MAX_INLINED} ops", loc=op.loc)
+    return total
+
+
 @pass_("inline", scope="module")
 def inline_calls(module: Module, cx: PassContext) -> Module:
     """Replace calls of functions that are not recursive (and not kept by `checkpoint`) by their bodies."""
     graph = {n: {o.attrs["callee"] for o in f.walk() if o.name == "call"} for n, f in module.funcs.items()}
 
-    def reaches(start: str, goal: str, seen: set[str]) -> bool:
-        for n in graph.get(start, ()):
-            if n == goal or (n not in seen and not seen.add(n) and reaches(n, goal, seen)):  # type: ignore[func-returns-value]
-                return True
-        return False
-
-    recursive = {n for n in graph if reaches(n, n, set())}
+    recursive = _check_inlined(module, graph)
 
     def visit(b: Builder, op: Op, operands: tuple[Value, ...], blocks: tuple[Block, ...]) -> Any:
         if op.name != "call" or op.attrs["transform"] or op.attrs["callee"] in recursive:

@@ -57,6 +57,8 @@ class Outcome:
 def fuzz(name: str, seconds: float, seed: int, folder: Path | None = None) -> Outcome:
     """Feed the target `name` for `seconds`. Files that show a defect are written to `folder`."""
     target = TARGETS[name]()
+    if seconds >= 30:
+        target.more()
     folder = folder or Path(tempfile.mkdtemp(prefix="fluxir-fuzz-"))
     folder.mkdir(parents=True, exist_ok=True)
     out = Outcome(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -46,6 +47,9 @@ class Target:
 
     def read(self, data: bytes) -> None:
         raise NotImplementedError
+
+    def more(self) -> None:
+        """Find further files to begin with, where there is time for that."""
 
 
 # ---- ONNX ----------------------------------------------------------------------------------------------------------
@@ -103,16 +107,17 @@ class Onnx(Target):
     def __init__(self) -> None:
         registry.find("", "Add", 21)
         self.seeds = onnx_models()
-        try:  # the package's own backend suite, where it is installed: most operators with most attributes
-            from tests.onnx_suite import cases
-
-            self.seeds += [c.model for c in cases() if len(c.model) < 4000]
-        except ImportError:
-            pass
         self.ops = sorted(registry.HANDLERS)
         self.count = 0
         self.folder = Path(tempfile.mkdtemp(prefix="fluxir-fuzz-"))
         (self.folder / "w.bin").write_bytes(bytes(64))
+
+    def more(self) -> None:
+        """The backend suite of the package onnx, where that is installed: most operators with most attributes."""
+        with contextlib.suppress(ImportError):
+            from tests.onnx_suite import cases
+
+            self.seeds = onnx_models() + [c.model for c in cases() if len(c.model) < 4000]
 
     def make(self, rng: random.Random) -> bytes:
         if rng.random() < 0.3:

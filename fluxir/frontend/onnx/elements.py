@@ -21,13 +21,14 @@ from fluxir.frontend.onnx import schema
 from fluxir.ir.dtypes import DTYPES, DType
 
 __all__ = [
-    "BY_DTYPE", "ELEMENTS", "MAX_BYTES", "MAX_DENSE", "MAX_RANK", "STRING", "Element", "count_of", "dense", "element", "named",
-    "raw_bytes", "to_array",
+    "BY_DTYPE", "ELEMENTS", "MAX_BYTES", "MAX_DENSE", "MAX_RANK", "MAX_TABLE", "STRING", "Element", "count_of", "dense", "element",
+    "few", "named", "raw_bytes", "to_array",
 ]  # fmt: skip
 
 MAX_RANK = 32  # as in IR text
 MAX_BYTES = 1 << 46  # of one tensor; sizes of 0 count as 1, so that the others stay bounded, too
 MAX_DENSE = 1 << 26  # elements of a sparse constant written out
+MAX_TABLE = 1 << 22  # elements of a table that an operator computes while the model is read
 
 Array = np.ndarray[Any, Any]
 
@@ -152,6 +153,13 @@ def count_of(dims: Sequence[int], what: str, bits: int = 8) -> int:
     if math.prod(max(int(d), 1) for d in dims) * max(bits, 8) > 8 * MAX_BYTES:
         raise error("FX1202", f"{what} has the shape {list(dims)}, which takes more than {MAX_BYTES >> 40} TiB")
     return math.prod(int(d) for d in dims)
+
+
+def few(count: int, what: str) -> int:
+    """A number of elements that are computed with numpy while a model is read; FX1202 where they are too many for that."""
+    if count > MAX_TABLE:
+        raise error("FX1202", f"{what} takes a table of {count} numbers; at most {MAX_TABLE} are made")
+    return count
 
 
 def to_array(t: schema.Tensor, data: memoryview | None = None) -> tuple[Array, Element]:

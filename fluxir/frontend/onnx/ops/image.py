@@ -11,6 +11,7 @@ import numpy as np
 
 from fluxir.errors import error
 from fluxir.frontend import library as fx
+from fluxir.frontend.onnx.elements import few
 from fluxir.frontend.onnx.registry import Float, Floats, Int, Ints, Known, Text, op
 from fluxir.frontend.onnx.values import dims_of, floats_of
 from fluxir.ir import dims
@@ -106,7 +107,7 @@ def _places(size: Any, length: Any, scale: Any, mode: str, box: tuple[float, flo
 
 
 def _places_now(size: int, length: int, scale: float, mode: str, box: tuple[float, float]) -> Any:
-    k = np.arange(length, dtype=np.float64)
+    k = np.arange(few(length, "an axis to resize"), dtype=np.float64)
     wide = size * scale  # what the scale says, which need not be whole
     match mode:
         case "half_pixel":
@@ -205,6 +206,7 @@ def _weighted_now(
         else np.floor(at).astype(np.int64) - (0 if mode == "linear" else 1)
     )
     taps = (2 if mode == "linear" else 4) if not antialias else int(2 * math.ceil(reach)) + 1
+    few(len(at) * taps, "resizing")
     places = low[:, None] + np.arange(taps)
     distance = np.abs((places - at[:, None]) * stretch)
     if mode == "linear":
@@ -220,6 +222,7 @@ def _weighted_now(
     places = np.clip(places, 0, n - 1)
     d = fx.dtype(x)
     if taps > 8 and d.is_float:
+        few(n * len(at), "resizing")
         matrix = np.zeros((n, len(at)))
         np.add.at(matrix, (places, np.arange(len(at))[:, None]), weights)
         return fx.moveaxis(fx.matmul(fx.moveaxis(x, axis, -1), matrix.astype(d.numpy)), -1, axis)

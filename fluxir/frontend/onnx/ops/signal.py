@@ -9,7 +9,7 @@ import numpy as np
 
 from fluxir.frontend import fft
 from fluxir.frontend import library as fx
-from fluxir.frontend.onnx.elements import element
+from fluxir.frontend.onnx.elements import element, few
 from fluxir.frontend.onnx.registry import Int, Known, op
 from fluxir.frontend.onnx.values import dims_of, ints_of, scalar_of
 from fluxir.frontend.trace import public
@@ -54,7 +54,7 @@ def stft(x: Any, step: Known, window: Any = None, length: Known = None, *, onesi
         x = fx.expand_dims(x, axis=2)
     frames = (samples - n) // hop + 1
     starts = fx.multiply(fx.arange(frames), np.int64(hop))
-    places = fx.add(fx.reshape(starts, (-1, 1)), np.arange(n))
+    places = fx.add(fx.reshape(starts, (-1, 1)), np.arange(few(n, "a frame")))
     parts = fx.take(x, places, axis=1)  # [batch, frames, n, 1 or 2]
     if window is not None:
         parts = fx.multiply(parts, fx.reshape(fx.cast(window, fx.dtype(x)), (1, 1, n, 1)))
@@ -67,7 +67,7 @@ def _window(name: str, weights: tuple[float, ...]) -> None:
         d = element(output_datatype, name).carrier
         assert d is not None
         if isinstance(n, int):
-            angle = 2 * math.pi * np.arange(n) / (n if periodic else max(n - 1, 1))
+            angle = 2 * math.pi * np.arange(few(n, name)) / (n if periodic else max(n - 1, 1))
             values = sum(w * np.cos(k * angle) for k, w in enumerate(weights))
             return np.asarray(values).astype(d.numpy)
         last = fx.cast(fx.asarray(n if periodic else n - 1), "f32")
@@ -91,6 +91,7 @@ def mel_weight_matrix(
 ) -> Any:
     """Triangles between points that are equally far apart on the mel scale."""
     n, size, hz = (int(ints_of(v, "the mel weights")[0]) for v in (bins, length, rate))
+    few(n * max(size, 4096), "a matrix of filters")
     edges = [float(scalar_of(v, "the mel weights")) for v in (low, high)]
     mel = [2595 * math.log10(1 + e / 700) for e in edges]
     step = (mel[1] - mel[0]) / (n + 2)
