@@ -276,6 +276,20 @@ def test_casts(a: str) -> None:
     same(module(body, [f"{a}[{n}]"], [f"{d}[{n}]" for d in outs]), [x])
 
 
+@pytest.mark.parametrize("a", ["f32", "f64"])
+@pytest.mark.parametrize("b", ["u8", "i8", "u16", "i16", "i32"])
+def test_casts_to_integers_on_vectors(a: str, b: str) -> None:
+    """All edges in all lanes, and no conversion of one number at a time."""
+    low, high = DTYPES[b].limits
+    edges = [float(e) for n in (low, high) for e in (n - 1, n - 0.5, n, n + 0.5, n + 1)]
+    x = np.concatenate([specials(a), np.array(edges, DTYPES[a].numpy)])
+    x = np.concatenate([x, np.zeros(-x.size % 8, x.dtype)])
+    f = elementwise("cast", [a], x.size, 8, dtype=b)
+    same(f, [x])
+    text = compile_cpu(f, parse_target("cpu:x86-64-v3")).asm
+    assert "cvtt" in text and not re.search(r"cvtts[sd]2si", text)
+
+
 @pytest.mark.parametrize("name", ("f16", "bf16"))
 def test_conversion_of_small_floats_is_exact(name: str) -> None:
     """Every value up; down: both neighbours and the midpoint of every pair, which decide the rounding."""

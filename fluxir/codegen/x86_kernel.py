@@ -15,13 +15,15 @@ from fluxir.codegen.emit import Emitter, Unit
 from fluxir.codegen.idioms import Move, move_of
 from fluxir.codegen.part import CODE, Part
 from fluxir.ir.core import Block, Func, Op, Value
-from fluxir.ir.types import MemType, VectorType
+from fluxir.ir.dtypes import DTYPES
+from fluxir.ir.types import MemType, TensorType, VectorType
 
 if TYPE_CHECKING:
     from fluxir.codegen.x86 import Pieces
 
 __all__ = ["KernelEmitter", "is_vector_code"]
 
+_I32 = TensorType(DTYPES["i32"])
 _MEMSET = ("llvm.memset.p0.i64", "void", ("ptr", "i8", "i64", "i1"))
 _MEMCPY = ("llvm.memcpy.p0.p0.i64", "void", ("ptr", "ptr", "i64", "i1"))
 
@@ -91,6 +93,28 @@ class KernelEmitter(Emitter):
         self.start(stop)
         self.do("ret void")
         self.start(on)
+
+    def op_cast(self, op: Op) -> str:
+        """From floats to integers of up to 32 bits through numbers in range: LLVM has no vector code for its saturating casts."""
+        (x,) = op.operands
+        a, b = x.type.dtype, op.result.type.dtype
+        if not a.is_float or a.bits < 32 or not b.is_integer or b.bits > 32 or b.name == "u32":
+            return super().op_cast(op)
+        low, high = (int(n) for n in b.limits)
+        exact = b.bits < 32 or a.bits == 64  # whether the largest integer is such a float
+        t, wide = x.type, VectorType(DTYPES["i32"], x.type.lanes) if isinstance(x.type, VectorType) else _I32
+        r, i, xs = self.register(t), self.register(wide), self.get(x)
+        y = self.intrinsic("maxnum", t, xs, self.constant(float(low), t))  # NaN gives the constant
+        y = self.intrinsic("minnum", t, y, self.constant(float(high if exact else high - 127), t))
+        n = self.let(f"fptosi {r} {y} to {i}")
+        mask = f"<{t.lanes} x i1>" if isinstance(t, VectorType) else "i1"
+        if not exact:
+            above = self.let(f"fcmp oge {r} {xs}, {self.constant(float(high + 1), t)}")
+            n = self.let(f"select {mask} {above}, {i} {self.constant(high, wide)}, {i} {n}")
+        if low:
+            nan = self.let(f"fcmp uno {r} {xs}, {xs}")
+            n = self.let(f"select {mask} {nan}, {i} {self.zero(wide)}, {i} {n}")
+        return n if b.bits == 32 else self.let(f"trunc {i} {n} to {self.register(op.result.type)}")
 
     def op_dot_packed(self, op: Op) -> str:
         """Bytes without a sign by bytes with one have an instruction of their own (VNNI), which LLVM does not find."""
