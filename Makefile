@@ -15,7 +15,7 @@ DOCS  := $(VENV)/.installed-docs
 CUDA  := $(VENV)/.installed-pycuda
 MODELS := $(VENV)/.installed-models
 
-.PHONY: help demo test test-cuda models deep lint format bench bench-quick docs clean
+.PHONY: help demo test test-cuda models deep lint format bench bench-quick docs fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make format  let ruff sort imports and lay out the code'
 	@echo 'make bench   measure everything, beside numpy, PyTorch, JAX, ONNX Runtime and numba (about 20 minutes)'
 	@echo 'make bench-quick  the same in fewer rounds and smaller sizes'
+	@echo 'make fuzz    feed the readers of files with damaged ones, a minute each'
 	@echo 'make docs    write the generated parts of docs/ anew'
 	@echo 'make clean   remove .venv and what tools left behind'
 	@echo 'ARGS="..." is passed on, as in: make test ARGS="tests/test_layers.py -x"'
@@ -96,6 +97,9 @@ bench: $(BENCH)
 
 bench-quick: $(BENCH)
 	.venv-bench/bin/python -m bench --quick $(ARGS)
+
+fuzz: $(TEST)
+	$(BIN)/python -m tests.fuzz --jobs $(JOBS) $(ARGS)
 
 docs: $(DOCS)
 	$(BIN)/python docs/generate.py $(ARGS)

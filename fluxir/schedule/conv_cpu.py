@@ -63,7 +63,8 @@ def choose(conv: Conv, target: Any) -> ConvSchedule | None:
 
 def _rows(conv: Conv, lanes: int) -> tuple[int, int]:
     """Output rows of a task, whose input stays in the second cache, and the bytes of that."""
-    rows, size = conv.axes[1].out, conv.dtype.itemsize
+    size = conv.dtype.itemsize
+    rows = max(min(conv.axes[1].out, COMFORT // size), 1)  # each takes an element at least
     while rows > 1 and (conv.axes[1].out % rows or _buffer(conv, rows, lanes) * size > COMFORT):
         rows -= 1
     return rows, _buffer(conv, rows, lanes) * size

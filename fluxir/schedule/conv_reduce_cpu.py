@@ -84,7 +84,8 @@ def _choose(c: _Conv, target: Any) -> ConvReduceSchedule | None:
     size, width = c.dtype.itemsize, vectors * lanes
     total = -(-c.outputs // width)
     line_bytes = line.window * width * size
-    rows = max(r for r in range(1, outer.window + 1) if outer.window % r == 0 and (r == 1 or r * line_bytes <= PANEL))
+    most = min(outer.window, max(1, PANEL // line_bytes))
+    rows = max(r for r in range(1, most + 1) if outer.window % r == 0)
     while rows > 1 and (outer.window % rows or channels * _lines(c, rows) * _columns(c) * size > BUFFER):
         rows -= 1
     depth = max(1, min(16, PANEL // (rows * line_bytes))) if rows == outer.window else 1

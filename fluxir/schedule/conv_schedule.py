@@ -95,9 +95,9 @@ def _short(conv: Conv, lanes: int) -> bool:
 
 
 def tasks_of(conv: Conv, images: int, rows: int, columns: int) -> int:
-    """Blocks of places that there are; of a batch of unknown size as if it were 8."""
+    """Blocks of places that there are; of an open batch as if it were one image, which is to keep all threads busy, too."""
     deep, outer, line = conv.axes
-    batch = conv.batch if isinstance(conv.batch, int) else 8
+    batch = conv.batch if isinstance(conv.batch, int) else 1
     return conv.groups * deep.out * -(-outer.out // rows) * -(-line.out // columns) * -(-batch // images)
 
 
@@ -112,11 +112,19 @@ def shared(time: float, tasks: int) -> float:
     return time * (1 + 0.5 / tasks) if time > SHARED else time
 
 
+def divisions(n: int, low: int = 1, high: int | None = None) -> set[int]:
+    """The sizes of parts when `n` is cut into `low` to `high` (default: n) of them; of a size that is out of all proportion only
+    some, since a model may name any."""
+    high = n if high is None else high
+    counts = range(low, high + 1) if n <= 1 << 16 else [*(1 << k for k in range(low - 1, n.bit_length())), n]
+    return {-(-n // k) for k in counts if low <= k <= high}
+
+
 def blocks_of(conv: Conv) -> list[tuple[int, int, int]]:
     """Blocks of images, rows and columns that a task may have."""
     deep, outer, line = conv.axes
-    found = [(1, r, line.out) for r in {-(-outer.out // n) for n in range(1, outer.out + 1)}]
-    found += [(1, 1, c) for c in {-(-line.out // n) for n in range(2, line.out // 16 + 1)}]
+    found = [(1, r, line.out) for r in divisions(outer.out)]
+    found += [(1, 1, c) for c in divisions(line.out, 2, line.out // 16)]
     if deep.out == 1:
         many = conv.batch if isinstance(conv.batch, int) else 8
         found += [(i, outer.out, line.out) for i in (2, 4, 8) if i <= many and i * conv.places <= 256]
@@ -155,6 +163,7 @@ __all__ = [
     "STACK",
     "ConvChannelsSchedule",
     "blocks_of",
+    "divisions",
     "choose",
     "depth_of",
     "parts_of",

@@ -16,7 +16,7 @@ from fluxir.ir.types import MemType
 from fluxir.schedule.contraction import PostCode, follows_exactly
 from fluxir.schedule.conv_channels_cpu import Channels, window_steps
 from fluxir.schedule.conv_patch import Patch, Place
-from fluxir.schedule.conv_schedule import ConvChannelsSchedule
+from fluxir.schedule.conv_schedule import ConvChannelsSchedule, divisions
 from fluxir.schedule.conv_space import Conv, read_conv
 from fluxir.schedule.group import Group
 from fluxir.schedule.loops import for_
@@ -44,8 +44,8 @@ def choose(conv: Conv, target: Any) -> DepthwiseSchedule | None:
         patch = Patch(replace(conv, groups=1, channels=lanes), lanes, 1, rows, columns, lanes)
         return bool(patch.nbytes + rows * columns * lanes * size <= NEAR)
 
-    options = [(r, line.out) for r in sorted({-(-outer.out // n) for n in range(1, outer.out + 1)}, reverse=True)]
-    options += [(1, c) for c in sorted({-(-line.out // n) for n in range(2, line.out // 16 + 1)}, reverse=True)]
+    options = [(r, line.out) for r in sorted(divisions(outer.out), reverse=True)]
+    options += [(1, c) for c in sorted(divisions(line.out, 2, line.out // 16), reverse=True)]
     block = next((o for o in options if fits(*o)), None)
     if block is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Feed readers with files that are wrong.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)} (default: all)")
     parser.add_argument("--seconds", type=float, default=60, help="how long, for each target (default: 60)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many targets at a time (default: 1)")
     parser.add_argument("--seed", type=int, default=None, help="the seed (default: of the day)")
     parser.add_argument("--out", type=Path, default=Path("fuzz-found"), help="where files go that show a defect")
     parser.add_argument("--read", type=Path, default=None, help="read this one file, which was found, once more")
@@ -23,11 +25,18 @@ def main() -> int:
     if options.read is not None:
         TARGETS[options.targets[0]]().read(options.read.read_bytes())
         return 0
-    found = False
-    for name in options.targets or list(TARGETS):
-        outcome = fuzz(name, options.seconds, seed, options.out)
-        print(outcome.text(), flush=True)
-        found = found or bool(outcome.findings)
+    waiting, running, found = list(options.targets or TARGETS), 0, False
+    while waiting or running:
+        if waiting and running < options.jobs:
+            name = waiting.pop(0)
+            if os.fork() == 0:  # a process for each target, since what is found may spoil it
+                outcome = fuzz(name, options.seconds, seed, options.out)
+                print(outcome.text(), flush=True)
+                os._exit(bool(outcome.findings))
+            running += 1
+        else:
+            found |= os.wait()[1] != 0
+            running -= 1
     return int(found)
 
 

@@ -60,7 +60,6 @@ def fuzz(name: str, seconds: float, seed: int, folder: Path | None = None) -> Ou
     if seconds >= 30:
         target.more()
     folder = folder or Path(tempfile.mkdtemp(prefix="fluxir-fuzz-"))
-    folder.mkdir(parents=True, exist_ok=True)
     out = Outcome(name)
     slot = mmap.mmap(-1, _SLOT)
     end = time.monotonic() + seconds
@@ -98,6 +97,7 @@ def _note(out: Outcome, line: dict[str, Any], folder: Path) -> None:
         out.codes.update(line["codes"])
     elif line["what"] not in out.findings:
         data = bytes.fromhex(line["file"])
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{out.target}-{zlib.crc32(data):08x}"
         path.write_bytes(data)
         out.findings[line["what"]] = line["how"], path

@@ -249,7 +249,7 @@ def code_that_is_none() -> bytes:
     return zipped({**content, name: bytes(1000)})
 
 
-@fxb("FX0809")
+@fxb("FX0801")
 def weights_that_overlap() -> bytes:
     """Weights whose header lies."""
     content = members()

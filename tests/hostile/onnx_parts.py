@@ -99,9 +99,9 @@ def name_without_encoding() -> bytes:
 
 
 @onnx("FX1202")
-def name_of_a_megabyte() -> bytes:
-    """A name that every message about it would repeat."""
-    return model(graph([node("Neg", ["x" * (1 << 20)], ["y"])], [X], [Y]))
+def name_of_megabytes() -> bytes:
+    """Two megabytes that every message about the node would repeat."""
+    return model(graph([node("Neg", ["x" * (1 << 21)], ["y"])], [X], [Y]))
 
 
 @onnx("FX1202")

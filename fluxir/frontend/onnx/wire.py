@@ -25,7 +25,7 @@ __all__ = ["MAX_NESTING", "MAX_PARTS", "MAX_TEXT", "Field", "Message", "decode"]
 MAX_NESTING = 60
 MAX_PARTS = 2_500_000  # a graph of 10,000 nodes has some 200,000
 _MESSAGE = 3  # what a message counts more than a number
-MAX_TEXT = 1 << 16  # bytes of a name
+MAX_TEXT = 1 << 20  # bytes of a name, or of metadata (such as all characters that a model reads)
 _LONG = 4096  # bytes of packed numbers from which on they become an array
 _PIECE = 1 << 18  # bytes of packed numbers that are decoded at a time
 

@@ -55,6 +55,9 @@ def _grams(pool: Any, starts: Ints, columns: Ints) -> dict[int, tuple[Any, Any]]
     return out
 
 
+MAX_STEPS = 256  # distances of the tokens of a gram, each some ops
+
+
 def _counts(rows: Any, grams: dict[int, tuple[Any, Any]], shortest: int, longest: int, skips: int, columns: int) -> Any:
     batch, length = rows.shape
     place = fx.arange(length)
@@ -62,7 +65,11 @@ def _counts(rows: Any, grams: dict[int, tuple[Any, Any]], shortest: int, longest
     for n, (wanted, column) in grams.items():
         if not shortest <= n <= longest:
             continue
-        for step in range(1, skips + 2 if n > 1 else 2):  # a unigram has nothing between its tokens
+        # A unigram has nothing between its tokens, and no gram reaches beyond the row.
+        steps = 1 if n == 1 else skips + 1 if not isinstance(length, int) else min(skips + 1, (length - 1) // (n - 1))
+        if steps > MAX_STEPS:
+            raise error("FX1202", f"grams of {steps} distances; at most {MAX_STEPS} are looked for")
+        for step in range(1, steps + 1):
             inside = fx.less(fx.add(place, np.int64(step * (n - 1))), fx.asarray(length))
             hit = fx.reshape(inside, (1, length, 1))
             for k in range(n):
