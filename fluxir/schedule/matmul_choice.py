@@ -18,11 +18,13 @@ from fluxir.schedule.tuned import tuned
 
 TASK = 1 << 18  # multiplications that are worth a task: some 5 us
 LOADED = 12  # rows up to which a product takes as long as reading the right operand does
-SHARED = 1 << 27  # multiplications up to which each task packs its own panels
+SHARED = 1 << 26  # multiplications up to which each task packs its own panels
 TASKS = 16  # tasks that a product is cut into where they are not too small
 LONG = 8192  # bytes of a line's piece that memory is read in at full speed, about
 CHUNK = 64  # values of k that are copied at a time where memory is what takes time
-PANELS = 3 << 17  # bytes of the second cache that copied panels take
+LARGE = 1 << 19  # bytes of a second cache that is not large
+TALL = 2048  # rows for which a task copies panels of its own
+BLOCK = 0.04  # of a product's time: sums that wait for another block of k
 SKINNY = 64  # rows up to which memory is what takes time where the right operand is copied
 FEW_TILES = 3  # tiles of rows that are worth a pass over packed panels
 MAX_ROWS = 14  # rows of a register tile: what more of them saves is little
@@ -57,10 +59,11 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
     lanes = target.lanes(dot.dtype.bits)
     work = product((dot.batch, dot.m, dot.n, dot.k))
     few = isinstance(work, int) and work <= SHARED
-    rows, vectors = _tile(dot.m, dot.n, lanes, target.vector_registers, few)
+    # a panel fills the first cache, or some of a second one that is large: what is read once in a tile arrives
+    panel = max(target.l1_bytes, (target.l2_bytes - LARGE) // 8) // (lanes * size)
+    rows, vectors = _tile(dot.m, dot.n, dot.k, panel, lanes, target.vector_registers, few)
     cols = vectors * lanes
-    # a panel fills the first cache, or a small part of the second where that is larger: what is read once in a tile arrives
-    deepest = max(64, max(target.l1_bytes, target.l2_bytes // 16) // (cols * size))
+    deepest = max(64, panel // vectors)
     deep = dot.k if isinstance(dot.k, int) else deepest
     total = dot.k * dot.n * size
     far = (
@@ -72,8 +75,11 @@ def choose(dot: Dot, target: Any, packed: bool = False) -> MatmulSchedule:
         deep += -deep % lanes
     # tiles of rows that stay in the second cache
     most = max(1, target.l2_bytes * (2 if far else 1) // 4 // (deep * size) // rows)
-    # and those of one task that copies panels: all of that cache but what the panels take
-    held = -(-max(target.l2_bytes // 2, target.l2_bytes - PANELS) // (deep * size) // rows)
+    # and those of one task that copies panels: half of a small cache; beside a large one rows may come from behind it, which
+    # costs less than panels that another thread has packed
+    held = -(-(target.l2_bytes // 2) // (deep * size) // rows)
+    if target.l2_bytes > LARGE and not far:
+        held = max(held, TALL // rows)
     m = dot.m if isinstance(dot.m, int) else 1 << 16
     rhs = "packed" if packed else _rhs(dot, target, m, rows, isinstance(dot.m, int) and m > held * rows)
     bytes_ = dot.k * dot.n * size
@@ -170,18 +176,19 @@ def _lhs(dot: Dot, target: Any, depth: int, once: bool) -> str:
     return "rows"
 
 
-def _tile(m: Dim, n: Dim, lanes: int, registers: int, few: bool) -> tuple[int, int]:
+def _tile(m: Dim, n: Dim, k: Dim, panel: int, lanes: int, registers: int, few: bool) -> tuple[int, int]:
     """Rows and vectors of the register tile: the one for which the tiles that cover the result take the least time. Wider
-    than two vectors costs a little: the panel takes more of the first cache. `few`: tasks are panels, of which an even number
-    is better, since two threads share them."""
+    than two vectors costs a little: the panel takes more of the first cache, and k has more blocks (`panel`: how many vectors
+    one may hold). `few`: tasks are panels, of which an even number is better, since two threads share them."""
     m = m if isinstance(m, int) else 1 << 16
     n = n if isinstance(n, int) else 1 << 16
     across = -(-n // lanes)
+    wide = 0.03 if registers < 32 else 0.008  # what each vector beyond two costs
 
     def time(r: int, v: int) -> float:
         """Of one k, in half cycles: two multiplications or loads start in a cycle, and one takes four. Every instruction
         costs a little, more where the core's other thread is at work."""
-        return max(r * v, r + v, 8) + 0.5 + 0.1 * (r * v + r + v + 3) if r and v else 0.0
+        return max(r * v, r + v, 8) + 0.5 + 0.3 * (r * v + r + v + 3) if r and v else 0.0
 
     def total(tile: tuple[int, int]) -> float:
         r, v = tile
@@ -189,8 +196,10 @@ def _tile(m: Dim, n: Dim, lanes: int, registers: int, few: bool) -> tuple[int, i
         parts = [(r, v, whole_r * whole_v), (m % r, v, whole_v), (r, across % v, whole_r), (m % r, across % v, 1)]
         panels = -(-across // v)
         uneven = _even(panels) / panels if few else 1.0
+        blocks = -(-k // (panel // v * 5 // 4)) if isinstance(k, int) and m > LOADED else 1
         kinds = 1 + 0.01 * (m % r != 0)  # tiles of another height are more code
-        return sum(time(a, b) * times for a, b, times in parts) * (1 + 0.008 * max(0, v - 2)) * uneven * kinds
+        factor = (1 + wide * max(0, v - 2)) * uneven * kinds * (1 + BLOCK * (blocks - 1))
+        return sum(time(a, b) * times for a, b, times in parts) * factor
 
     tiles = [
         (r, v)
@@ -222,8 +231,8 @@ def _task(dot: Dot, rows: int, cols: int, most: int, streams: bool, packed: bool
     if streams:
         strips = min(strips, max(2, across * cols * dot.dtype.itemsize // LONG))
     panels = -(-across // strips)
-    if not packed:  # of tasks that are few and large, two threads get about the same
-        panels = min(range(panels, panels // 2, -1), key=lambda p: (-(-across // p) + 1) // 2 * p)
+    if not packed and strips > 1:  # of tasks that are few and large, two threads get about the same
+        panels = min(range(panels, (panels - 1) // 2, -1), key=lambda p: ((-(-across // p) + 1) // 2 * p, p))
     return -(-down // blocks), panels
 
 
