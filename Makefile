@@ -80,7 +80,7 @@ test: $(TEST)
 test-cuda: $(TEST) $(CUDA)
 	PYTHONPATH=$(VENV)/pycuda $(BIN)/python -m pytest -n $(JOBS) tests/cuda $(ARGS)
 
-deep: $(TEST)
+deep: $(TEST) $(MODELS)
 	$(BIN)/python -m pytest -n $(JOBS) --deep-share=all $(ARGS)
 
 lint: $(TEST)

@@ -1,7 +1,7 @@
 """Trained models beside onnxruntime: agreement, time on one and two threads, time to load, peak memory.
 
-Every model, and every number of threads, has a process of its own, in which both take turns. Ours is one program for all
-sizes where the model leaves them open, from the compile cache; loading is `fluxir.load` of its artifact beside the creation of a
+Each library has processes of its own, which take turns. Ours is one program for all sizes where the model leaves them open,
+from the compile cache; loading is `fluxir.load` of its artifact beside the creation of a
 session. Peak memory is that of a process which loads one of the two and calls it once.
 """
 
@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.measure import ROOT, Report, clean_environment, interleaved, median, seconds_per_call, shown
+from bench.measure import ROOT, Report, clean_environment, median, seconds_per_call, shown
 from bench.zoo import MODELS, Inputs, Trained, find, installed
 
+LIBRARIES = ("fluxir", "onnxruntime")
 WAIT = 900  # seconds until a model is given up
 CLOSE, ROUGH = 1e-4, 0.3  # largest difference, relative to the largest result: of floats, and of 8 bits in many layers
 
@@ -63,26 +64,38 @@ def disagreement(found: Any, want: Any) -> tuple[float, float]:
     return most, moved
 
 
-def timed(name: str, threads: int, rounds: int) -> list[dict[str, Any]]:
-    """For each size: seconds of both in turns, and how far the results are apart."""
+def agreement(name: str) -> list[dict[str, Any]]:
+    """For each size how far the results of both are apart; ours is compiled on the way."""
     import fluxir as fx
-    from fluxir import config
 
-    config.configure(num_threads=threads)
     model, path = chosen(name)
-    theirs, ours = session(path, threads), fx.onnx.load(path)
+    theirs, ours = session(path, 1), fx.onnx.load(path)
     rows = []
     for given in samples(model):
-        args = [given[n] for n in ours.inputs]
-        most, moved = disagreement(ours(*args), theirs.run(None, given))
-        calls = {
-            "fluxir": lambda args=args: seconds_per_call(lambda: ours(*args), 0.02),
-            "onnxruntime": lambda given=given: seconds_per_call(lambda: theirs.run(None, given), 0.02),
-        }
-        times = {k: median(v) for k, v in interleaved(calls, rounds).items()}
-        sizes = "; ".join("x".join(map(str, v.shape)) or "1" for v in given.values() if v.ndim)
-        rows.append({"sizes": sizes, "open": ours.is_open, "difference": most, "moved": moved, **times})
+        most, moved = disagreement(ours(*[given[n] for n in ours.inputs]), theirs.run(None, given))
+        sizes = "; ".join("x".join(map(str, v.shape)) for v in given.values() if v.ndim)
+        rows.append({"sizes": sizes, "open": ours.is_open, "difference": most, "moved": moved})
     return rows
+
+
+def timed(name: str, library: str, threads: int) -> list[float]:
+    """Seconds of a call for each size, medians of some bursts. One library in a process: threads of ONNX Runtime keep spinning
+    for a while after a call, and would take a core from what comes next."""
+    model, path = chosen(name)
+    calls: list[Any] = []
+    if library == "fluxir":
+        import fluxir as fx
+        from fluxir import config
+
+        config.configure(num_threads=threads)
+        ours = fx.onnx.load(path)
+        calls = [lambda args=[given[n] for n in ours.inputs]: ours(*args) for given in samples(model)]
+    else:
+        theirs = session(path, threads)
+        calls = [lambda given=given: theirs.run(None, given) for given in samples(model)]
+    for call in calls:
+        call()
+    return [median([seconds_per_call(call, 0.03) for _ in range(5)]) for call in calls]
 
 
 def saved(name: str, path: str) -> None:
@@ -144,20 +157,21 @@ def run(quick: bool) -> Report:
         notes.append("nothing was measured: onnxruntime and the packages of tools/models.txt are needed")
     with tempfile.TemporaryDirectory(prefix="fluxir-bench-") as cache:
         for m in models:
-            child(f"timed({m.name!r}, 1, 1)", cache)  # compile
-            found = {t: child(f"timed({m.name!r}, {t}, {3 if quick else 9})", cache) for t in (1, 2)}
-            if bad := [f["error"] for f in found.values() if isinstance(f, dict)]:
-                notes.append(f"{m.name}: {bad[0]}")
+            agreed = child(f"agreement({m.name!r})", cache)
+            if isinstance(agreed, dict):
+                notes.append(f"{m.name}: {agreed['error']}")
                 continue
+            found = {t: turns(m, t, cache, 1 if quick else 3) for t in (1, 2)}
             load = {} if quick else loading(m, cache)
-            data[m.name] = {"threads": found, "load": load}
-            for one, two in zip(found[1], found[2], strict=True):
-                pair = [r["onnxruntime"] / r["fluxir"] for r in (one, two)]
-                ratios[1].append(pair[0])
-                ratios[2].append(pair[1])
-                worst = max(one["difference"], two["difference"])
-                times = [x for r, q in zip((one, two), pair, strict=True) for x in (shown(r["fluxir"]), f"{q:.2f}")]
-                rows.append([m.name, one["sizes"], "all" if one["open"] else "each", *times, f"{worst:.0e}"])
+            data[m.name] = {"agreement": agreed, "threads": found, "load": load}
+            for size, one in enumerate(agreed):
+                cells = []
+                for t in (1, 2):
+                    ours, theirs = (found[t][library][size] for library in LIBRARIES)
+                    ratios[t].append(theirs / ours)
+                    cells += [shown(ours), f"{theirs / ours:.2f}"]
+                worst = one["difference"]
+                rows.append([m.name, one["sizes"], "all" if one["open"] else "each", *cells, f"{worst:.0e}"])
                 if worst > (ROUGH if m.quantised else CLOSE) or (one["moved"] > 0 and not m.quantised):
                     notes.append(f"{m.name} {one['sizes']}: DISAGREES: {worst:.1e}, {one['moved']:.1%} of rows")
             if load and not any("error" in v for v in load.values()):
@@ -191,6 +205,16 @@ def run(quick: bool) -> Report:
     return Report("Trained models beside onnxruntime", columns, rows, data, notes)
 
 
+def turns(m: Trained, threads: int, cache: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of both for each size: medians over processes in turns."""
+    times: dict[str, list[list[float]]] = {library: [] for library in LIBRARIES}
+    for turn in range(rounds):
+        for library in LIBRARIES if turn % 2 == 0 else LIBRARIES[::-1]:
+            found = child(f"timed({m.name!r}, {library!r}, {threads})", cache)
+            times[library].append([math.nan] if isinstance(found, dict) else found)
+    return {library: [median(list(size)) for size in zip(*runs)] for library, runs in times.items()}
+
+
 def _loads(ours: dict[str, float], theirs: dict[str, float]) -> list[str]:
     peaks = f"{ours['bytes'] / 2**20:.0f}, {theirs['bytes'] / 2**20:.0f} MiB"
     return [shown(ours["seconds"]), shown(theirs["seconds"]), peaks]
@@ -202,4 +226,4 @@ def loading(m: Trained, cache: str) -> dict[str, Any]:
     done = child(f"saved({m.name!r}, {path!r})", cache)
     if isinstance(done, dict):
         return {"fluxir": done}
-    return {lib: child(f"loaded({m.name!r}, {lib!r}, {path!r})", cache) for lib in ("fluxir", "onnxruntime")}
+    return {lib: child(f"loaded({m.name!r}, {lib!r}, {path!r})", cache) for lib in LIBRARIES}

@@ -52,6 +52,11 @@ class Model:
         return self.source.weights
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says about itself: texts by name, such as the labels of a classifier."""
+        return {p.key: p.value for p in self.source.model.metadata}
+
+    @property
     def is_open(self) -> bool:
         """Whether one program serves all sizes. Compiles it, where that has not been done."""
         return isinstance(self._all_sizes(), Compiled)
@@ -61,7 +66,12 @@ class Model:
         return f"<fx.onnx model {self.__name__}({shown}) -> ({', '.join(self.outputs)})>"
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        if not named and isinstance(self._open, Compiled) and not is_tracing() and all(type(x) is np.ndarray for x in args):
+        if (
+            not named
+            and isinstance(self._open, Compiled)
+            and not is_tracing()
+            and all(type(x) is np.ndarray for x in args)
+        ):
             return self._open(*args)  # what follows costs more than a small program
         values = self._ordered(args, named)
         leaves = tree.flatten(values)[0]

@@ -195,6 +195,7 @@ class Model:
     producer: str = ""
     producer_version: str = ""
     graph: Graph | None = None
+    metadata: Sequence[Pair] = ()
     functions: Sequence[Function] = ()
 
 
@@ -266,6 +267,7 @@ MODEL = Message(
     Model,
     {
         1: Field("ir_version", "int"), 2: Field("producer", "text"), 3: Field("producer_version", "text"),
-        7: Field("graph", lambda: _GRAPH), 8: _many("opsets", lambda: _OPSET), 25: _many("functions", lambda: _FUNCTION),
+        7: Field("graph", lambda: _GRAPH), 8: _many("opsets", lambda: _OPSET), 14: _many("metadata", lambda: _PAIR),
+        25: _many("functions", lambda: _FUNCTION),
     },
 )  # fmt: skip
