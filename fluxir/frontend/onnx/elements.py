@@ -21,8 +21,8 @@ from fluxir.frontend.onnx import schema
 from fluxir.ir.dtypes import DTYPES, DType
 
 __all__ = [
-    "BY_DTYPE", "ELEMENTS", "MAX_BYTES", "MAX_DENSE", "MAX_RANK", "MAX_TABLE", "STRING", "Element", "count_of", "dense", "element",
-    "few", "named", "raw_bytes", "to_array",
+    "BY_DTYPE", "ELEMENTS", "MAX_BYTES", "MAX_DENSE", "MAX_RANK", "MAX_TABLE", "STRING", "Element", "count_of", "dense",
+    "element", "few", "named", "raw_bytes", "to_array",
 ]  # fmt: skip
 
 MAX_RANK = 32  # as in IR text

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.errors import error
-from fluxir.frontend.onnx.elements import BY_DTYPE, STRING, Element
+from fluxir.frontend.onnx.elements import BY_DTYPE, MAX_RANK, STRING, Element
 from fluxir.frontend.tensor import Tensor, as_tensor, cast
 from fluxir.frontend.trace import here
 from fluxir.ir.dims import Dim, Poly
@@ -207,6 +207,8 @@ def sizes_of(x: Any, what: str, most: Dim | None = None) -> tuple[Dim, ...]:
     count = x.shape[0] if x.shape else 1
     if not isinstance(count, int) or len(x.shape) > 1:
         raise _unknown(what)
+    if count > MAX_RANK:
+        raise error("FX1202", f"{what} are {count}; at most {MAX_RANK} are accepted", loc=here())
     return tuple(extent(x[i] if x.shape else x, most=most) for i in range(count))
 
 

@@ -355,6 +355,8 @@ def grid_sample(
         else:
             p = fx.multiply(fx.subtract(fx.multiply(fx.add(g, one), size), one), half)
         points.append(p)
+    if len(points) > 3:
+        raise error("FX1203", f"GridSample over {len(points)} axes", help="up to 3 are supported")
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
     if mode == "cubic" and padding_mode != "zeros":
         return _cubic_padded(x, points, padding_mode, bool(align_corners))

@@ -11,6 +11,7 @@ above all) it is a convolution of floats instead, which is as exact: integers be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fluxir.frontend import library as fx
-from fluxir.frontend.onnx.ops.products import each, fixed, window_pads
+from fluxir.frontend.onnx.ops.products import each, fixed, taps_of, window_pads
 from fluxir.frontend.onnx.values import Quantised, known_array
 from fluxir.frontend.tensor import as_tensor, emit
 from fluxir.ir import dims
@@ -132,7 +133,7 @@ def convolution(
     """The convolution in i32 of what the bytes stand for: x [N, C, ...], w [M, C / group, ...] with a zero point for all or for
     each output channel."""
     kernel = fixed(w.shape, "the weight")[2:]
-    n, terms = len(kernel), int(np.prod(w.shape[1:]))
+    n, terms = len(kernel), math.prod(w.shape[1:])
     s, d = each(strides, n, "strides"), each(dilations, n, "dilations")
     padding = window_pads(auto_pad, pads, x.shape[2:], kernel, s, d)
     p = None if x_zero is None else fx.reshape(x_zero, ())
@@ -149,7 +150,7 @@ def convolution(
         image = fx.pad(image, [(0, 0), *padding, (0, 0)], constant_values=fill)
     places = [dims.floordiv(image.shape[1 + i] - ((kernel[i] - 1) * d[i] + 1), s[i]) + 1 for i in range(n)]
     taps = []
-    for tap in np.ndindex(*kernel):
+    for tap in taps_of(kernel):
         key = tuple(
             slice(t * g, t * g + (o - 1) * step + 1, step) for t, g, o, step in zip(tap, d, places, s, strict=True)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,16 @@ def each(values: Ints | None, n: int, what: str) -> tuple[int, ...]:
     if len(out) != n or min(out, default=1) < 1:
         raise ValueError(f"{what} {list(out)} for {n} spatial axes")
     return out
+
+
+MAX_TAPS = 4096  # of a window whose elements are taken one by one
+
+
+def taps_of(kernel: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The places in a window, each of which becomes some ops; FX1202 for too many."""
+    if math.prod(kernel) > MAX_TAPS:
+        raise error("FX1202", f"a window of {math.prod(kernel)} elements; at most {MAX_TAPS} are taken one by one")
+    return np.ndindex(*kernel)
 
 
 def fixed(sizes: Sequence[Any], what: str) -> tuple[int, ...]:

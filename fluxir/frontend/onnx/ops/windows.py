@@ -11,7 +11,7 @@ import numpy as np
 from fluxir.frontend import library as fx
 from fluxir.frontend.bounds import ceil_padding
 from fluxir.frontend.onnx.graph import Context, Results
-from fluxir.frontend.onnx.ops.products import each, window_pads
+from fluxir.frontend.onnx.ops.products import each, taps_of, window_pads
 from fluxir.frontend.onnx.registry import Float, Int, Ints, Known, Text, op
 from fluxir.frontend.onnx.values import ints_of
 from fluxir.ir import dims
@@ -71,7 +71,7 @@ def _max_places(x: Any, y: Any, kernel: Any, strides: Any, dilations: Any, paddi
     best, where = None, None
     lowest = np.asarray(-np.inf if fx.dtype(x).is_float else fx.dtype(x).limits[0]).astype(fx.dtype(x).numpy)
     wide = fx.pad(x, [(0, 0), (0, 0), *padding], constant_values=lowest)
-    for tap in np.ndindex(*kernel):
+    for tap in taps_of(kernel):
         key: list[Any] = [slice(None), slice(None)]
         place: Any = np.int64(0)
         for i in range(n):
