@@ -135,7 +135,7 @@ def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
 
 def scalar(value: Any, like: Any) -> Any:
     """A number as an array of no axes of the element type of `like`."""
-    with np.errstate(invalid="ignore"):  # a number that the type does not have
+    with np.errstate(invalid="ignore", over="ignore"):  # a number that the type does not have
         return np.asarray(value).astype(dtype(like).numpy)
 
 
