@@ -15,7 +15,7 @@ DOCS  := $(VENV)/.installed-docs
 CUDA  := $(VENV)/.installed-pycuda
 MODELS := $(VENV)/.installed-models
 
-.PHONY: help demo test test-cuda models deep lint format bench bench-quick docs fuzz clean
+.PHONY: claims help demo test test-cuda models deep lint format bench bench-quick docs fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench-quick  the same in fewer rounds and smaller sizes'
 	@echo 'make fuzz    feed the readers of files with damaged ones, a minute each'
 	@echo 'make docs    write the generated parts of docs/ anew'
+	@echo 'make claims  run the ONNX backend suite and write its table in docs/'
 	@echo 'make clean   remove .venv and what tools left behind'
 	@echo 'ARGS="..." is passed on, as in: make test ARGS="tests/test_layers.py -x"'
 
@@ -103,6 +104,9 @@ fuzz: $(TEST)
 
 docs: $(DOCS)
 	$(BIN)/python docs/generate.py $(ARGS)
+
+claims: $(TEST)
+	$(BIN)/python tools/onnx_claims.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis dist fluxir-demo
