@@ -33,6 +33,8 @@ def extent(n: Any, /, most: Any = None) -> Dim:
         if int(now) < 0 or isinstance(limit, int) and int(now) > limit:
             raise error("FX0230", f"extent: the size {int(now)} is not between 0 and {limit}", loc=here())
         return int(now)
+    if limit == 0:
+        return 0
     trace = scope().trace
     name = trace.fresh_size()
     s = scope()

@@ -18,6 +18,7 @@ from fluxir.frontend.tensor import Tensor, as_tensor, cast, constant, emit, is_s
 from fluxir.frontend.trace import here, scope
 from fluxir.ir.dims import Dim, Poly, ceildiv, facts, maximum, minimum, prove_le
 from fluxir.ir.dtypes import i64
+from fluxir.ops.bounds import at_most
 from fluxir.ops.rules import broadcast_shapes
 
 
@@ -202,7 +203,7 @@ def _bound(v: Any, size: Dim, lowest: Dim, highest: Dim) -> Dim:
     lo, hi = facts().range(v)
     if hi < 0:
         v = size + v
-    elif lo < 0:
+    elif lo < 0 and not at_most(0, v):
         raise error("FX0218", f"the slice bound {v} may be negative, and would then count from the end",
                     help="state a fact about the sizes, for example B >= 1", loc=here())  # fmt: skip
     return minimum(maximum(v, lowest), highest)

@@ -115,7 +115,7 @@ def _reduction(name: str, f: Callable[[Any, Any], Any], empty: int) -> None:
         out: Any = x
         for axis in sorted((a % x.ndim for a in over), reverse=True):
             parts = [np.take(out, i, axis) for i in range(out.shape[axis])]
-            total: Any = np.full(np.take(out, 0, axis).shape, empty, object) if parts else empty
+            total: Any = np.full(out.shape[:axis] + out.shape[axis + 1 :], empty, object)
             for p in parts:
                 total = np.asarray(np.frompyfunc(f, 2, 1)(total, p), object)
             out = np.expand_dims(total, axis) if keepdims else total

@@ -6,6 +6,7 @@ unrolled. Other loops become `scan` (a known number of steps) or `while`.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,9 @@ def loop(cx: Context, trips: Raw = None, condition: Raw = None, *carried: Raw, b
     sequences = any(isinstance(v, tuple) or v is None for v in carried)
     if start is not None and not bool(start):
         count, always = 0, True
-    if isinstance(count, int | np.integer) and int(count) == 0 and scanned == 0:
-        return Results(carried)
+    if isinstance(count, int | np.integer) and int(count) <= 0:
+        with contextlib.suppress(FluxError):  # the body need not fit what no step ever sees
+            return _unrolled(body, 0, start, carried, scanned)
     fixed = isinstance(count, int | np.integer) and 0 <= int(count) <= UNROLLED
     if sequences and (isinstance(count, Tensor) or start is None):
         raise error("FX1205", "how often a loop over sequences runs is computed from the inputs of the model")
