@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ COMMAND = [sys.executable, "-m", "fluxir.cli"]
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, **options)
+    # Where it fails as it never should, it writes a reproducer to its folder.
+    folder = tempfile.gettempdir()
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, cwd=folder, **options)
 
 
 @pytest.fixture(scope="module")
