@@ -172,7 +172,7 @@ def run(quick: bool) -> Report:
                     cells += [shown(ours), f"{theirs / ours:.2f}"]
                 worst = one["difference"]
                 rows.append([m.name, one["sizes"], "all" if one["open"] else "each", *cells, f"{worst:.0e}"])
-                if worst > (ROUGH if m.quantised else CLOSE) or (one["moved"] > 0 and not m.quantised):
+                if worst > (ROUGH if m.quantised else m.close) or (one["moved"] > 0 and not m.quantised):
                     notes.append(f"{m.name} {one['sizes']}: DISAGREES: {worst:.1e}, {one['moved']:.1%} of rows")
             if load and not any("error" in v for v in load.values()):
                 ours, theirs = load["fluxir"], load["onnxruntime"]

@@ -38,7 +38,7 @@ def test_agrees(name: str) -> None:
                 flat, want = np.asarray(y, np.float64).reshape(-1), kept[key]
                 picked = flat[np.linspace(0, flat.size - 1, want.size).astype(int)]
                 scale = max(float(kept[key + "/largest"]), 1e-2)
-                assert np.abs(picked - want).max() <= (QUANTISED if trained.quantised else 1e-4) * scale, key
+                assert np.abs(picked - want).max() <= (QUANTISED if trained.quantised else trained.close) * scale, key
 
 
 def example(name: str) -> Any:
