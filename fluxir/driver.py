@@ -462,9 +462,9 @@ def _from_cache(
 ) -> Compiled | None:
     if entry is None:
         return None
-    from fluxir.runtime.artifact import read_artifact
+    from fluxir.runtime.artifact import cached_artifact
 
-    a = read_artifact(entry.files["program.fxb"])
+    a = cached_artifact(entry.files["program.fxb"])
     return Compiled(target, a.spec, a.code, a.constants, None, module, in_tree, out_tree, plan=a.plan)
 
 

@@ -72,7 +72,9 @@ def test_every_verb_has_help_and_json(words: str, command: click.Command, capsys
 
 def test_the_table_of_verbs_is_the_modules() -> None:
     directory = Path(fluxir.cli.__file__).parent
-    helpers = set("__init__ __main__ array_files arrays common files models crash demo_train group profiles reference sandbox versions".split())
+    helpers = set(
+        "__init__ __main__ array_files arrays common files models crash demo_train group profiles reference sandbox versions".split()
+    )
     assert {path.stem for path in directory.glob("*.py")} - helpers == set(VERBS)
     for name, text in VERBS.items():
         assert text.endswith(".") and len(text) < 80, name

@@ -277,11 +277,11 @@ class Scope:
             root = self.root
             if root is not self:
                 return self.use(root.constant(array), root)
-        key = _constant_key(array)
+        frozen = np.array(array, dtype=dtype_of(array.dtype).numpy, order="C", copy=True)
+        frozen.flags.writeable = False  # its digest is remembered from now on, and is of what is kept
+        key = _constant_key(frozen)
         found = self._constants.get(key)
         if found is None:
-            frozen = np.array(array, dtype=dtype_of(array.dtype).numpy, order="C", copy=True)
-            frozen.flags.writeable = False
             found = self._constants[key] = self.emit("const", (), (), {"value": frozen})[0]
         return found
 

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import math
 import numpy as np
 
 from fluxir.errors import FluxError, Location, combine, error

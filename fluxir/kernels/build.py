@@ -121,7 +121,7 @@ def kept(module: Module, target: Target, what: str, make: Callable[[], tuple[byt
     key = json.dumps(parts, default=str)
     found = store.get(key) if store is not None else None
     if found is not None:
-        return found.files["code"], json.loads(found.files["spec.json"])
+        return bytes(found.files["code"]), json.loads(bytes(found.files["spec.json"]))
     code, spec = make()
     if store is not None:
         with contextlib.suppress(IOFailure):  # a full or read-only disk: it is compiled again next time

@@ -152,7 +152,9 @@ def _interleaved(b: Builder, op: Op, parts: dict[tuple[int, ...], Value]) -> Val
 def _far(op: Op, x: Value, w: Value) -> bool:
     """Whether a line's window steps so far that what lies between its places does not stay in a task's memory."""
     a = op.attrs
-    if not isinstance(w.shape[1], int) or len(a.strides) != 1 or a.strides[0] != 1 or a.lhs_dilation[0] != 1 or min(a.padding) < 0:
+    if not isinstance(w.shape[1], int) or len(a.strides) != 1 or min(a.padding) < 0:
+        return False
+    if a.strides[0] != 1 or a.lhs_dilation[0] != 1:
         return False
     return bool((w.shape[2] - 1) * a.rhs_dilation[0] * w.shape[1] * x.dtype.itemsize > FAR)
 

@@ -48,11 +48,11 @@ def write_archive(out: IO[bytes], members: Mapping[str, bytes], comment: bytes) 
 class Archive:
     """An open archive. `shown` is what messages call it; `comment` the archive's comment; `places` where members lie."""
 
-    def __init__(self, data: bytes | mmap.mmap, shown: str) -> None:
+    def __init__(self, data: bytes | mmap.mmap | memoryview, shown: str) -> None:
         """FX0801 where the file is no archive of ours."""
         self.data, self.shown = memoryview(data), shown
         try:
-            with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Mapped(data)) as archive:
+            with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Mapped(self.data)) as archive:
                 entries = archive.infolist()
                 self.comment = archive.comment
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as reason:
@@ -113,9 +113,9 @@ class Archive:
 
 
 class _Mapped(io.RawIOBase):
-    """A mapping as a file of its own position, for zipfile."""
+    """Memory as a file with a position of its own, for zipfile."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 0
 
     def readable(self) -> bool:
@@ -136,7 +136,7 @@ class _Mapped(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         end = len(self.data) if size is None or size < 0 else min(len(self.data), self.at + size)
-        found = self.data[self.at : end]
+        found = bytes(self.data[self.at : end])
         self.at += len(found)
         return found
 

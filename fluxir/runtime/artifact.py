@@ -41,6 +41,7 @@ __all__ = [
     "ArtifactFile",
     "Part",
     "artifact_bytes",
+    "cached_artifact",
     "open_artifact",
     "read_artifact",
     "write_artifact",
@@ -176,8 +177,8 @@ class Artifact:
 class ArtifactFile:
     """An open artifact: its manifest is checked, its members are when they are asked for."""
 
-    def __init__(self, archive: Archive) -> None:
-        """FX0801 damaged, FX0802 of a version that this one does not read."""
+    def __init__(self, archive: Archive, checked: bool = False) -> None:
+        """FX0801 damaged, FX0802 of a version that this one does not read. `checked`: a digest of all was compared."""
         self.archive, self.shown = archive, archive.shown
         manifest = bytes(archive[_MANIFEST]) if _MANIFEST in archive else b""
         if hashlib.sha256(manifest).hexdigest() != archive.comment.decode("ascii", "replace"):
@@ -198,7 +199,7 @@ class ArtifactFile:
         self.targets: list[Mapping[str, Any]] = [row["spec"]["target"] for row in rows]
         used = {row.get(key) for row in rows for key in ("code", "plan")} | {_WEIGHTS, _OLD_CONSTANTS}
         self.texts = sorted(self.digests.keys() - used)
-        self._checked: set[str] = set()
+        self._checked: set[str] = set(self.digests) if checked else set()
 
     def _rows(self, table: Any) -> list[dict[str, Any]]:
         """What the manifest says of each target."""
@@ -300,3 +301,9 @@ def read_artifact(source: str | os.PathLike[str] | bytes, device: str | None = N
     FX0801 to FX0803; FX0509 and FX0707 where several programs are there and none runs on the device."""
     file = open_artifact(source)
     return file.part(choose(file.targets, device, file.shown))
+
+
+def cached_artifact(source: memoryview) -> Artifact:
+    """The program of an artifact for one target that the compile cache gives, which has checked its digest: no weight is hashed
+    again, and none is copied."""
+    return ArtifactFile(Archive(source, "<cache>"), checked=True).part(0)

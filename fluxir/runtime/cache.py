@@ -1,7 +1,7 @@
 """Owns the compile cache: finished compilations on disk, found by the structural key of what was compiled.
 
 One entry is one file: a magic line, a JSON header (metadata, names and sizes of the contained files), the contents,
-and the SHA-256 of all of it. Invariants:
+and a digest of all of it (see `_digest`). Entries are mapped, not read: large weights are views of the file. Invariants:
 
 - Nothing is trusted before its digest is checked, and the directory must belong to this user, be no symbolic link and
 be
@@ -20,6 +20,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 import re
 import secrets
@@ -28,14 +29,14 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from .. import config
 from ..errors import FluxError, error
 
 __all__ = ["Cache", "Entry", "Explanation", "Summary", "default_dir", "open_cache"]
 
-_MAGIC = b"FLUXIR-CACHE-1\n"
+_MAGIC = b"FLUXIR-CACHE-2\n"
 _OBJECTS = "objects-1"
 _SUFFIX = ".fxc"
 _TEMP = ".tmp-"
@@ -44,15 +45,19 @@ _SCAN_EVERY = 32
 _HEADER = struct.Struct("<Q")
 _MAX_HEADER = 64 * 2**20
 _DIGEST = 32
+_ALIGNMENT = 64  # of the first file: its arrays are used where they lie
+_PART = 4 * 2**20  # bytes that one thread hashes at a time
+_THREADS = 8  # hashing at once, at most: more than memory feeds
 _NAME = re.compile(r"[0-9a-f]{64}\.fxc")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished compilation: ``files`` by name (object code, PTX, manifest ...) and the caller's JSON ``meta``."""
+    """One finished compilation: ``files`` by name (object code, PTX, manifest ...), read-only views of the mapped entry, which
+    stays mapped as long as there is one; and the caller's JSON ``meta``."""
 
     digest: str
-    files: dict[str, bytes]
+    files: dict[str, memoryview]
     meta: dict[str, Any]
 
 
@@ -344,8 +349,35 @@ def _encode(digest: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) ->
     sizes = [[name, len(content)] for name, content in files.items()]
     header = {"key": digest, "created": round(time.time(), 3), "files": sizes, "meta": meta}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-(len(_MAGIC) + _HEADER.size + len(text)) % _ALIGNMENT)
     body = b"".join((_MAGIC, _HEADER.pack(len(text)), text, *files.values()))
-    return body + hashlib.sha256(body).digest()
+    return body + _digest(memoryview(body))
+
+
+def _digest(body: memoryview) -> bytes:
+    """The SHA-256 of the SHA-256 of each part of the body, so that several threads can check the weights of a large entry."""
+    parts = [body[i : i + _PART] for i in range(0, len(body), _PART)]
+    threads = min(len(parts), len(os.sched_getaffinity(0)), _THREADS)
+    if threads < 2:
+        return hashlib.sha256(b"".join(map(_sha256, parts))).digest()
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        return hashlib.sha256(b"".join(pool.map(_sha256, parts))).digest()
+
+
+def _sha256(part: memoryview) -> bytes:
+    return hashlib.sha256(part).digest()
+
+
+def _contents(file: IO[bytes]) -> memoryview:
+    """An entry, mapped. What is mapped stays when the entry is removed, and nothing ever writes to one."""
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        return memoryview(b"")
+    return memoryview(
+        mmap.mmap(file.fileno(), size, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0), mmap.PROT_READ)
+    )
 
 
 def _write_entry(directory: int, name: str, data: bytes) -> None:
@@ -369,7 +401,7 @@ def _read_entry(directory: int, digest: str) -> tuple[Entry, float] | None:
         return None
     with os.fdopen(opened, "rb") as file:
         facts = os.fstat(file.fileno())
-        data = file.read()
+        data = _contents(file)
         header = _checked_header(data, digest)
         if header is None:
             # Remove only the file that we read: a good one may have taken its place meanwhile.
@@ -379,7 +411,7 @@ def _read_entry(directory: int, digest: str) -> tuple[Entry, float] | None:
             return None
         with contextlib.suppress(OSError):
             os.utime(file.fileno())
-    files: dict[str, bytes] = {}
+    files: dict[str, memoryview] = {}
     at = len(_MAGIC) + _HEADER.size + _HEADER.unpack_from(data, len(_MAGIC))[0]
     for file_name, size in header["files"]:
         files[file_name] = data[at : at + size]
@@ -403,10 +435,10 @@ def _open_entry(directory: int, name: str) -> int | None:
     return descriptor
 
 
-def _checked_header(data: bytes, digest: str) -> dict[str, Any] | None:
+def _checked_header(data: memoryview, digest: str) -> dict[str, Any] | None:
     """The header of a whole, undamaged entry that belongs to ``digest``, else None."""
-    body = memoryview(data)[:-_DIGEST]
-    if hashlib.sha256(body).digest() != data[-_DIGEST:]:
+    body = data[:-_DIGEST]
+    if _digest(body) != data[-_DIGEST:]:
         return None
     header = _header(data)
     if header is None or header["key"] != digest:
@@ -415,15 +447,15 @@ def _checked_header(data: bytes, digest: str) -> dict[str, Any] | None:
     return header if start + sum(size for _, size in header["files"]) == len(body) else None
 
 
-def _header(data: bytes) -> dict[str, Any] | None:
+def _header(data: memoryview) -> dict[str, Any] | None:
     start = len(_MAGIC) + _HEADER.size
-    if not data.startswith(_MAGIC) or len(data) < start:
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
         return None
     (length,) = _HEADER.unpack_from(data, len(_MAGIC))
     if length > _MAX_HEADER or len(data) < start + length:
         return None
     try:
-        header = json.loads(data[start : start + length])
+        header = json.loads(bytes(data[start : start + length]))
     except (ValueError, RecursionError):
         return None
     good = (
@@ -449,7 +481,7 @@ def _check(directory: int, name: str) -> bool:
     if opened is None:
         return False
     with os.fdopen(opened, "rb") as file:
-        return _checked_header(file.read(), name.removesuffix(_SUFFIX)) is not None
+        return _checked_header(_contents(file), name.removesuffix(_SUFFIX)) is not None
 
 
 def _summary(directory: int, name: str) -> Summary | None:
@@ -461,7 +493,7 @@ def _summary(directory: int, name: str) -> Summary | None:
         facts = os.fstat(file.fileno())
         start = file.read(len(_MAGIC) + _HEADER.size)
         length = _HEADER.unpack_from(start, len(_MAGIC))[0] if len(start) == len(_MAGIC) + _HEADER.size else 0
-        header = _header(start + file.read(min(length, _MAX_HEADER)))
+        header = _header(memoryview(start + file.read(min(length, _MAX_HEADER))))
     if header is None:
         return None
     files = dict(header["files"])

@@ -74,7 +74,7 @@ def _object() -> tuple[bytes, tuple[str, ...]]:
     key = "\0".join(["fluxir runtime native code", machine(), *sources])
     found = cache.get(key) if cache is not None else None
     if found is not None:
-        return found.files["native.o"], tuple(found.files["names"].decode().split())
+        return bytes(found.files["native.o"]), tuple(bytes(found.files["names"]).decode().split())
     m, text = module(machine())
     data = compiled(m, text)
     if cache is not None:

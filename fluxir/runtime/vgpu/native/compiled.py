@@ -60,7 +60,7 @@ def compile_text(text: str, optimise: int) -> dict[str, int]:
     key = "\0".join(("fluxir vgpu native", *_host(), str(optimise), text))
     found = cache.get(key) if cache is not None else None
     if found is not None:
-        return load_object(found.files["native.o"]).symbols
+        return load_object(bytes(found.files["native.o"])).symbols
     data = _object(text, optimise)
     if cache is not None:
         with contextlib.suppress(IOFailure):  # a full or read-only disk
