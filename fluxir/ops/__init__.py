@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from fluxir.ops import (
-    compare,
-    contract,
-    control,
-    extent,
-    index,
-    iterate,
-    loop,
-    math,
-    nn,
-    order,
-    parts,
-    random,
-    reduce,
-    shape,
-)  # isort: skip
-from fluxir.ops import gpu, kernel  # isort: skip
-from fluxir.ops import batching, batching_index  # isort: skip  (rules for ops that are declared by now)
+# isort: off
+from fluxir.ops import compare, contract, control, extent, index, iterate, loop, math, nn, order, parts, random
+from fluxir.ops import reduce, shape
+from fluxir.ops import gpu, kernel
+from fluxir.ops import batching, batching_index  # rules for ops that are declared by now
+
+# isort: on
 
 __all__ = [
     "batching",
