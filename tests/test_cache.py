@@ -8,6 +8,7 @@ import stat
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fluxir import config
@@ -68,6 +69,40 @@ def test_damaged_entries_are_misses_and_go_away(tmp_path: Path, damage) -> None:
     cache.put("k", {"a": b"again"}, {})
     entry = cache.get("k")
     assert entry is not None and entry.files == {"a": b"again"}
+
+
+@pytest.mark.parametrize("at", [0.3, 0.7, 0.999])
+def test_damage_in_any_part_of_a_large_entry_is_found(tmp_path: Path, at: float) -> None:
+    cache = make(tmp_path, max_bytes=2**30)
+    content = bytes(range(256)) * (9 * 2**20 // 256)  # three parts, which threads hash
+    assert cache.put("k", {"a": content}, {})
+    entry = cache.get("k")
+    assert entry is not None and entry.files == {"a": content}
+    path = entry_files(cache)[0]
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.unlink()  # a mapped file is not written to
+    path.write_bytes(data)
+    assert cache.get("k") is None and not path.exists()
+
+
+def test_what_an_entry_gave_stays_when_it_is_removed(tmp_path: Path) -> None:
+    cache = make(tmp_path)
+    cache.put("k", {"a": b"content" * 5000}, {})
+    entry = cache.get("k")
+    assert entry is not None
+    cache.prune(max_bytes=0)
+    assert cache.get("k") is None and entry.files["a"] == b"content" * 5000
+    assert entry.files["a"].readonly
+
+
+@pytest.mark.parametrize("name", ["f", "a name", "a name that is somewhat longer"])
+def test_the_first_file_is_aligned_for_its_arrays(tmp_path: Path, name: str) -> None:
+    cache = make(tmp_path)
+    cache.put("k", {"a": bytes(64)}, {"name": name})
+    entry = cache.get("k")
+    assert entry is not None
+    assert np.frombuffer(entry.files["a"], np.uint8).ctypes.data % 64 == 0
 
 
 def test_an_entry_under_a_wrong_name_is_not_believed(tmp_path: Path) -> None:
