@@ -41,6 +41,22 @@ def escape_arrays(cx: Any, cy: Any) -> Any:
     return fx.while_loop(lambda s: fx.any(s[3]), step, start)[:3]
 
 
+def escape_computed(cx: Any, cy: Any) -> Any:
+    """The same with a mask that the condition and the body compute alike."""
+
+    def inside(s: Any) -> Any:
+        x, y, n = s
+        return fx.logical_and(x * x + y * y <= 4.0, n < 30)
+
+    def step(s: Any) -> Any:
+        x, y, n = s
+        on = inside(s)
+        return fx.where(on, x * x - y * y + cx, x), fx.where(on, 2.0 * x * y + cy, y), fx.where(on, n + 1, n)
+
+    start = (fx.zeros_like(cx), fx.zeros_like(cx), fx.zeros(cx.shape, dtype="i32"))
+    return fx.while_loop(lambda s: fx.any(inside(s)), step, start)
+
+
 def reference(cx: Any, cy: Any) -> Any:
     x, y, n = np.zeros_like(cx), np.zeros_like(cx), np.zeros(cx.shape, np.int32)
     for _ in range(30):
@@ -55,7 +71,9 @@ def grid(*shape: int) -> tuple[Any, Any]:
     return cx.astype(F32), cy.astype(F32)
 
 
-@pytest.mark.parametrize("program", [fx.vmap(fx.vmap(escape)), escape_arrays], ids=["vmap", "masks"])
+@pytest.mark.parametrize(
+    "program", [fx.vmap(fx.vmap(escape)), escape_arrays, escape_computed], ids=["vmap", "masks", "computed"]
+)
 @pytest.mark.parametrize("shape", [(3, 5), (7, 41)])
 def test_escape(program: Any, shape: tuple[int, int]) -> None:
     args = grid(*shape)
@@ -150,3 +168,30 @@ def test_first_mask_unknown() -> None:
     x, on = np.array([1, 1, 0.05], F32), np.array([True, False, False])
     assert "iterate(" not in f.lower(x, on).as_text("fused")
     np.testing.assert_array_equal(f(x, on), np.array([0.0625, 0.0625, 0.05], F32))
+
+
+@pytest.mark.parametrize("form", ["alike", "other limit", "neighbours", "one goes on", "rows"])
+def test_computed_masks(form: str) -> None:
+    """Only a mask that is what the condition asks for, and that each element computes from itself."""
+
+    def mask(x: Any, k: Any, limit: Any) -> Any:
+        return fx.roll(k, 1) < 3 if form == "neighbours" else x > limit
+
+    def run(x: Any, limit: Any) -> Any:
+        def step(s: Any) -> Any:
+            x, k = s
+            on = mask(x, k, limit * 0.5 if form == "other limit" else limit)
+            return fx.where(on, x * 0.5, x), (k + 1 if form == "one goes on" else fx.where(on, k + 1, k))
+
+        return fx.while_loop(lambda s: fx.any(mask(*s, limit)), step, (x, fx.zeros(x.shape, dtype="i32")))
+
+    x = np.linspace(0.01, 9, 45, dtype=F32).reshape(5, 9)
+    limit = np.linspace(0.1, 0.5, 9, dtype=F32) if form == "rows" else np.full((5, 9), 0.25, F32)
+    f = fx.jit(run)
+    assert ("iterate(" in f.lower(x, limit).as_text("fused")) == (form in ("alike", "rows"))
+    low = f.lower(x, limit)
+    for got, want in zip(f(x, limit), interpret(low.stage("traced"), (x, limit)), strict=True):
+        np.testing.assert_array_equal(got, want)
+    if form in ("alike", "rows"):
+        k = np.ceil(np.log2(np.maximum(x / limit, 1))).astype(np.int32)
+        np.testing.assert_array_equal(f(x, limit)[1], k)

@@ -1,9 +1,10 @@
 """The `iterate` pass: a loop that runs while any element goes on becomes a loop of each element.
 
-It looks for a `while` whose condition is `any` of a mask in its carry, whose body works on elements alone, and which
-keeps the elements that the mask leaves out as they are (`mask_of`): what such an element is does not depend on how long
-others run. `vmap` makes such loops of a `while` over scalars, and array programs with `where` are written like that.
-Tensor level, behind all transforms.
+It looks for a `while` whose condition is `any` of a mask, whose body works on elements alone, and which keeps the
+elements that the mask leaves out as they are: what such an element is does not depend on how long others run. The mask
+is in the carry (`mask_of`), or the body computes it from the carry like the condition does (`_computed_mask`). `vmap`
+makes such loops of a `while` over scalars, and array programs with `where` are written like that. Tensor level, behind
+all transforms.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 from fluxir.ir.build import Builder, copies
 from fluxir.ir.core import Block, Func, Op, Value
 from fluxir.ir.dims import Dim
-from fluxir.ir.rewrite import rewrite_func
+from fluxir.ir.rewrite import has_effects, rewrite_func
 from fluxir.ir.types import TensorType
 from fluxir.ops.maps import Map, identity_map, is_elementwise, propagate
+from fluxir.passes.cleanup import op_key
 from fluxir.passes.manager import PassContext, pass_
 
 MOVES = ("broadcast", "reshape", "stop_gradient")
@@ -43,9 +45,7 @@ def mask_of(op: Op, starts: Sequence[Value] = ()) -> int | None:
     not keeps its part of every carry for good. `starts`: the first carries, where they are known."""
     n = op.attrs["carry"]
     cond, body = op.blocks
-    v = cond.outs[0]
-    while v.owner is not None and v.owner.name in ("any", "reshape"):
-        v = v.owner.operands[0]
+    v = _under_any(cond)
     if v not in cond.args[:n] or not v.type.dtype.is_bool:
         return None
     i = cond.args.index(v)
@@ -56,6 +56,40 @@ def mask_of(op: Op, starts: Sequence[Value] = ()) -> int | None:
     if mask in _conjuncts(body.outs[i]):
         return i
     return i if starts and _all_true(starts[i]) and _depends_only_on(body, i) else None
+
+
+def _under_any(cond: Block) -> Value:
+    """What a condition is true for any element of."""
+    v = cond.outs[0]
+    while v.owner is not None and v.owner.name in ("any", "reshape"):
+        v = v.owner.operands[0]
+    return v
+
+
+def _computed_mask(op: Op) -> Value | None:
+    """The value in the body of a `while` that is computed from the carry like what the condition is `any` of, where every
+    carry stays as it is without it. An element that it leaves out keeps all it is computed from, so it stays left out."""
+    cond, body = op.blocks
+    moving = [(out, arg) for out, arg in zip(body.outs, body.args, strict=False) if out is not arg]
+    masks = {_moved(out.owner.operands[0]) for out, _ in moving if out.owner is not None and out.owner.name == "select"}
+    if len(masks) != 1:
+        return None
+    mask = masks.pop()
+    if not mask.type.dtype.is_bool or not all(_keeps(out, mask, arg) for out, arg in moving):
+        return None
+    goes_on = _under_any(cond)
+    same = dict(zip(cond.args, body.args, strict=True))  # what values of the condition are in the body
+    there = {op_key(o, o.operands, o.blocks): o.result for o in body.ops if len(o.results) == 1 and not has_effects(o)}
+    for o in _needed_for(goes_on, cond):
+        operands = [same.get(v) for v in o.operands]
+        twin = (
+            there.get(op_key(o, tuple(v for v in operands if v is not None), o.blocks))
+            if None not in operands
+            else None
+        )
+        if twin is not None:
+            same[o.result] = twin
+    return mask if same.get(goes_on) is mask else None
 
 
 def _keeps(out: Value, mask: Value, old: Value) -> bool:
@@ -101,21 +135,29 @@ def _depends_only_on(body: Block, i: int) -> bool:
 
 def _element_loop(b: Builder, op: Op, operands: Sequence[Value]) -> tuple[list[Value], list[Block]] | None:
     """The operands and regions of the `iterate` that does the same, or None."""
-    i = mask_of(op, operands)
     n = op.attrs["carry"]
-    body = op.blocks[1]
-    if i is None or not all(isinstance(v.type, TensorType) for v in operands):
+    cond, body = op.blocks
+    i = mask_of(op, operands)
+    mask = body.args[i] if i is not None else _computed_mask(op)
+    if mask is None or not all(isinstance(v.type, TensorType) for v in operands):
         return None
-    shape: tuple[Dim, ...] = operands[i].type.shape
+    goes_on = _under_any(cond)
+    going = _needed_for(goes_on, cond)
+    shape: tuple[Dim, ...] = goes_on.type.shape
     if not shape or any(v.type.shape != shape for v in operands[:n]):
         return None
-    flow = propagate(body.ops, [(v, identity_map(shape)) for v in body.outs], shape)
-    if flow is None or flow.pinned or not all(_on_elements(o) for o in body.ops):
-        return None
+    found = [
+        _maps_of_arguments(cond, going, [goes_on], shape),
+        _maps_of_arguments(body, body.ops, body.outs, shape),
+    ]
     given = list(operands[:n])
-    for a, v in zip(body.args, operands, strict=True):
-        maps = flow.found.get(a, set())
-        if a in body.args[:n]:
+    for k, v in enumerate(operands):
+        maps: set[Map] = set()
+        for f in found:
+            if f is None:
+                return None
+            maps |= f[k]
+        if k < n:
             if maps - {identity_map(shape)}:
                 return None
         else:
@@ -125,9 +167,29 @@ def _element_loop(b: Builder, op: Op, operands: Sequence[Value]) -> tuple[list[V
             given.append(aligned)
     types = [TensorType(v.type.dtype) for v in operands]
     return given, [
-        b.block(types, lambda kb, *args: args[i]),
-        b.block(types, lambda kb, *args: _body(kb, body, i, args)),
+        b.block(types, lambda kb, *args: _on_one_element(kb, cond, going, [goes_on], args)[0]),
+        b.block(types, lambda kb, *args: _on_one_element(kb, body, body.ops, body.outs, args, mask)),
     ]
+
+
+def _needed_for(v: Value, block: Block) -> list[Op]:
+    """The ops of a block that a value is computed by, in order."""
+    needed, ops = {v}, []
+    for op in reversed(block.ops):
+        if any(r in needed for r in op.results):
+            ops.append(op)
+            needed.update(op.operands)
+    return ops[::-1]
+
+
+def _maps_of_arguments(
+    block: Block, ops: Sequence[Op], outs: Sequence[Value], shape: tuple[Dim, ...]
+) -> list[set[Map]] | None:
+    """By which maps `outs`, element by element, read the arguments of a block; None where they need more than elements."""
+    flow = propagate(ops, [(v, identity_map(shape)) for v in outs], shape)
+    if flow is None or flow.pinned or not all(_on_elements(o) for o in ops):
+        return None
+    return [flow.found.get(a, set()) for a in block.args]
 
 
 def _on_elements(op: Op) -> bool:
@@ -152,11 +214,13 @@ def _aligned(b: Builder, v: Value, maps: set[Map], shape: tuple[Dim, ...]) -> Va
     return v if maps else b.const(0, dtype=v.type.dtype)
 
 
-def _body(b: Builder, body: Block, i: int, args: Sequence[Value]) -> list[Value]:
-    """The body for one element that goes on: its mask is true, so a `select` by it takes the new value."""
-    env: dict[Value, Value] = dict(zip(body.args, args, strict=True))
-    on = {body.args[i]}
-    for op in body.ops:
+def _on_one_element(
+    b: Builder, block: Block, ops: Sequence[Op], outs: Sequence[Value], args: Sequence[Value], mask: Value | None = None
+) -> list[Value]:
+    """`outs` of a block for one element. It goes on, so `mask` is true of it and a `select` by it takes the new value."""
+    env: dict[Value, Value] = dict(zip(block.args, args, strict=True))
+    on = {mask} if mask is not None else set()
+    for op in ops:
         r = op.result
         if op.name == "const":
             env[r] = b.const(op.attrs["value"].reshape(-1)[0], dtype=r.type.dtype)
@@ -170,7 +234,7 @@ def _body(b: Builder, body: Block, i: int, args: Sequence[Value]) -> list[Value]
             on |= set() if rest else {r}
         else:
             env[r] = b.emit(op.name, *[env[v] for v in op.operands], loc=op.loc, **op.attrs)[0]
-    return [env[v] for v in body.outs]
+    return [env[v] for v in outs]
 
 
 __all__ = ["iterate", "mask_of"]
