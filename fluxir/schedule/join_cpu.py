@@ -143,7 +143,7 @@ def _pieces(out: Value, j: int) -> list[_Piece]:
 def _together(group: Group, shape: tuple[Dim, ...], pieces: list[_Piece], target: Any, name: str) -> Step:
     """All pieces of one shape in one pass over it, on vectors where its last axis is walked."""
     parts = with_block(group, Block(group.args, group.ops, [p.value for p in pieces]))
-    vectors = vectors_of(parts, shape, target)
+    vectors = vectors_of(parts, shape, parts.outs, target)
     work = element_cost(parts)
     worth = GRAIN if vectors is None else VECTOR_GRAIN
     outs = list(dict.fromkeys(p.out for p in pieces))

@@ -52,7 +52,7 @@ def pointwise(group: Group, target: Any) -> Kernels:
 
 def _one_shape(over: Space, name: str, target: Any) -> Step:
     group, space, outs = over.group, over.space, over.outs
-    vectors = vectors_of(group, space, target)
+    vectors = vectors_of(group, space, outs, target)
     across = _across(group, space) if over.merged else None
     work = element_cost(group)
     total = product(space) * work

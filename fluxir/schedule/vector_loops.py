@@ -40,12 +40,12 @@ class Vectors:
     stream_from: int
 
 
-def vectors_of(group: Group, space: tuple[Dim, ...], target: Any) -> Vectors | None:
-    """How the last axis of a group over `space` is walked; None where a value is not walked along it, it is too short,
-    or the target is another kind of machine."""
+def vectors_of(group: Group, space: tuple[Dim, ...], outs: Sequence[Value], target: Any) -> Vectors | None:
+    """How the last axis is walked where `outs` of a group are computed over `space`; None where a value is not walked along
+    it, it is too short, or the target is another kind of machine."""
     if not space or not isinstance(target, CpuTarget):
         return None
-    if not _along_the_last(group, space):
+    if not _along_the_last(group, space, outs):
         return None
     last = len(space) - 1
     types = [v.type.dtype for v in (*group.args, *(r for op in group.ops for r in op.results))]
@@ -60,11 +60,11 @@ def vectors_of(group: Group, space: tuple[Dim, ...], target: Any) -> Vectors | N
     return Vectors(lanes, lanes * flight, target.l3_bytes // 4 * 3)
 
 
-def _along_the_last(group: Group, space: tuple[Dim, ...]) -> bool:
+def _along_the_last(group: Group, space: tuple[Dim, ...], outs: Sequence[Value]) -> bool:
     """Whether all memory is read along its last axis, or not at all, where the last axis of `space` is walked: all ops but
     slices move whole axes, and a slice without strides begins elsewhere on the same ones."""
     last = len(space) - 1
-    maps: dict[Value, set[Map]] = {v: {identity_map(space)} for v in group.outs}
+    maps: dict[Value, set[Map]] = {v: {identity_map(space)} for v in outs}
     for op in reversed(group.ops):
         for m in {m for r in op.results for m in maps.get(r, ())}:
             if op.name in CONSTANTS:
