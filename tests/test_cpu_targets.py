@@ -33,6 +33,7 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "matmul_integer": (lambda x, w: x.astype(fx.i32) @ w.astype(fx.i32), (fx.u8[20, 300], fx.i8[300, 200])),
     "conv": (lambda x, w: fx.conv(x, w), (f32[1, 8, 20, 20], f32[2, 8, 3, 3])),
     "conv_channels": (lambda x, w: fx.conv(x, w), (f32[1, 3, 20, 20], f32[16, 3, 5, 5])),
+    "conv_open": (lambda x, w: fx.conv(x, w), (f32["B", 8, "H", 20], f32[16, 8, 3, 3])),
     "conv_reduce": (fx.grad(lambda w, x: fx.sum(fx.conv(x, w) ** 2)), (f32[8, 3, 3, 3], f32[2, 3, 20, 20])),
     "depthwise": (lambda x, w: fx.conv(x, w, groups=16, padding=1), (f32[1, 16, 20, 20], f32[16, 1, 3, 3])),
     "winograd": (lambda x, w: fx.conv(x, w), (f32[1, 16, 28, 28], f32[32, 16, 3, 3])),
@@ -71,7 +72,7 @@ def assembled(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> set[st
     noted = [templates.Template(t.name, t.target, noting(t), t.anchors, t.priority, t.doc) for t in templates.TEMPLATES]
     monkeypatch.setattr(templates, "TEMPLATES", noted)
     fn, args = PROGRAMS[name]
-    compiled = fx.jit(fn).lower(*args).compile(target, cache=False)
+    compiled = fx.jit(fn, facts="H >= 3" if name == "conv_open" else None).lower(*args).compile(target, cache=False)
     checks.check_object(compiled.code)
     number = int.from_bytes(compiled.code[18:20], "little")
     to = parse_target(target)

@@ -61,8 +61,8 @@ class Broken(Target):
 
 def test_defects_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TARGETS, "broken", Broken)
-    monkeypatch.setattr(run, "SECONDS", 0.5)
-    found = fuzz("broken", 8, 1, tmp_path).findings
+    monkeypatch.setattr(run, "SECONDS", 1.5)  # to touch so much memory can take half of one
+    found = fuzz("broken", 12, 1, tmp_path).findings
     shown = "\n".join(found)
     for what in ("KeyError", "Hang", "MiB for one file", "ended with -6", "FX0999"):
         assert what in shown, shown

@@ -42,6 +42,14 @@ TAIL = """    out[0, fx.gpu.global_id.x] = a
 """
 
 
+def _is_zero(text: str) -> bool:
+    """Whether an expression is a number, 0."""
+    try:
+        return bool(eval(text, {"__builtins__": {}}, {"min": min, "max": max}) == 0)
+    except (NameError, ZeroDivisionError, SyntaxError, TypeError):
+        return False
+
+
 class Maker:
     """The source of one random kernel."""
 
@@ -58,6 +66,8 @@ class Maker:
         x, y = self.expr(depth - 1), self.expr(depth - 1)
         form = r.choice(["({} + {})", "({} - {})", "({} * {})", "({} & {})", "({} ^ {})", "min({}, {})", "max({}, {})", "({} // {})",
                          "({} % {})", "({} if c > a else {})"])  # fmt: skip
+        if form in ("({} // {})", "({} % {})") and _is_zero(y):  # a division of constants by 0 does not compile
+            y = "lane"
         return form.format(x, y)
 
     def test(self) -> str:

@@ -116,7 +116,11 @@ def test_a_program_runs_without_the_limits(small: str) -> None:
 def test_signals_reach_the_child(long: str, sign: signal.Signals, status: int) -> None:
     """The child ends with its parent, so that nobody waits for what it would have written."""
     with subprocess.Popen(
-        [*COMMAND, "show", long], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "show", long],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it runs behind
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not (child := children.read_text().split()) and process.poll() is None:

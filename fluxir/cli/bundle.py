@@ -51,7 +51,7 @@ or on what --input and --test-dim say. --test builds and runs it with the C comp
     type=click.Choice(["embed", "file"]),
     default="embed",
     show_default=True,
-    help="Weights in the object file, or in a file of their own that is mapped. (--cuda always has a file.)",
+    help="Weights in the object file, or in a file of their own that is mapped; --cuda always has a file.",
 )
 @click.option(
     "--dim", "dims", multiple=True, metavar="SYMBOL=SIZE", help="Compile for this size of a symbol only, such as B=32."
@@ -63,7 +63,7 @@ or on what --input and --test-dim say. --test builds and runs it with the C comp
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of random arguments."
 )
-@click.option("--test", is_flag=True, help="Build the bundle with cc and run its test. (Only --c.)")
+@click.option("--test", is_flag=True, help="Build the bundle with cc and run its test; for --c.")
 @TRUST
 @ENTRY
 def command(
