@@ -208,6 +208,8 @@ declare(
     {"n": I64(1 << 40)},
     [1],
 )
+declare("transform_of_prime_length", "A Fourier transform of 2^61 - 1 points, which is prime.", "FX1202",
+        [node("DFT", ["x", "n"], ["y"])], {"n": I64((1 << 61) - 1)}, [1, 8, 1])  # fmt: skip
 declare("mel_matrix", "A matrix of filters of 2^60 elements.", "FX1202",
         [node("MelWeightMatrix", ["n", "n", "r", "lo", "hi"], ["m"]), node("Add", ["m", "x"], ["y"])],
         {"n": I64(1 << 30), "r": I64(16000), "lo": np.float32(0), "hi": np.float32(8000)}, [1])  # fmt: skip

@@ -21,6 +21,9 @@ def _transform(x: Any, n: Any, axis: int, inverse: bool, onesided: bool) -> Any:
     from fluxir.frontend.tensor import as_tensor
 
     x = as_tensor(x)
+    size = x.shape[axis] if n is None else n
+    if isinstance(size, int):
+        few(size, "a transform")
     real = fx.item(x, (..., 0))
     pair = x.shape[-1] == 2
     if onesided and inverse:
