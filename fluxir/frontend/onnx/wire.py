@@ -23,7 +23,7 @@ from fluxir.errors import error
 __all__ = ["MAX_NESTING", "MAX_PARTS", "MAX_TEXT", "Field", "Message", "decode"]
 
 MAX_NESTING = 60
-MAX_PARTS = 2_500_000  # a graph of 10,000 nodes has some 200,000
+MAX_PARTS = 1_500_000  # a graph of 10,000 nodes has some 200,000
 _MESSAGE = 3  # what a message counts more than a number
 MAX_TEXT = 1 << 20  # bytes of a name, or of metadata (such as all characters that a model reads)
 _LONG = 4096  # bytes of packed numbers from which on they become an array
