@@ -11,7 +11,6 @@ import contextlib
 import io
 import os
 import re
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -21,7 +20,8 @@ import numpy as np
 from .. import config
 from ..errors import FluxError, error
 from ..runtime.safetensors import load_safetensors, read_safetensors_header, save_safetensors
-from .arrays import array_of, read_array, write_array
+from ..runtime.whole import whole_file
+from .arrays import array_of, read_array, write_array, write_npy
 
 __all__ = ["RAW", "members", "read_file", "read_raw", "write_files"]
 
@@ -108,38 +108,24 @@ def write_files(arrays: Mapping[str, tuple[str, Array]]) -> None:
         if found is not None:
             together.setdefault(found[1], {})[found[2] or name] = array
         elif _suffix(place) in RAW:
-            _write(place, lambda file, a=array: file.write(np.ascontiguousarray(a).tobytes()))
+            with whole_file(place) as file:
+                file.write(np.ascontiguousarray(array).tobytes())
         else:
             write_array(place, array)
     for path, group in together.items():
         if _suffix(path) == ".safetensors":
             save_safetensors(path, group)
         else:
-            _write(path, lambda file, g=group: _write_npz(file, g))
+            with whole_file(path) as file:
+                _write_npz(file, group)
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
-            stored = array if array.dtype.isbuiltin else array.view(f"V{array.dtype.itemsize}")
             out = io.BytesIO()
-            np.lib.format.write_array(out, np.ascontiguousarray(stored).reshape(stored.shape), allow_pickle=False)
+            write_npy(out, array)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), out.getvalue())
-
-
-def _write(path: str, write: Any) -> None:
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                write(file)
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except OSError as reason:
-        raise error("FX0804", f"{path} cannot be written: {reason.strerror or reason}") from None
 
 
 def _suffix(path: str) -> str:

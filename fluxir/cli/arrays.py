@@ -9,17 +9,27 @@ from __future__ import annotations
 import io
 import math
 import os
-import secrets
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from .. import config
 from ..errors import FluxError, error
+from ..runtime.whole import whole_file
 
-__all__ = ["array_of", "assignments", "describe", "dim_sizes", "generate", "read_array", "summary", "write_array"]
+__all__ = [
+    "array_of",
+    "assignments",
+    "describe",
+    "dim_sizes",
+    "generate",
+    "read_array",
+    "summary",
+    "write_array",
+    "write_npy",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -94,19 +104,14 @@ def read_array(path: str, dtype: np.dtype[Any] | None = None) -> Array:
 
 def write_array(path: str, array: Array) -> None:
     """Write ``array`` as a ``.npy`` file, whole or not at all. Raises FX0804."""
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    with whole_file(path) as file:
+        write_npy(file, array)
+
+
+def write_npy(file: IO[bytes], array: Array) -> None:
+    """Write ``array`` in the ``.npy`` format; items of types that numpy does not know as raw bytes."""
     stored = array if array.dtype.isbuiltin else array.view(f"V{array.dtype.itemsize}")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(stored).reshape(stored.shape), allow_pickle=False)
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except OSError as reason:
-        raise error("FX0804", f"{path} cannot be written: {reason.strerror or reason}") from None
+    np.lib.format.write_array(file, np.ascontiguousarray(stored).reshape(stored.shape), allow_pickle=False)
 
 
 def describe(array: Array) -> str:

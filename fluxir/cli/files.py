@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 
 from ..errors import error
+from ..runtime.whole import whole_file
 
 __all__ = ["make_directory", "write_bytes", "write_text"]
 
@@ -17,19 +17,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path``, replacing what was there at once. Raises FX0804."""
-    target = os.fspath(path)
-    temporary = f"{target}.{secrets.token_hex(4)}.tmp"
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-            os.replace(temporary, target)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except OSError as reason:
-        raise error("FX0804", f"{target} cannot be written: {reason.strerror or reason}") from None
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def make_directory(path: str | os.PathLike[str]) -> None:

@@ -21,7 +21,6 @@ import io
 import json
 import os
 import re
-import secrets
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +33,7 @@ from fluxir.runtime.choose import choose
 from fluxir.runtime.safetensors import map_safetensors
 from fluxir.runtime.spec import spec_problem
 from fluxir.runtime.weights import Weights, digest_of
+from fluxir.runtime.whole import whole_file
 
 __all__ = [
     "FORMAT",
@@ -90,22 +90,9 @@ def write_artifact(
 ) -> None:
     """Write an artifact of `parts`, one for each target, to `path`, replacing what was there at once. `resources`: what
     `#digest` in `texts` stands for. FX0804 where it cannot be written, FX0906 for two parts of one target."""
-    target = os.fspath(path)
     members, comment = _members(parts, texts or {}, resources or {}, versions or {})
-    temporary = f"{target}.{secrets.token_hex(6)}.tmp"
-    try:
-        try:
-            with open(temporary, "x+b") as file:
-                write_archive(file, members, comment)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except OSError as reason:
-        raise error("FX0804", f"{target} cannot be written: {reason.strerror or reason}") from None
+    with whole_file(path, durable=True) as file:
+        write_archive(file, members, comment)
 
 
 def _members(

@@ -15,7 +15,6 @@ import json
 import math
 import mmap
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Container, Iterable, Mapping
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FluxError, error
+from .whole import whole_file
 
 __all__ = [
     "SafetensorsHeader", "TensorEntry", "load_safetensors", "map_safetensors", "parse_safetensors",
@@ -284,24 +284,10 @@ def save_safetensors(
     The same arguments always give the same bytes. Raises FX0804 when the file cannot be written, FX0809 for a name,
     dtype or metadata the format does not have.
     """
-    target = os.fspath(path)
     parts = _layout(tensors, metadata)
-    # A new file beside the old one, then a rename: whoever reads meanwhile sees one of the two, never half of one.
-    temporary = f"{target}.{secrets.token_hex(6)}.tmp"
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except OSError as reason:
-        raise error("FX0804", f"{target} cannot be written: {_brief(reason.strerror or reason)}") from None
+    with whole_file(path, durable=True) as file:
+        for part in parts:
+            file.write(part)
 
 
 def safetensors_bytes(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> bytes:
