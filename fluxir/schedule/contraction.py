@@ -221,6 +221,11 @@ class PostCode:
     def __init__(self, post: Group, reads: dict[Value, Value], outs: Sequence[Value]) -> None:
         self.post, self.reads, self.outs = post, reads, list(outs)
 
+    @classmethod
+    def of(cls, b: Builder, post: Group, arrays: Sequence[Value], outs: Sequence[Value]) -> PostCode:
+        """Of a group whose arguments lie in `arrays`, in whatever shape these have."""
+        return cls(post, {arg: viewed(b, mem, memory(arg.type)) for arg, mem in zip(post.args, arrays)}, outs)
+
     def store(self, b: Builder, acc: Value, where: Sequence[Value], along: Value, lanes: int = 1) -> None:
         """Store what follows from `acc`, in accumulator type: one element at index `where`, or `lanes` of them along the
         index value `along`, which must be the last of `where`."""
@@ -236,18 +241,19 @@ class PostCode:
             b.store(mem, x, *where)
 
 
+def viewed(b: Builder, mem: Value, t: MemType) -> Value:
+    """A memory as one of type `t`."""
+    return mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
+
+
 def views(b: Builder, dot: Dot, mems: dict[int, Value]) -> tuple[dict[Value, Value], dict[Value, Value]]:
     """The memories of the group's arguments (by position) as the operands and as `post` see them (merged axes)."""
-
-    def seen(mem: Value, t: MemType) -> Value:
-        return mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
-
     sides = {s.value: s.memory for s in (dot.lhs, dot.rhs) if not s.computed}
     operands: dict[Value, Value] = {}
     for i, mem in mems.items():
         arg = dot.group.args[i]
-        operands[arg] = seen(mem, sides[arg]) if arg in sides else mem
-    return operands, {dot.post.args[i]: seen(mem, memory(dot.post.args[i].type)) for i, mem in mems.items()}
+        operands[arg] = viewed(b, mem, sides[arg]) if arg in sides else mem
+    return operands, {dot.post.args[i]: viewed(b, mem, memory(dot.post.args[i].type)) for i, mem in mems.items()}
 
 
 def types_of(dot: Dot) -> tuple[list[MemType], list[MemType]]:

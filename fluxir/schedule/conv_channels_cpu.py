@@ -188,19 +188,20 @@ class Channels:
         return np.ascontiguousarray(parts.transpose(0, 2, 4, 3, 1)).reshape(-1, self.steps, self.width)
 
     # ---- images
+    def image(self, b: Builder, arrays: Sequence[Value]) -> Value:
+        """The convolution's input as [batch, channels, size...], of the axes it has once some are joined."""
+        conv = self.conv
+        x = arrays[self.group.args.index(conv.op.operands[0])]
+        channels = shape_of(conv.op.operands[0])[1]
+        sizes = (conv.batch, channels, *[a.size for a in conv.axes[3 - conv.space :]])
+        return b.emit("reinterpret", x, type=MemType(x.type.dtype, sizes))[0]
+
     def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         conv, s, patch = self.conv, self.schedule, self.patch
         deep, outer, line = conv.axes
         *arrays, weights = ins
-        x = arrays[self.group.args.index(conv.op.operands[0])]
-        channels = shape_of(conv.op.operands[0])[1]
-        sizes = (conv.batch, channels, *[a.size for a in conv.axes[3 - conv.space :]])
-        x = b.emit("reinterpret", x, type=MemType(x.type.dtype, sizes))[0]
-        seen = {}
-        for arg, mem in zip(self.post.args, arrays):
-            t = memory(arg.type)
-            seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
-        post = PostCode(self.post, seen, outs)
+        x = self.image(b, arrays)
+        post = PostCode.of(b, self.post, arrays, outs)
         row_blocks, column_blocks = len(starts_of(outer.out, s.rows)), len(starts_of(line.out, s.columns))
         tasks = (
             ceildiv(conv.batch, s.images),

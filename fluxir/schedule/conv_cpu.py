@@ -187,11 +187,7 @@ class _Conv:
         conv, s = self.conv, self.schedule
         *arrays, weights = ins
         reads = dict(zip(self.group.args, arrays))
-        seen = {}
-        for arg, mem in zip(self.post.args, arrays):
-            t = memory(arg.type)
-            seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
-        post = PostCode(self.post, seen, outs)
+        post = PostCode.of(b, self.post, arrays, outs)
         blocks = conv.axes[1].out // s.rows
         columns = _columns(conv, s.lanes)
         shape = (conv.channels, _lines(conv, s.rows), conv.axes[2].stride, columns)

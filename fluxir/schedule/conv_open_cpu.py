@@ -26,7 +26,7 @@ from fluxir.schedule.conv_schedule import PANEL, STACK, ConvChannelsSchedule, de
 from fluxir.schedule.conv_space import Axis, Conv, read_open
 from fluxir.schedule.depthwise_cpu import NEAR, Depthwise
 from fluxir.schedule.group import Group, shape_of
-from fluxir.schedule.loops import Size, for_, grain_of, if_, memory, parallel
+from fluxir.schedule.loops import Size, for_, grain_of, if_, parallel
 from fluxir.schedule.templates import Kernels, template
 
 PLACES = 224  # places of a task, at most
@@ -204,15 +204,8 @@ class OpenChannels(Channels):
         conv = self.conv
         deep, outer, line = conv.axes
         *arrays, weights = ins
-        x = arrays[self.group.args.index(conv.op.operands[0])]
-        channels = shape_of(conv.op.operands[0])[1]
-        sizes = (conv.batch, channels, *[a.size for a in conv.axes[3 - conv.space :]])
-        x = b.emit("reinterpret", x, type=MemType(x.type.dtype, sizes))[0]
-        seen = {}
-        for arg, mem in zip(self.post.args, arrays):
-            t = memory(arg.type)
-            seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
-        post = PostCode(self.post, seen, outs)
+        x = self.image(b, arrays)
+        post = PostCode.of(b, self.post, arrays, outs)
         rows, columns = self.block(b)
         patch = self.open_patch(b, rows, columns)
         height, width = b.index(outer.out), b.index(line.out)

@@ -245,11 +245,7 @@ class _Reduce:
         outer, line = conv.axes
         *arrays, panels = ins
         x = arrays[self.group.args.index(conv.op.operands[0])]
-        seen = {}
-        for arg, mem in zip(self.post.args, arrays):
-            t = memory(arg.type)
-            seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
-        post = PostCode(self.post, seen, outs)
+        post = PostCode.of(b, self.post, arrays, outs)
         blocks, blocks_of_rows = -(-conv.images // s.images), outer.window // s.rows
         kept = (s.images, s.panels, outer.out * line.out, self.width)
         shape = (conv.groups, blocks, -(-self.panels // s.panels))

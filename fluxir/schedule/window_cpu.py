@@ -93,11 +93,7 @@ class _Windows:
 
     def body(self, b: Builder, ins: Sequence[Value], outs: Sequence[Value]) -> None:
         reads = dict(zip(self.group.args, ins))
-        seen = {}
-        for arg, mem in zip(self.post.args, ins):
-            t = memory(arg.type)
-            seen[arg] = mem if mem.type == t else b.emit("reinterpret", mem, type=t)[0]
-        post = PostCode(self.post, seen, outs)
+        post = PostCode.of(b, self.post, ins, outs)
         outer = self.shape[:-1]
         row_work = self.shape[-1] * max(1, element_cost(self.group) // 4)
 
