@@ -165,3 +165,16 @@ def test_instructions() -> None:
     assert "vpmaddwd" in low.as_text("asm", target="cpu:x86-64-v3", locations=False)
     if "avx512vnni" in host().features:
         assert "vpdpbusd" in low.as_text("asm", target="cpu", locations=False)
+
+
+def test_sums_of_sums_are_looked_at_once() -> None:
+    """A chain in which each sum reads the one before twice: 2**200 paths lead to its beginning."""
+
+    def f(x: Any, w: Any) -> Any:
+        for _ in range(200):
+            x = x + x
+        return x @ w
+
+    x, w = np.ones((4, 4), np.int32), np.full((4, 3), 5, np.int32)
+    assert "dtype=i32" not in fx.jit(f).lower(x, w).as_text("fused")
+    assert not np.asarray(fx.jit(f)(x, w)).any()  # modulo 2**32

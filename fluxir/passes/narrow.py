@@ -81,17 +81,21 @@ def _partner(other: Narrow, same: bool) -> DType:
 def _read(b: Builder, v: Value) -> Narrow | None:
     """A value as a cast of 8-bit integers, less what is subtracted from it."""
     op = v.owner
-    if op is None:
-        return None
-    if op.name == "cast" and op.operands[0].dtype in (I8, U8):
-        return Narrow(op.operands[0])
-    if op.name not in ("sub", "add"):
+    if (x := _bytes(v)) is not None:
+        return Narrow(x)
+    if op is None or op.name not in ("sub", "add"):
         return None
     for i in (0, 1) if op.name == "add" else (0,):
-        found, zero = _read(b, op.operands[i]), op.operands[1 - i]
-        if found is not None and found.zero is None and found.x.shape == v.shape:
-            return Narrow(found.x, zero if op.name == "sub" else b.neg(zero))
+        x, zero = _bytes(op.operands[i]), op.operands[1 - i]
+        if x is not None and x.shape == v.shape:
+            return Narrow(x, zero if op.name == "sub" else b.neg(zero))
     return None
+
+
+def _bytes(v: Value) -> Value | None:
+    """The 8-bit integers that a value is a cast of."""
+    op = v.owner
+    return op.operands[0] if op is not None and op.name == "cast" and op.operands[0].dtype in (I8, U8) else None
 
 
 def _constant(b: Builder, v: Value, kind: DType) -> Narrow | None:
