@@ -105,9 +105,16 @@ def _moved(v: Value) -> Value:
     return v
 
 
-def _conjuncts(v: Value) -> list[Value]:
-    op = v.owner
-    return [c for x in op.operands for c in _conjuncts(x)] if op is not None and op.name == "logical_and" else [v]
+def _conjuncts(v: Value) -> set[Value]:
+    """What a value is the conjunction of, with the conjunctions on the way."""
+    found, todo = {v}, [v]
+    while todo:
+        op = todo.pop().owner
+        if op is not None and op.name == "logical_and":
+            new = set(op.operands) - found
+            found |= new
+            todo += new
+    return found
 
 
 def _all_true(v: Value) -> bool:
