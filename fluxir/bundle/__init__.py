@@ -76,7 +76,7 @@ def c_bundle(programs: Sequence[Program], name: str, case: Case, embed: bool = T
     }
     if data_file is not None:
         files[data_file] = file
-    files["README.md"] = _readme(face, programs, made, embed).encode()
+    files["README.md"] = _cpu_readme(face, programs, made, embed).encode()
     return files
 
 
@@ -114,6 +114,10 @@ def _capability(target: str) -> int:
     return int(target.removeprefix("sm_").rstrip("af"))
 
 
+def _dims(face: Interface) -> str:
+    return "&dims, " if face.dims else ""
+
+
 def _cuda_readme(face: Interface, programs: Sequence[Program], made: str, weights: bool) -> str:
     p = face.prefix
     files = {
@@ -123,69 +127,65 @@ def _cuda_readme(face: Interface, programs: Sequence[Program], made: str, weight
         **({f"{p}.safetensors": "the weights"} if weights else {}),
         "manifest.json": "for readers: arguments, kernels and the launch list",
         f"test_{p}.c": "runs the program on the arrays of the next file and compares",
-        f"test_{p}.bin": "arguments and expected results",
-        "CMakeLists.txt": "for CMake",
     }
-    dims, fields = ("&dims, ", ",".join(f" .{f} = 1" for _, f in face.dims)) if face.dims else ("", "")
-    example = [f'#include "{p}.h"', "", f"{p}_model *model;", f'int status = {p}_open(".", 0, &model);']
-    example += [f"{p}_dims dims = {{{fields} }};"] if dims else []
-    example += [
-        f"status = {p}_run_host(model, {dims}{', '.join(t.c for t in face.tensors)});",
+    run = [
+        f"status = {p}_run_host(model, {_dims(face)}{', '.join(t.c for t in face.tensors)});",
         f'if (status) printf("%s: %s\\n", {p}_strerror(status), {p}_message());',
-        f"{p}_close(model);",
     ]
-    flags = "cc -O2 -std=gnu11"
-    return project.readme(
-        face,
-        {
-            "TARGETS": ", ".join(x.target for x in programs),
-            "VERSION": made,
-            "NEEDS": "It needs the C library and, when it runs,\n"
-            "NVIDIA's driver (libcuda.so.1), which it loads itself. No CUDA toolkit.",
-            "BUILD_TEST": f"{flags} -o test_{p} test_{p}.c {p}.c -ldl -lm",
-            "BUILD_SHARED": f"{flags} -fPIC -shared -fvisibility=hidden -o lib{p}.so {p}.c -ldl -lm",
-            "EXAMPLE": "\n".join(f"    {line}".rstrip() for line in example),
-            "NOTES": f"`{p}_run` takes arrays on the device and a stream, `{p}_run_host` arrays of the host.",
-        },
-        files,
-    )
+    words = {
+        "NEEDS": "It needs the C library and, when it runs,\n"
+        "NVIDIA's driver (libcuda.so.1), which it loads itself. No CUDA toolkit.",
+        "NOTES": f"`{p}_run` takes arrays on the device and a stream, `{p}_run_host` arrays of the host.",
+    }
+    return _readme(face, programs, made, files, f"{p}.c -ldl -lm", ('".", 0', run), words)
 
 
-def _readme(face: Interface, programs: Sequence[Program], made: str, embedded: bool) -> str:
+def _cpu_readme(face: Interface, programs: Sequence[Program], made: str, embedded: bool) -> str:
     p = face.prefix
     files = {
         f"{p}.h": "the functions to call",
         f"{p}.c": "what they do; C11",
         f"{p}_code.o": "the machine code" + (" and the weights" if embedded else ""),
+        **({} if embedded else {f"{p}.safetensors": "the weights, which are mapped when a model is opened"}),
         f"test_{p}.c": "runs the program on the arrays of the next file and compares; `--time 1000` measures",
-        f"test_{p}.bin": "arguments and expected results",
-        "CMakeLists.txt": "for CMake",
     }
-    if not embedded:
-        files[f"{p}.safetensors"] = "the weights, which are mapped when a model is opened"
-    dims, fields = ("&dims, ", ",".join(f" .{f} = 1" for _, f in face.dims)) if face.dims else ("", "")
-    path = "NULL" if embedded else f'"{p}.safetensors"'
-    example = [f'#include "{p}.h"', "", f"{p}_model *model;", f"int status = {p}_open({path}, 2, &model);"]
-    example += [f"{p}_dims dims = {{{fields} }};"] if dims else []
-    example += [
-        f"int64_t bytes = {p}_workspace_size({dims.rstrip(', ')});",
+    run = [
+        f"int64_t bytes = {p}_workspace_size({'&dims' if face.dims else ''});",
         "void *workspace = malloc(bytes);",
-        f"status = {p}_run(model, {dims}{''.join(t.c + ', ' for t in face.tensors)}workspace, bytes);",
+        f"status = {p}_run(model, {_dims(face)}{''.join(t.c + ', ' for t in face.tensors)}workspace, bytes);",
         f"if (status) puts({p}_strerror(status));",
-        f"{p}_close(model);",
     ]
-    flags = "cc -O2 -std=gnu11"
-    return project.readme(
-        face,
-        {
-            "TARGETS": ", ".join(x.target for x in programs),
-            "VERSION": made,
-            "NEEDS": "It needs the C library and POSIX threads on Linux, and nothing else.",
-            "BUILD_TEST": f"{flags} -o test_{p} test_{p}.c {p}.c {p}_code.o -lpthread -lm",
-            "BUILD_SHARED": f"{flags} -fPIC -shared -fvisibility=hidden -o lib{p}.so {p}.c {p}_code.o -lpthread",
-            "EXAMPLE": "\n".join(f"    {line}".rstrip() for line in example),
-            "NOTES": "A model may be used by any number of threads at once, each with its own workspace. The best of the\n"
-            "targets that the machine has is chosen in `open`, which fails where there is none.",
-        },
-        files,
-    )
+    words = {
+        "NEEDS": "It needs the C library and POSIX threads on Linux, and nothing else.",
+        "NOTES": "A model may be used by any number of threads at once, each with its own workspace. The best of the\n"
+        "targets that the machine has is chosen in `open`, which fails where there is none.",
+    }
+    opened = "NULL, 2" if embedded else f'"{p}.safetensors", 2'
+    return _readme(face, programs, made, files, f"{p}.c {p}_code.o -lpthread", (opened, run), words)
+
+
+def _readme(
+    face: Interface,
+    programs: Sequence[Program],
+    made: str,
+    files: Mapping[str, str],
+    sources: str,
+    use: tuple[str, Sequence[str]],
+    words: Mapping[str, str],
+) -> str:
+    """The README of a bundle. `files`: those of its own kind; `sources`: what is compiled and linked; `use`: what `open` takes
+    before the model, and the lines between `open` and `close`."""
+    p, (opened, run) = face.prefix, use
+    more = {f"test_{p}.bin": "arguments and expected results", "CMakeLists.txt": "for CMake"}
+    example = [f'#include "{p}.h"', "", f"{p}_model *model;", f"int status = {p}_open({opened}, &model);"]
+    if face.dims:
+        example.append(f"{p}_dims dims = {{{','.join(f' .{f} = 1' for _, f in face.dims)} }};")
+    example += [*run, f"{p}_close(model);"]
+    build = {
+        "TARGETS": ", ".join(x.target for x in programs),
+        "VERSION": made,
+        "BUILD_TEST": f"cc -O2 -std=gnu11 -o test_{p} test_{p}.c {sources.removesuffix(' -lm')} -lm",
+        "BUILD_SHARED": f"cc -O2 -std=gnu11 -fPIC -shared -fvisibility=hidden -o lib{p}.so {sources}",
+        "EXAMPLE": "\n".join(f"    {line}".rstrip() for line in example),
+    }
+    return project.readme(face, build | dict(words), {**files, **more})

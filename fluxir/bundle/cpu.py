@@ -132,6 +132,7 @@ def source(
         "cpu.c",
         _common(face, version)
         | {
+            "ARENAS": filled("arenas.c", {"PREFIX_UPPER": face.prefix.upper()}),
             "SIZES": filled("sizes.c", {}) + "\n" + size_functions(face),
             "FEATURES": feature_source(machine),
             "TARGET_TABLES": defines + _target_tables(face, specs, numbers, offsets, machine),

@@ -72,6 +72,7 @@ def source(
         "RANK": str(max(most_axes(s["host"], tensors) for s in specs)),
         "KERNELS": str(max(1, *[len(s["kernels"]) for s in specs])),
         "CONSTANTS": str(max(1, *[len(c) for c in constants])),
+        "ARENAS": filled("arenas.c", {"PREFIX_UPPER": face.prefix.upper()}),
         "SIZES": filled("sizes.c", {}) + "\n" + size_functions(face),
         "SCALARS": filled("scalars.c", {}),
         "PROGRAMS": _programs(face, specs, constants, taken),

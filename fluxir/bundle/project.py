@@ -48,15 +48,17 @@ def test_source(face: Interface, case: Case, weights: str | None, template: str 
     given += [f"(void *)out[{j}]" for j in range(len(face.outputs)) if j not in face.donated]
     places = "".join(f"i == {j} ? in[{i}] : " for j, i in face.donated.items())
     dims = ", ".join(str(case.dims[symbol]) for symbol, _ in face.dims)
+    arrays = {
+        "INPUTS": str(len(face.inputs)),
+        "OUTPUTS": str(len(face.outputs)),
+        "ARRAYS": "\n".join(rows),
+        "DIMS": f"static const {face.prefix}_dims dims = {{{dims}}};\n" if face.dims else "",
+    }
     return filled(
         template,
         {
             "PREFIX": face.prefix,
             "PREFIX_UPPER": face.prefix.upper(),
-            "INPUTS": str(len(face.inputs)),
-            "OUTPUTS": str(len(face.outputs)),
-            "ARRAYS": "\n".join(rows),
-            "DIMS": f"static const {face.prefix}_dims dims = {{{dims}}};\n" if face.dims else "",
             "DIMS_ARGUMENT": "&dims" if face.dims else "",
             "DIMS_RUN": "&dims, " if face.dims else "",
             "DIMS_HOST": ", &dims" if face.dims else "",
@@ -65,7 +67,7 @@ def test_source(face: Interface, case: Case, weights: str | None, template: str 
             "TAKES": "1" if face.donated else "0",
             "RESULT": f"{places}out[i]",
             "WEIGHTS_EXAMPLE": "NULL" if weights is None else string(weights),
-            "COMPARE": filled("compare.c", {}),
+            "COMPARE": filled("compare.c", arrays),
             "ORACLE": comment(case.oracle),
         },
     )

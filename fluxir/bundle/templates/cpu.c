@@ -183,18 +183,14 @@ const char *@PREFIX@_target(const @PREFIX@_model *model)
     return model ? model->target->name : "";
 }
 
+@ARENAS@
 int64_t @PREFIX@_workspace_size(@DIMS_ONLY@)
 {
-    int bad = 0;
-    int64_t s[SYMBOLS], most = 0;
+    int64_t s[SYMBOLS];
     const int status = sizes_of(@DIMS_NAME@, s);
     if (status) return status;
-    for (int i = 0; i < TARGETS; i++) {
-        const int64_t bytes = targets[i].arena(s, &bad);
-        if (bytes > most) most = bytes;
-    }
-    if (bad || most > MOST_BYTES) return @PREFIX_UPPER@_ERROR_DIMS;
-    return most ? most + ALIGNMENT - 1 : 0;
+    const int64_t most = largest_arena(s);
+    return most > 0 ? most + ALIGNMENT - 1 : most;
 }
 
 @STACK@

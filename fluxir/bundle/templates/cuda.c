@@ -363,17 +363,13 @@ const char *@PREFIX@_target(const @PREFIX@_model *model)
 
 /* ---- running -------------------------------------------------------------------------------------------------------- */
 
+@ARENAS@
 int64_t @PREFIX@_workspace_size(@DIMS_ONLY@)
 {
-    int bad = 0;
-    int64_t s[SYMBOLS], most = 0;
+    int64_t s[SYMBOLS];
     const int status = sizes_of(@DIMS_NAME@, s);
     if (status) return status;
-    for (int i = 0; i < TARGETS; i++) {
-        const int64_t bytes = targets[i].arena(s, &bad);
-        if (bytes > most) most = bytes;
-    }
-    return bad || most > MOST_BYTES ? @PREFIX_UPPER@_ERROR_DIMS : most;
+    return largest_arena(s);
 }
 
 static int run(const @PREFIX@_model *model, const int64_t *s, const uint64_t *arrays, uint64_t workspace,
