@@ -67,7 +67,7 @@ def test_source(face: Interface, case: Case, weights: str | None, template: str 
             "TAKES": "1" if face.donated else "0",
             "RESULT": f"{places}out[i]",
             "WEIGHTS_EXAMPLE": "NULL" if weights is None else string(weights),
-            "COMPARE": filled("compare.c", arrays),
+            "COMPARE": filled("arrays.c", arrays) + filled("compare.c", {}),
             "ORACLE": comment(case.oracle),
         },
     )
