@@ -33,7 +33,7 @@ LANES = 8  # output channels below which the lanes of a CPU stay empty
 MANY_GROUPS = 8  # above, the products are too narrow
 FAR = (
     128 * 1024
-)  # bytes of input between the first and the last place of a window, above which a task cannot keep all between
+)  # bytes of input from the first place of a window to the last, above which a task cannot keep all between
 NARROW = 256  # rows of the one product that takes all places together
 
 
