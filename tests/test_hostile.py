@@ -36,6 +36,7 @@ from fluxir.runtime.artifact import artifact_bytes, read_artifact
 from fluxir.runtime.cache import Cache
 from fluxir.runtime.elf import load_object
 from fluxir.runtime.program import Program
+from tests.fuzz.mutate import changed_text
 from tests.programs import random_program
 from tests.test_calls import HALVES, TWICE
 
@@ -140,25 +141,6 @@ WORDS = (
 ).split(" ")
 
 
-def mutated(text: str, rng: random.Random) -> str:
-    for _ in range(rng.randint(1, 3)):
-        tokens = re.findall(r"\w+|\s+|.", text)
-        at, other = rng.randrange(len(tokens)), rng.randrange(len(tokens))
-        match rng.randrange(5):
-            case 0:
-                tokens[at] = rng.choice(WORDS)
-            case 1:
-                del tokens[at : at + rng.randint(1, 4)]
-            case 2:
-                tokens.insert(at, tokens[other])
-            case 3:
-                tokens[at], tokens[other] = tokens[other], tokens[at]
-            case _:
-                tokens[at] = str(rng.randint(-3, 1 << rng.randint(0, 66)))
-        text = "".join(tokens)
-    return text
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_programs_are_refused_or_mean_something(seed: int) -> None:
     """What the parser takes, the printer writes back and the compiler lowers; nothing is a defect (FX04xx internal)."""
@@ -166,7 +148,7 @@ def test_mutated_programs_are_refused_or_mean_something(seed: int) -> None:
     texts = [TWICE, HALVES, *(print_module(random_program(rng.randrange(10**6)).module) for _ in range(2))]
     taken = 0
     for _ in range(400):
-        text = mutated(rng.choice(texts), rng)
+        text = changed_text(rng.choice(texts), rng, WORDS)
         try:
             module = parse_module(text)
             verify_module(module)
